@@ -1,0 +1,1 @@
+"""Bring reference data into the data set format and look at it."""

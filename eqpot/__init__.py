@@ -1,0 +1,1 @@
+"""eqpot: equivariant interatomic potentials from hand-derived kernels."""
