@@ -1,0 +1,342 @@
+"""Every hyperparameter once: default, type, allowed values, one line of meaning.
+
+Three tables, as in the TOML file: `[model]`, `[loss]`, `[train]`. A dataclass field is the only place that
+knows its key; reading, checking, `eqpot fit --show-config` and the JSON in a model file all follow from it.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import numbers
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from eqpot.errors import UserError
+
+
+def option(
+    default: Any, comment: str, *, low=None, above=None, high=None, below=None, choices=None, parse=None
+):
+    """A config field: `low`/`high` are inclusive limits, `above`/`below` exclusive, `parse` an own check."""
+    limits = {"low": low, "above": above, "high": high, "below": below}
+    metadata = {"comment": comment, "choices": choices, "parse": parse, **limits}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse_time(value: Any) -> float:
+    """Seconds in `90`, `"90s"`, `"45m"`, `"2h"` or `"1h30m"`; 0 for an empty text. Raises ValueError."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        text = str(value).replace(" ", "").lower()
+        if not re.fullmatch(r"(\d+(\.\d*)?[hms])*|\d+(\.\d*)?", text):
+            raise ValueError
+        unit = {"h": 3600, "m": 60, "s": 1, "": 1}
+        seconds = sum(float(n) * unit[u] for n, _, u in re.findall(r"(\d+(\.\d*)?)([hms]?)", text))
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError
+    return seconds
+
+
+def _time(value: Any) -> Any:
+    try:
+        parse_time(value)
+    except ValueError:
+        raise ValueError('a time such as "90s", "45m", "2h" or a number of seconds (0: no limit)') from None
+    return value
+
+
+def _shifts(value: Any) -> Any:
+    expected = '"least_squares" or a table of isolated-atom energies in eV such as {H = -13.6, C = -1028.5}'
+    if value == "least_squares":
+        return value
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(expected)
+    from ase.data import atomic_numbers
+
+    if not all(k in atomic_numbers and k != "X" and _is_number(v) for k, v in value.items()):
+        raise ValueError(expected)
+    return {k: float(v) for k, v in value.items()}
+
+
+def _scale(value: Any) -> Any:
+    if value == "force_rms":
+        return value
+    if _is_number(value) and value > 0:
+        return float(value)
+    raise ValueError('"force_rms" or a positive number in eV')
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The tail of an error message that points at the valid name closest to `name`."""
+    valid = list(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
+    return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(valid)}"
+
+
+def _check(field: dataclasses.Field, value: Any, where: str) -> Any:
+    """`value` in the type of `field`, or UserError naming key, expected and found."""
+    meta = field.metadata
+
+    def refuse(expected: str):
+        raise UserError(f"{where}: expected {expected}, found {json.dumps(value, default=str)}")
+
+    if meta["parse"] is not None:
+        try:
+            return meta["parse"](value)
+        except ValueError as e:
+            refuse(str(e))
+    if meta["choices"] is not None:
+        same_kind = isinstance(value, bool) == isinstance(meta["choices"][0], bool)
+        if not same_kind or value not in meta["choices"]:
+            hint = ""
+            if isinstance(value, str) and isinstance(meta["choices"][0], str):
+                close = difflib.get_close_matches(value, meta["choices"], n=1, cutoff=0.4)
+                hint = f" (nearest: {json.dumps(close[0])})" if close else ""
+            refuse(" or ".join(json.dumps(c) for c in meta["choices"]) + hint)
+        return type(meta["choices"][0])(value)
+    if field.type is bool:
+        return value if isinstance(value, bool) else refuse("true or false")
+    if field.type is str:
+        return value if isinstance(value, str) else refuse("a text")
+    kind, name = (numbers.Integral, "an integer") if field.type is int else (numbers.Real, "a number")
+    words = {"low": "at least", "above": "greater than", "high": "at most", "below": "less than"}
+    limits = [f"{word} {meta[key]}" for key, word in words.items() if meta[key] is not None]
+    inside = (
+        isinstance(value, kind)
+        and _is_number(value)
+        and (meta["low"] is None or value >= meta["low"])
+        and (meta["above"] is None or value > meta["above"])
+        and (meta["high"] is None or value <= meta["high"])
+        and (meta["below"] is None or value < meta["below"])
+    )
+    return field.type(value) if inside else refuse(" ".join([name, " and ".join(limits)]).strip())
+
+
+class _Table:
+    """What the three tables share. Construction checks every value."""
+
+    section: str
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _check(field, getattr(self, field.name), f"{self.section}.{field.name}")
+            object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From a mapping of keys to values; UserError at an unknown key or a bad value."""
+        valid = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in valid:
+                raise UserError(f"{cls.section}.{key}: unknown key, {nearest(key, valid)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        """One line per key, each with its comment."""
+        lines = [
+            (f"{f.name} = {_toml_value(getattr(self, f.name))}", f.metadata) for f in dataclasses.fields(self)
+        ]
+        width = min(max(len(line) for line, _ in lines), 36)
+        text = [f"[{self.section}]"]
+        for line, meta in lines:
+            choices = meta["choices"]
+            among = "" if choices is None else ": " + " | ".join(_toml_value(c).strip('"') for c in choices)
+            text.append(f"{line:<{width}}  # {meta['comment']}{among}")
+        return "\n".join(text) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k} = {_toml_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value)
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Table):
+    """The potential: what is computed from a structure."""
+
+    section = "model"
+
+    symmetry: str = option(
+        "o3", "o3 tracks parity (energy is mirror invariant), so3 does not", choices=("o3", "so3")
+    )
+    l_max: int = option(1, "1: scalars and vectors, 0: scalars only (the invariant ablation)", choices=(0, 1))
+    features: int = option(64, "channels of scalars, and of vectors; even under o3", low=2)
+    blocks: int = option(4, "interaction blocks", low=1)
+    cutoff: float = option(5.0, "neighbours within this distance, angstrom", above=0)
+    basis_size: int = option(8, "Bessel functions of the distance", low=1)
+    envelope_p: int = option(6, "exponent of the polynomial envelope at the cutoff", low=2)
+    radial_depth: int = option(1, "hidden layers of the radial network", low=0)
+    radial_width: int = option(8, "width of those layers", low=1)
+    nonlinearity: str = option(
+        "gate", "vectors scaled by extra scalars, or by their own norm", choices=("gate", "norm")
+    )
+    self_connection: str = option(
+        "species",
+        "what a block adds to its input: matrix per species, or the input itself",
+        choices=("species", "residual"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.symmetry == "o3" and self.l_max == 1 and self.features % 2:
+            raise UserError(
+                "model.features: expected an even number with symmetry o3 (half of each parity), "
+                f"found {self.features}"
+            )
+
+
+@dataclass(frozen=True)
+class LossConfig(_Table):
+    """The loss: weights of mean squared errors in (eV/atom)^2, (eV/angstrom)^2 and (eV/angstrom^3)^2."""
+
+    section = "loss"
+
+    energy: float = option(1.0, "weight of the error in energy per atom, (eV/atom)^-2", low=0)
+    forces: float = option(1.0, "weight of the error in force components, (eV/angstrom)^-2", low=0)
+    stress: float = option(
+        1.0, "weight of the error in stress components, (eV/angstrom^3)^-2, where labelled", low=0
+    )
+    element_weights: str = option(
+        "none",
+        "balanced: the forces on every element count alike, however rare it is",
+        choices=("none", "balanced"),
+    )
+    kind: str = option("squared", "huber grows linearly beyond huber_delta", choices=("squared", "huber"))
+    huber_delta: float = option(0.01, "where Huber's loss turns linear, in the unit of each error", above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.energy == self.forces == self.stress == 0:
+            raise UserError(
+                "loss.energy, loss.forces, loss.stress: expected a weight above 0, found 0 for all three"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Table):
+    """How the weights are found."""
+
+    section = "train"
+
+    batch_size: int = option(5, "frames per step", low=1)
+    learning_rate: float = option(0.01, "Adam's step length at the start", above=0)
+    patience: int = option(25, "epochs without a better validation force RMSE before the rate is cut", low=1)
+    factor: float = option(0.8, "the cut", above=0, high=1)
+    min_learning_rate: float = option(1e-6, "training ends when the rate is cut below this", low=0)
+    ema: float = option(
+        0.999, "decay of the moving average of the weights that is validated and kept; 0: off", low=0, below=1
+    )
+    amsgrad: bool = option(False, "Adam's AMSGrad variant")
+    max_epochs: int = option(1000, "training ends after this many epochs", low=1)
+    max_time: str | float = option(
+        "", 'training ends after this time: "45m", "2h", "90s"; "": no limit', parse=_time
+    )
+    cooldown: float = option(
+        0.3, "last fraction of max_time, over which the rate falls linearly to 0", low=0, high=1
+    )
+    stop_patience: int = option(
+        0, "training ends after this many epochs without a better validation; 0: off", low=0
+    )
+    seed: int = option(0, "of everything random: split, weights, order of frames", low=0)
+    n_train: int = option(0, "frames to train on; 0: all that are left", low=0)
+    n_valid: int = option(0, "frames to validate on; 0: a tenth of DATA, or all of --valid", low=0)
+    dtype: str = option("float32", "precision of the weights and kernels", choices=("float32", "float64"))
+    shifts: Any = option(
+        "least_squares",
+        "energy per atom of each element, eV: fitted, or a table {H = -13.6, ...}",
+        parse=_shifts,
+    )
+    scale: Any = option(
+        "force_rms", "unit of the network's output: RMS of the training forces, or a number", parse=_scale
+    )
+
+    @property
+    def max_seconds(self) -> float:
+        """`max_time` in seconds, infinite without a limit."""
+        return parse_time(self.max_time) or math.inf
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of `eqpot fit`."""
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Any]) -> Self:
+        """From {"model": {...}, "loss": {...}, "train": {...}}, each optional and partial."""
+        parts = {f.name: f.type for f in dataclasses.fields(cls)}
+        for name, table in tables.items():
+            if name not in parts:
+                owners = [p for p, kind in parts.items() if name in kind.__dataclass_fields__]
+                hint = f"it belongs under [{owners[0]}]" if owners else nearest(name, parts)
+                raise UserError(f"{name}: unknown {'table' if isinstance(table, Mapping) else 'key'}, {hint}")
+            if not isinstance(table, Mapping):
+                raise UserError(f"{name}: expected a table [{name}], found {json.dumps(table, default=str)}")
+        return cls(**{name: parts[name].from_dict(table) for name, table in tables.items()})
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """From a TOML file; UserError names the file."""
+        tables = read_toml(path)
+        try:
+            return cls.from_dict(tables)
+        except UserError as e:
+            raise UserError(f"{path}: {e}") from None
+
+    def replace(self, overrides: Mapping[str, Mapping[str, Any]]) -> Self:
+        """A copy with some values changed, checked like any others."""
+        tables = self.to_dict()
+        for name, table in overrides.items():
+            tables[name] = {**tables[name], **table} if name in tables else table
+        return type(self).from_dict(tables)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain values, fit for JSON."""
+        return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        """The complete file, a comment per line; `from_toml` reads it back to an equal Config."""
+        return "\n".join(part.to_toml() for part in (self.model, self.loss, self.train))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A TOML file's content; UserError at a missing or broken one."""
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: not valid TOML: {e}") from None
+
+
+def parse_setting(text: str) -> tuple[str, str, Any]:
+    """`model.cutoff=4` -> ("model", "cutoff", 4); a value that is no TOML is taken as text."""
+    key, equals, value = text.partition("=")
+    table, dot, name = key.strip().partition(".")
+    if not (equals and dot and name):
+        raise UserError(f"--set {text}: expected table.key=value, such as model.cutoff=4")
+    try:
+        return table, name, tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return table, name, value.strip()

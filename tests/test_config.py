@@ -1,0 +1,118 @@
+"""Settings: the TOML that is written reads back, and every bad key or value names itself."""
+
+import dataclasses
+import tomllib
+
+import pytest
+
+from eqpot.config import Config, LossConfig, ModelConfig, TrainConfig, parse_setting, parse_time, read_toml
+from eqpot.errors import UserError
+
+CHANGED = {
+    "model": {"symmetry": "so3", "features": 7, "cutoff": 4.25, "self_connection": "residual"},
+    "loss": {"energy": 0.0, "kind": "huber", "element_weights": "balanced"},
+    "train": {"amsgrad": True, "max_time": "45m", "shifts": {"H": -13.6, "C": -1028.5}, "scale": 0.5},
+}
+
+
+def test_defaults_survive_the_file_they_print(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(Config().to_toml())
+    assert Config.from_toml(path) == Config()
+
+
+def test_changed_values_survive_too():
+    config = Config.from_dict(CHANGED)
+    assert config != Config()
+    assert Config.from_dict(tomllib.loads(config.to_toml())) == config
+    assert Config.from_dict(config.to_dict()) == config
+
+
+def test_every_key_has_a_comment_line():
+    text = Config().to_toml()
+    for table in (ModelConfig, LossConfig, TrainConfig):
+        for field in dataclasses.fields(table):
+            line = next(row for row in text.splitlines() if row.startswith(f"{field.name} = "))
+            assert f"# {field.metadata['comment']}" in line
+
+
+def test_the_names_scripts_rely_on():
+    promised = {
+        ModelConfig: "symmetry l_max features blocks cutoff basis_size envelope_p radial_depth radial_width "
+        "nonlinearity self_connection",
+        LossConfig: "energy forces stress element_weights kind",
+        TrainConfig: "batch_size learning_rate patience factor ema amsgrad max_epochs max_time stop_patience seed "
+        "n_train n_valid dtype",
+    }
+    for table, names in promised.items():
+        assert set(names.split()) <= {f.name for f in dataclasses.fields(table)}
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"model": {"cutof": 4}}, ["model.cutof", "unknown key", "'cutoff'"]),
+        ({"modle": {}}, ["modle", "unknown table", "'model'"]),
+        ({"cutoff": 4}, ["cutoff", "[model]"]),
+        ({"train": 3}, ["train", "expected a table", "found 3"]),
+        ({"model": {"cutoff": -1}}, ["model.cutoff", "greater than 0", "found -1"]),
+        ({"model": {"cutoff": float("nan")}}, ["model.cutoff", "greater than 0", "NaN"]),
+        ({"model": {"cutoff": "5"}}, ["model.cutoff", "a number", 'found "5"']),
+        ({"model": {"blocks": 0}}, ["model.blocks", "at least 1", "found 0"]),
+        ({"model": {"features": 4.5}}, ["model.features", "an integer", "found 4.5"]),
+        ({"model": {"features": True}}, ["model.features", "an integer", "found true"]),
+        ({"model": {"features": 5}}, ["model.features", "even", "found 5"]),
+        ({"model": {"l_max": 2}}, ["model.l_max", "0 or 1", "found 2"]),
+        ({"model": {"l_max": True}}, ["model.l_max", "0 or 1", "found true"]),
+        (
+            {"model": {"symmetry": "s03"}},
+            ["model.symmetry", '"o3" or "so3"', 'nearest: "so3"', 'found "s03"'],
+        ),
+        ({"model": {"nonlinearity": ["gate"]}}, ["model.nonlinearity", '"gate" or "norm"', 'found ["gate"]']),
+        ({"loss": {"energy": -1.0}}, ["loss.energy", "at least 0", "found -1.0"]),
+        ({"loss": {"energy": 0, "forces": 0, "stress": 0}}, ["loss.forces", "above 0"]),
+        ({"train": {"amsgrad": 1}}, ["train.amsgrad", "true or false", "found 1"]),
+        ({"train": {"ema": 1.0}}, ["train.ema", "less than 1", "found 1.0"]),
+        ({"train": {"max_time": "45 minutes"}}, ["train.max_time", "45m", 'found "45 minutes"']),
+        ({"train": {"shifts": {"Q": 1.0}}}, ["train.shifts", "least_squares", '{"Q": 1.0}']),
+        ({"train": {"scale": 0}}, ["train.scale", "positive", "found 0"]),
+        ({"train": {"seed": -1}}, ["train.seed", "at least 0", "found -1"]),
+    ],
+)
+def test_bad_settings_name_themselves(tables, words):
+    with pytest.raises(UserError) as error:
+        Config.from_dict(tables)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_errors_of_a_file_name_the_file(tmp_path):
+    with pytest.raises(UserError, match="none.toml: no such file"):
+        Config.from_toml(tmp_path / "none.toml")
+    path = tmp_path / "bad.toml"
+    path.write_text("[model\n")
+    with pytest.raises(UserError, match="bad.toml: not valid TOML"):
+        read_toml(path)
+    path.write_text("[model]\ncutof = 4\n")
+    with pytest.raises(UserError, match="bad.toml: model.cutof: unknown key"):
+        Config.from_toml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("45m", 2700), ("2h", 7200), ("1h30m", 5400), ("1.5h", 5400), (30, 30), ("", 0)],
+)
+def test_times(text, seconds):
+    assert parse_time(text) == seconds
+
+
+def test_overrides():
+    assert parse_setting("model.cutoff=4") == ("model", "cutoff", 4)
+    assert parse_setting("model.symmetry = so3") == ("model", "symmetry", "so3")
+    assert parse_setting("train.shifts={H = -1.0}") == ("train", "shifts", {"H": -1.0})
+    with pytest.raises(UserError, match="expected table.key=value"):
+        parse_setting("cutoff=4")
+    config = Config().replace({"model": {"cutoff": 4}, "train": {"seed": 3}})
+    assert (config.model.cutoff, config.train.seed, config.model.blocks) == (4.0, 3, 4)
+    with pytest.raises(UserError, match="did you mean 'model'"):
+        Config().replace({"modl": {"cutoff": 4}})
