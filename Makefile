@@ -1,0 +1,67 @@
+# From a fresh checkout to a fitted potential or a finished test run; needs Python 3.11 or newer and make.
+# The interpreter that makes .venv can be given: make test PYTHON=/path/to/python3.12
+
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
+EQPOT  := $(RUN) -m eqpot
+DEMO   := demo
+SAMPLE := data_tools/ethanol.h5
+
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+            $$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: help demo test test-fast lint format bench clean
+
+help:
+	@echo "make demo       fit the ethanol sample, evaluate it on frames kept out, draw the pictures (under 8 minutes)"
+	@echo "make test       the whole test suite (under 15 minutes)"
+	@echo "make test-fast  the tests that take no more than a few seconds each (about a minute)"
+	@echo "make lint       ruff's check and format check;  make format  applies both"
+	@echo "make bench      errors on liquid water against the number of training frames (about 40 minutes)"
+	@echo "make clean      remove .venv, ./$(DEMO) and everything that was built"
+
+demo: $(VENV)/.installed
+	rm -rf $(DEMO)
+	$(EQPOT) data split $(SAMPLE) -o $(DEMO)/data --n-train 200 --n-valid 50 --n-test 100 --seed 0
+	$(EQPOT) fit $(DEMO)/data/train.h5 --valid $(DEMO)/data/valid.h5 -o $(DEMO)/run --max-time 3m --seed 0
+	$(EQPOT) eval $(DEMO)/run/model.h5 $(DEMO)/data/test.h5 --plots $(DEMO)/plots --json $(DEMO)/errors.json
+	@echo "Pictures:"; ls $(DEMO)/run/*.png $(DEMO)/plots/*.png | sed 's/^/  /'
+
+test: $(VENV)/.installed-test
+	$(RUN) -m pytest
+
+test-fast: $(VENV)/.installed-test
+	$(RUN) -m pytest -m "not slow"
+
+lint: $(VENV)/.installed-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(VENV)/.installed-test
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench: $(VENV)/.installed
+	$(RUN) bench/data_efficiency.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run quick; a changed pyproject.toml installs again.
+$(VENV)/.installed: pyproject.toml | $(VENV)/.made
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "error: $(PYTHON) is not Python 3.11 or newer: $$($(PYTHON) --version 2>&1 | tail -n 1)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) has no venv module (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
