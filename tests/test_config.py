@@ -41,8 +41,8 @@ def test_the_names_scripts_rely_on():
         ModelConfig: "symmetry l_max features blocks cutoff basis_size envelope_p radial_depth radial_width "
         "nonlinearity self_connection",
         LossConfig: "energy forces stress element_weights kind",
-        TrainConfig: "batch_size learning_rate patience factor ema amsgrad max_epochs max_time stop_patience seed "
-        "n_train n_valid dtype",
+        TrainConfig: "batch_size learning_rate patience factor ema amsgrad max_epochs max_time stop_patience "
+        "seed n_train n_valid dtype",
     }
     for table, names in promised.items():
         assert set(names.split()) <= {f.name for f in dataclasses.fields(table)}

@@ -1,0 +1,66 @@
+"""Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1) and the moving average of the weights."""
+
+import numpy as np
+
+
+class Adam:
+    """Adam on one flat vector, in place; AMSGrad (Reddi et al., arXiv:1904.09237) as an option.
+
+    m, v: running means of the gradient g and of g^2, both starting at zero, hence the corrections 1 - beta^t:
+
+        w <- w - rate · (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
+
+    AMSGrad takes the largest v so far in the place of v, so that a step length never grows again.
+    All arithmetic is elementwise in the dtype of the weights: the same inputs give the same bits.
+    """
+
+    beta1, beta2, epsilon = 0.9, 0.999, 1e-8
+
+    def __init__(self, weights: np.ndarray, amsgrad: bool = False):
+        self.steps = 0
+        self.m = weights * 0
+        self.v = weights * 0
+        self.v_max = weights * 0 if amsgrad else None
+
+    def step(self, weights: np.ndarray, gradient: np.ndarray, rate: float) -> None:
+        """Move `weights` (in place) against `gradient`, both of one shape."""
+        self.steps += 1
+        self.m *= self.beta1
+        self.m += (1 - self.beta1) * gradient
+        self.v *= self.beta2
+        self.v += (1 - self.beta2) * gradient * gradient
+        v = self.v
+        if self.v_max is not None:
+            v = np.maximum(v, self.v_max, out=self.v_max)
+        correction = (1 - self.beta2**self.steps) ** 0.5
+        weights -= (rate / (1 - self.beta1**self.steps)) * self.m / (v**0.5 / correction + self.epsilon)
+
+    def state(self) -> dict[str, np.ndarray | int]:
+        """Everything that the next step depends on."""
+        state = {"steps": self.steps, "m": self.m, "v": self.v}
+        return state if self.v_max is None else {**state, "v_max": self.v_max}
+
+    def restore(self, state: dict[str, np.ndarray | int]) -> None:
+        """Continue from another Adam's `state`."""
+        self.steps = int(state["steps"])
+        self.m[:], self.v[:] = state["m"], state["v"]
+        if self.v_max is not None:
+            self.v_max[:] = state["v_max"]
+
+
+class MovingAverage:
+    """Exponential moving average of the weights, which validates better than the weights themselves.
+
+    The decay starts small, min(decay, (1 + t) / (10 + t)), so that the random start is soon forgotten.
+    """
+
+    def __init__(self, weights: np.ndarray, decay: float):
+        self.decay = decay
+        self.steps = 0
+        self.weights = weights.copy()
+
+    def update(self, weights: np.ndarray) -> None:
+        """Take in the weights after a step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.decay else 0.0
+        self.weights += (1 - decay) * (weights - self.weights)

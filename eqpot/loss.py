@@ -1,0 +1,74 @@
+"""The loss of a batch and its derivative with respect to the predictions.
+
+    L =   w_F · mean over known force components of  a_i rho(F - F*)        F in eV/angstrom
+        + w_E · mean over frames of known energy of      rho((E - E*) / N)  E in eV, N atoms
+        + w_S · mean over known stress components of     rho(S - S*)        S in eV/angstrom^3
+
+rho(x) = x^2, or Huber's: x^2 for |x| <= delta, and its tangent 2 delta |x| - delta^2 beyond. The weights carry
+the inverse units, so L is a pure number. a_i is the weight of atom i's element. A NaN label is an unknown one: it
+adds nothing to a sum nor to the count that the sum is divided by.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eqpot.config import LossConfig
+
+
+@dataclass
+class Labels:
+    """Energies [f] (eV), forces [n, 3] (eV/angstrom), stress [f, 3, 3] (eV/angstrom^3): labels or predictions.
+
+    None where a whole array is absent, NaN where a single number is.
+    """
+
+    energy: np.ndarray | None = None
+    forces: np.ndarray | None = None
+    stress: np.ndarray | None = None
+
+
+def loss_and_gradient(
+    config: LossConfig,
+    prediction: Labels,
+    target: Labels,
+    atom_counts: np.ndarray,
+    atom_weights: np.ndarray | None = None,
+) -> tuple[float, dict[str, float], np.ndarray, np.ndarray, np.ndarray]:
+    """Loss, its unweighted terms, and dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3], all float64.
+
+    atom_counts[f] is N of each frame, atom_weights[n] are the a_i (None: all 1). A term whose labels are missing
+    is NaN among the terms, zero in the loss, and its gradient zero.
+    """
+    frames, atoms = len(atom_counts), int(np.sum(atom_counts))
+    counts = np.asarray(atom_counts, np.float64)
+    a = np.ones(atoms) if atom_weights is None else np.asarray(atom_weights, np.float64)
+
+    energy, grad_energy = _term(config, prediction.energy, target.energy, (frames,), per=counts)
+    forces, grad_forces = _term(config, prediction.forces, target.forces, (atoms, 3), weight=a[:, None])
+    stress, grad_stress = _term(config, prediction.stress, target.stress, (frames, 3, 3))
+
+    parts = {"energy": energy, "forces": forces, "stress": stress}
+    weights = {"energy": config.energy, "forces": config.forces, "stress": config.stress}
+    value = sum(weights[k] * part for k, part in parts.items() if weights[k] and part is not None)
+    parts = {k: float("nan") if part is None else part for k, part in parts.items()}
+    return value, parts, config.energy * grad_energy, config.forces * grad_forces, config.stress * grad_stress
+
+
+def _term(config: LossConfig, value, label, shape, per=1.0, weight=1.0) -> tuple[float | None, np.ndarray]:
+    """mean(weight · rho((value - label) / per)) over the known labels, and its derivative by `value`."""
+    if value is None or label is None:
+        return None, np.zeros(shape)
+    known = ~np.isnan(label)
+    count = np.count_nonzero(known)
+    if count == 0:
+        return None, np.zeros(shape)
+    x = np.where(known, np.asarray(value, np.float64) - label, 0.0) / per
+    if config.kind == "huber":
+        delta = config.huber_delta
+        inside = np.abs(x) <= delta
+        rho = np.where(inside, x * x, 2 * delta * np.abs(x) - delta * delta)
+        slope = np.where(inside, 2 * x, 2 * delta * np.sign(x))
+    else:
+        rho, slope = x * x, 2 * x
+    return float(np.sum(weight * rho) / count), weight * slope / per / count

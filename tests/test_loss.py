@@ -1,0 +1,88 @@
+"""The loss by hand, its gradient against central differences, and unknown labels."""
+
+import numpy as np
+import pytest
+
+from eqpot.config import LossConfig
+from eqpot.loss import Labels, loss_and_gradient
+
+COUNTS = np.array([2, 3])
+
+
+def sample(seed: int) -> Labels:
+    rng = np.random.default_rng(seed)
+    return Labels(rng.normal(size=2), rng.normal(size=(5, 3)), rng.normal(size=(2, 3, 3)))
+
+
+def test_value_by_hand():
+    target = Labels(np.zeros(2), np.zeros((5, 3)), np.zeros((2, 3, 3)))
+    prediction = Labels(np.array([2.0, 6.0]), np.full((5, 3), 0.5), np.full((2, 3, 3), 0.1))
+    config = LossConfig(energy=3.0, forces=10.0, stress=100.0)
+    value, parts, *_ = loss_and_gradient(config, prediction, target, COUNTS)
+    assert parts == pytest.approx({"energy": (1.0 + 4.0) / 2, "forces": 0.25, "stress": 0.01})
+    assert value == pytest.approx(3.0 * 2.5 + 10 * 0.25 + 100 * 0.01)
+
+
+def test_huber_by_hand():
+    """Errors 0.5 and 3 with delta 1: 0.25, and 2·3 - 1 = 5 in place of 9."""
+    config = LossConfig(kind="huber", huber_delta=1.0)
+    prediction = Labels(forces=np.array([[0.5, 3.0, -3.0]]))
+    value, parts, _, gradient, _ = loss_and_gradient(config, prediction, Labels(forces=np.zeros((1, 3))), [1])
+    assert value == parts["forces"] == pytest.approx((0.25 + 5 + 5) / 3)
+    assert gradient == pytest.approx(np.array([[1.0, 2.0, -2.0]]) / 3)
+
+
+@pytest.mark.parametrize("kind", ["squared", "huber"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradient_against_central_differences(kind, weighted):
+    config = LossConfig(energy=0.7, forces=1.3, stress=2.1, kind=kind, huber_delta=0.8)
+    prediction, target = sample(0), sample(1)
+    target.energy[0] = np.nan
+    target.forces[1, 2] = np.nan
+    target.stress[1, 0, 1] = np.nan
+    weights = np.array([0.5, 2.0, 1.0, 0.1, 3.0]) if weighted else None
+    _, _, *gradients = loss_and_gradient(config, prediction, target, COUNTS, weights)
+    step = 1e-6
+    for array, gradient in zip(vars(prediction).values(), gradients, strict=True):
+        assert gradient.shape == array.shape and gradient.dtype == np.float64
+        for index in np.ndindex(array.shape):
+            start, values = array[index], []
+            for h in (step, -step):
+                array[index] = start + h
+                values.append(loss_and_gradient(config, prediction, target, COUNTS, weights)[0])
+            array[index] = start
+            assert abs((values[0] - values[1]) / (2 * step) - gradient[index]) < 1e-8
+
+
+def test_unknown_labels_are_no_labels():
+    """A frame without labels changes nothing for the others: means run over what is known."""
+    config, prediction, target = LossConfig(), sample(0), sample(1)
+    target.energy[1], target.forces[2:], target.stress[1] = np.nan, np.nan, np.nan
+    whole = loss_and_gradient(config, prediction, target, COUNTS)
+    first = Labels(prediction.energy[:1], prediction.forces[:2], prediction.stress[:1])
+    known = Labels(target.energy[:1], target.forces[:2], target.stress[:1])
+    alone = loss_and_gradient(config, first, known, COUNTS[:1])
+    assert whole[0] == pytest.approx(alone[0], rel=1e-15)
+    assert np.array_equal(whole[3][:2], alone[3]) and not whole[3][2:].any()
+
+
+def test_absent_arrays_add_nothing():
+    value, parts, grad_energy, grad_forces, grad_stress = loss_and_gradient(
+        LossConfig(), Labels(np.ones(2), np.ones((5, 3)), None), Labels(None, np.zeros((5, 3)), None), COUNTS
+    )
+    assert value == 1.0 and parts["forces"] == 1.0
+    assert np.isnan(parts["energy"]) and np.isnan(parts["stress"])
+    assert not grad_energy.any() and grad_forces.all() and not grad_stress.any()
+    assert grad_stress.shape == (2, 3, 3)
+
+
+def test_a_prediction_that_is_nan_is_not_hidden():
+    prediction, target = sample(0), sample(1)
+    prediction.forces[0, 0] = np.nan
+    assert np.isnan(loss_and_gradient(LossConfig(), prediction, target, COUNTS)[0])
+
+
+def test_float32_predictions_are_compared_in_float64():
+    prediction = Labels(energy=np.array([-1e5 + 0.25], np.float64), forces=np.zeros((1, 3), np.float32))
+    target = Labels(energy=np.array([-1e5]), forces=np.zeros((1, 3)))
+    assert loss_and_gradient(LossConfig(), prediction, target, [1])[1]["energy"] == 0.0625
