@@ -1,12 +1,12 @@
 """The loss of a batch and its derivative with respect to the predictions.
 
-    L =   w_F · mean over known force components of  a_i rho(F - F*)        F in eV/angstrom
+    L =   w_F · mean over known force components of  a_i rho(F - F*)        F in eV/Å
         + w_E · mean over frames of known energy of      rho((E - E*) / N)  E in eV, N atoms
-        + w_S · mean over known stress components of     rho(S - S*)        S in eV/angstrom^3
+        + w_S · mean over known stress components of     rho(S - S*)        S in eV/Å^3
 
-rho(x) = x^2, or Huber's: x^2 for |x| <= delta, and its tangent 2 delta |x| - delta^2 beyond. The weights carry
-the inverse units, so L is a pure number. a_i is the weight of atom i's element. A NaN label is an unknown one: it
-adds nothing to a sum nor to the count that the sum is divided by.
+rho(x) = x^2, or Huber's: x^2 for |x| <= delta, and its tangent 2 delta |x| - delta^2 beyond. The weights
+carry the inverse units, so L is a pure number. a_i is the weight of atom i's element. A NaN label is an unknown
+one: it adds nothing to a sum nor to the count that the sum is divided by.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from eqpot.config import LossConfig
 
 @dataclass
 class Labels:
-    """Energies [f] (eV), forces [n, 3] (eV/angstrom), stress [f, 3, 3] (eV/angstrom^3): labels or predictions.
+    """Energies [f] (eV), forces [n, 3] (eV/Å), stress [f, 3, 3] (eV/Å^3): labels or predictions.
 
     None where a whole array is absent, NaN where a single number is.
     """
@@ -37,8 +37,8 @@ def loss_and_gradient(
 ) -> tuple[float, dict[str, float], np.ndarray, np.ndarray, np.ndarray]:
     """Loss, its unweighted terms, and dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3], all float64.
 
-    atom_counts[f] is N of each frame, atom_weights[n] are the a_i (None: all 1). A term whose labels are missing
-    is NaN among the terms, zero in the loss, and its gradient zero.
+    atom_counts[f] is N of each frame, atom_weights[n] are the a_i (None: all 1). A term whose labels are
+    missing is NaN among the terms, zero in the loss, and its gradient zero.
     """
     frames, atoms = len(atom_counts), int(np.sum(atom_counts))
     counts = np.asarray(atom_counts, np.float64)
