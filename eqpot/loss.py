@@ -5,8 +5,8 @@
         + w_S · mean over known stress components of     rho(S - S*)        S in eV/Å^3
 
 rho(x) = x^2, or Huber's: x^2 for |x| <= delta, and its tangent 2 delta |x| - delta^2 beyond. The weights
-carry the inverse units, so L is a pure number. a_i is the weight of atom i's element. A NaN label is an unknown
-one: it adds nothing to a sum nor to the count that the sum is divided by.
+carry the inverse units, so L is a pure number. a_i is the weight of atom i's element. A NaN label is an
+unknown one: it adds nothing to a sum nor to the count that the sum is divided by.
 """
 
 from dataclasses import dataclass
