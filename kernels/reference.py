@@ -1,0 +1,525 @@
+"""The whole model in plain NumPy, float64: what to read first, and what every other kernel is held to.
+
+S. Batzner et al., "E(3)-equivariant graph neural networks for data-efficient and accurate interatomic
+potentials" (Nature Communications 13, 2453, 2022; the SO(3) version is its preprint, arXiv:2101.03164v1).
+Equation numbers are the preprint's. Features carry rotation order l = 0 (scalars `s[n, C]`) and l = 1
+(vectors `v[n, 3, C]`), channel last.
+
+For each operator there is a pure function `<name>_fwd(*inputs, *static)` and its transposed derivative
+`<name>_bwd(*doutputs, *inputs, *static)`, which returns one cotangent per input. All are analytic in their
+arrays, so a complex number with a tiny imaginary part carries an exact directional derivative through any of
+them.
+
+Sizes: n atoms, E edges, Z species, B basis functions, C features. Lengths are in Å; features have no unit.
+Edge e goes from `senders[e]` to `receivers[e]`, the central atom, and edge_vec = r_sender - r_receiver.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+SSP, SILU, TANH = 0, 1, 2
+
+# Standard deviations are kept near one through the network by static factors on standard-normal weights.
+ACTIVATION_GAIN = 1.68  # 1 / sqrt(E[silu(x)^2]) for x ~ N(0, 1)
+RADIAL_GAIN = 2.0  # about 1 / sqrt(E[ssp(x)^2]), and about the inverse size of the enveloped basis
+NORM_EPS = 1e-3  # keeps the norm of a vector smooth where the vector vanishes
+
+
+# ------------------------------------------------------------ edges
+
+
+def edge_geometry_fwd(edge_vec: Array) -> tuple[Array, Array]:
+    """Length and direction: r = |d|, unit = Y1(d) = sqrt(3) d / r for d = edge_vec.
+
+    edge_vec[E, 3] in Å, never zero -> r[E] in Å, unit[E, 3], order x, y, z, component normalisation (|Y1|^2 =
+    3).
+    """
+    r = np.sqrt(np.sum(edge_vec**2, axis=-1))
+    return r, np.sqrt(3.0) * edge_vec / r[:, None]
+
+
+def edge_geometry_bwd(dr: Array, dunit: Array, edge_vec: Array) -> tuple[Array]:
+    """d(r)/d(d) = d/r and d(unit)/d(d) = sqrt(3) (1 - d d^T / r^2) / r, a symmetric matrix."""
+    r = np.sqrt(np.sum(edge_vec**2, axis=-1))[:, None]
+    n = edge_vec / r
+    along = np.sum(n * dunit, axis=-1, keepdims=True)
+    return (dr[:, None] * n + np.sqrt(3.0) * (dunit - along * n) / r,)
+
+
+def envelope(x: Array, p: int) -> Array:
+    """f(x) = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2): 1 at 0, triple zero at 1.
+
+    Gasteiger et al., "Directional message passing for molecular graphs" (DimeNet), eq. 8.
+    """
+    return 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
+
+
+def envelope_derivative(x: Array, p: int) -> Array:
+    """f'(x) = -p(p+1)(p+2)/2 x^(p-1) (1-x)^2."""
+    return -p * (p + 1) * (p + 2) / 2 * x ** (p - 1) * (1 - x) ** 2
+
+
+def radial_basis_fwd(r: Array, frequencies: Array, cutoff: float, envelope_p: int) -> Array:
+    """Bessel functions under a smooth cutoff (eq. 7): B_n(r) = sqrt(2/c) sin(w_n r/c) / r f(r/c), zero for r
+    >= c.
+
+    r[E] in Å, frequencies[B] (w_n, trained from n pi), cutoff c in Å, envelope_p > 1 -> basis[E, B].
+    """
+    x = r / cutoff
+    inside = np.real(x) < 1
+    amplitude = np.sqrt(2 / cutoff) * np.where(inside, envelope(x, envelope_p), 0) / r
+    return amplitude[:, None] * np.sin(x[:, None] * frequencies)
+
+
+def radial_basis_bwd(
+    dbasis: Array, r: Array, frequencies: Array, cutoff: float, envelope_p: int
+) -> tuple[Array, Array]:
+    """dB_n/dr = sqrt(2/c) [(w_n/c cos - sin/r) f + sin f'/c] / r,  dB_n/dw_n = sqrt(2/c) cos f / c."""
+    x = r / cutoff
+    inside = np.real(x) < 1
+    f = np.where(inside, envelope(x, envelope_p), 0)[:, None]
+    df = np.where(inside, envelope_derivative(x, envelope_p), 0)[:, None] / cutoff
+    phase, r = x[:, None] * frequencies, r[:, None]
+    sin, cos = np.sin(phase), np.cos(phase)
+    by_r = np.sqrt(2 / cutoff) * ((frequencies / cutoff * cos - sin / r) * f + sin * df) / r
+    by_frequency = np.sqrt(2 / cutoff) * cos * f / cutoff
+    return np.sum(dbasis * by_r, axis=1), np.sum(dbasis * by_frequency, axis=0)
+
+
+# ------------------------------------------------------------ channel by channel
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x), written so that no exponential overflows."""
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def ssp(x: Array) -> Array:
+    """Shifted softplus ln(e^x / 2 + 1/2), zero at zero; the larger exponential is taken out of the log."""
+    positive = np.real(x) > 0
+    return np.where(positive, x, 0) + np.log(0.5 + 0.5 * np.exp(np.where(positive, -x, x)))
+
+
+def activation_fwd(x: Array, kind: int) -> Array:
+    """A function of each number: 0 shifted softplus ln(e^x/2 + 1/2) (eq. 6), 1 silu x sigmoid(x), 2 tanh(x).
+
+    x[..., K] -> y[..., K]. Of odd scalars only tanh, an odd function, is equivariant under a mirror.
+    """
+    if kind == SSP:
+        return ssp(x)
+    if kind == SILU:
+        return x * sigmoid(x)
+    return np.tanh(x)
+
+
+def activation_slope(x: Array, kind: int) -> Array:
+    """ssp' = sigmoid = g, silu' = g + x g (1 - g), tanh' = 1 - tanh^2."""
+    g = sigmoid(x)
+    if kind == SSP:
+        return g
+    if kind == SILU:
+        return g + x * g * (1 - g)
+    return 1 - np.tanh(x) ** 2
+
+
+def activation_bwd(dy: Array, x: Array, kind: int) -> tuple[Array]:
+    """dx = dy f'(x)."""
+    return (dy * activation_slope(x, kind),)
+
+
+def scalar_activation(s: Array, n_even: int, even_kind: int) -> Array:
+    """The first n_even columns through `even_kind`, the rest, odd under a mirror, through tanh."""
+    return np.concatenate(
+        [activation_fwd(s[:, :n_even], even_kind), activation_fwd(s[:, n_even:], TANH)], axis=1
+    )
+
+
+def scalar_slope(s: Array, n_even: int, even_kind: int) -> Array:
+    """Derivative of `scalar_activation`."""
+    even, odd = activation_slope(s[:, :n_even], even_kind), activation_slope(s[:, n_even:], TANH)
+    return np.concatenate([even, odd], axis=1)
+
+
+def gate_fwd(g: Array, v: Array, n_even: int) -> tuple[Array, Array]:
+    """Gated nonlinearity: s_out = act(scalars), v_out = v silu(gates), g = [gates | scalars].
+
+    g[n, Cv + C], v[n, 3, Cv] -> s_out[n, C], v_out[n, 3, Cv]. The first n_even scalars take silu, the rest
+    tanh. The gates are even scalars of their own, so the vectors keep their parity. Cv may be 0.
+    """
+    gates, scalars = np.split(g, [v.shape[2]], axis=1)
+    return scalar_activation(scalars, n_even, SILU), v * activation_fwd(gates, SILU)[:, None, :]
+
+
+def gate_bwd(ds_out: Array, dv_out: Array, g: Array, v: Array, n_even: int) -> tuple[Array, Array]:
+    """dg = [silu'(gates) (v · dv_out) | act'(scalars) ds_out], dv = silu(gates) dv_out."""
+    gates, scalars = np.split(g, [v.shape[2]], axis=1)
+    dgates = activation_slope(gates, SILU) * np.sum(v * dv_out, axis=1)
+    dscalars = scalar_slope(scalars, n_even, SILU) * ds_out
+    return np.concatenate([dgates, dscalars], axis=1), dv_out * activation_fwd(gates, SILU)[:, None, :]
+
+
+def norm_fwd(s: Array, v: Array, n_even: int) -> tuple[Array, Array]:
+    """Norm nonlinearity of the preprint: s_out = act(s), v_out = v ssp(|v|), |v| = sqrt(v·v + NORM_EPS^2).
+
+    s[n, C], v[n, 3, Cv] -> s_out[n, C], v_out[n, 3, Cv]. The first n_even scalars take ssp, the rest tanh.
+    """
+    length = np.sqrt(np.sum(v**2, axis=1) + NORM_EPS**2)
+    return scalar_activation(s, n_even, SSP), v * ssp(length)[:, None, :]
+
+
+def norm_bwd(ds_out: Array, dv_out: Array, s: Array, v: Array, n_even: int) -> tuple[Array, Array]:
+    """ds = act'(s) ds_out, dv = ssp(|v|) dv_out + sigmoid(|v|) (v · dv_out) v / |v|."""
+    length = np.sqrt(np.sum(v**2, axis=1) + NORM_EPS**2)
+    along = sigmoid(length) * np.sum(v * dv_out, axis=1) / length
+    dv = dv_out * ssp(length)[:, None, :] + v * along[:, None, :]
+    return scalar_slope(s, n_even, SSP) * ds_out, dv
+
+
+def add_fwd(a: Array, b: Array, col: int) -> Array:
+    """y = a, with b added to its columns from col on: a[..., M], b[..., K], K <= M - col -> y[..., M]."""
+    y = np.array(a, np.result_type(a, b))
+    y[..., col : col + b.shape[-1]] += b
+    return y
+
+
+def add_bwd(dy: Array, a: Array, b: Array, col: int) -> tuple[Array, Array]:
+    """da = dy, db = those columns of dy."""
+    return dy, dy[..., col : col + b.shape[-1]]
+
+
+# ------------------------------------------------------------ matrices and tables
+
+
+def dense_fwd(
+    x: Array, w: Array, row_ptr: Array, blocks: Array, scales: Array, columns: int | None = None
+) -> Array:
+    """Self-interaction: block matrices over the channels, the same for x, y and z, one set per group of rows.
+
+    y[R_g, y_col : y_col + m] += scale x[R_g, x_col : x_col + k] @ W_g  for every block (x_col, k, y_col, m,
+    offset), with R_g = row_ptr[g] : row_ptr[g + 1] and W_g[k, m] read from w[g] at offset, row by row.
+    x[..., K] (leading dimensions are rows), w[G, S], row_ptr[G + 1], blocks[nb, 5], scales[nb] -> y[..., M].
+    Columns that no block writes are zero; M is `columns`, or else where the last block ends.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    if columns is None:
+        columns = max((y_col + m for _, _, y_col, m, _ in blocks), default=0)
+    y = np.zeros((len(rows), columns), np.result_type(x, w))
+    for g, (start, end) in enumerate(zip(row_ptr[:-1], row_ptr[1:], strict=True)):
+        for (x_col, k, y_col, m, offset), scale in zip(blocks, scales, strict=True):
+            matrix = w[g, offset : offset + k * m].reshape(k, m)
+            y[start:end, y_col : y_col + m] += scale * rows[start:end, x_col : x_col + k] @ matrix
+    return y.reshape(*x.shape[:-1], columns)
+
+
+def dense_bwd(
+    dy: Array, x: Array, w: Array, row_ptr: Array, blocks: Array, scales: Array
+) -> tuple[Array, Array]:
+    """dx = scale dy @ W_g^T, dW_g = scale x^T @ dy, block by block."""
+    rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    dx, dw = np.zeros(rows.shape, np.result_type(dy, w)), np.zeros(w.shape, np.result_type(dy, x))
+    for g, (start, end) in enumerate(zip(row_ptr[:-1], row_ptr[1:], strict=True)):
+        for (x_col, k, y_col, m, offset), scale in zip(blocks, scales, strict=True):
+            matrix = w[g, offset : offset + k * m].reshape(k, m)
+            x_block, dy_block = rows[start:end, x_col : x_col + k], drows[start:end, y_col : y_col + m]
+            dx[start:end, x_col : x_col + k] += scale * dy_block @ matrix.T
+            dw[g, offset : offset + k * m] += scale * (x_block.T @ dy_block).reshape(-1)
+    return dx.reshape(x.shape), dw
+
+
+def embedding_fwd(table: Array, species: Array, species_ptr: Array) -> Array:
+    """First features of an atom: its species' row of a trained table. table[Z, C], species[n] -> s[n, C]."""
+    return table[species]
+
+
+def embedding_bwd(ds: Array, table: Array, species: Array, species_ptr: Array) -> tuple[Array]:
+    """dtable[z] = sum of ds over the atoms of species z."""
+    return (sum_by(species, ds, len(table)),)
+
+
+# ------------------------------------------------------------ convolution
+
+
+def sum_by(index: Array, x: Array, n: int) -> Array:
+    """out[i] = sum of x[e] over the e with index[e] = i, for i < n."""
+    out = np.zeros((n, *x.shape[1:]), x.dtype)
+    np.add.at(out, index, x)
+    return out
+
+
+def path_products(s: Array, v: Array, unit: Array) -> list[Array]:
+    """The five tensor products of a neighbour's features with Y1, without weights: s[E, C], v[E, 3, C],
+    unit[E, 3].
+
+    0x0->0: s,  0x1->1: s Y1,  1x0->1: v,  1x1->0: (Y1 · v) / sqrt(3),  1x1->1: (Y1 x v) / sqrt(2)  (eqs. 8 to
+    11), of shapes [E, C] and [E, 3, C]. The factors are e3nn's; its cross product is v x Y1, the opposite
+    sign.
+    """
+    y = unit[:, :, None]
+    dot = np.sum(y * v, axis=1) / np.sqrt(3)
+    return [s, s[:, None, :] * y, v, dot, np.cross(y, v, axis=1) / np.sqrt(2)]
+
+
+def message_slot(paths: Array, path: int, w: Array, channels: int) -> tuple[Array, slice]:
+    """Weights [E, C] of a path, and its columns in the summed messages of its order."""
+    slot, out = paths[path]
+    return w[:, slot * channels : (slot + 1) * channels], slice(out * channels, (out + 1) * channels)
+
+
+def interaction_fwd(
+    s: Array,
+    v: Array,
+    unit: Array,
+    w: Array,
+    senders: Array,
+    receivers: Array,
+    receiver_ptr: Array,
+    sender_perm: Array,
+    sender_ptr: Array,
+    paths: Array,
+) -> tuple[Array, Array]:
+    """Convolution (eq. 8): for every path, the sum over neighbours j of w_ij times its product with
+    Y1.
+
+    s[n, C], v[n, 3, C] (or [n, 3, 0] where no path needs it), unit[E, 3], w[E, P C], paths[5, 2] = (slot in w
+    or -1, slot in the result) -> ms[n, P0 C] for paths 0 and 3, mv[n, 3, P1 C] for paths 1, 2 and 4. The
+    average over neighbours is left to the matrix that follows. Only senders, receivers and paths are read
+    here; the other indices are the same graph in the order that faster kernels walk.
+    """
+    n, channels = s.shape
+    dtype = np.result_type(s, v, unit, w)
+    scalar_paths, vector_paths = [[p for p in of if paths[p, 0] >= 0] for of in ((0, 3), (1, 2, 4))]
+    ms = np.zeros((n, len(scalar_paths) * channels), dtype)
+    mv = np.zeros((n, 3, len(vector_paths) * channels), dtype)
+    products = path_products(s[senders], fill(v, channels)[senders], unit)
+    for p in scalar_paths:
+        weight, columns = message_slot(paths, p, w, channels)
+        ms[:, columns] = sum_by(receivers, weight * products[p], n)
+    for p in vector_paths:
+        weight, columns = message_slot(paths, p, w, channels)
+        mv[:, :, columns] = sum_by(receivers, weight[:, None, :] * products[p], n)
+    return ms, mv
+
+
+def fill(v: Array, channels: int) -> Array:
+    """v itself, or zeros where there are no vectors yet."""
+    return v if v.shape[2] else np.zeros((len(v), 3, channels))
+
+
+def interaction_bwd(
+    dms: Array,
+    dmv: Array,
+    s: Array,
+    v: Array,
+    unit: Array,
+    w: Array,
+    senders: Array,
+    receivers: Array,
+    receiver_ptr: Array,
+    sender_perm: Array,
+    sender_ptr: Array,
+    paths: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """Transpose of `interaction_fwd`, edge by edge, then summed over the edges out of each sender.
+
+    With d the cotangent of a path's message at the receiver, Y = Y1, and a · (b x c) = b · (c x a):
+      path  dw                 ds         dv                  dY
+      0     s d                w d
+      1     s (Y · d)          w (Y · d)                      sum_c w s d
+      2     v · d                         w d
+      3     (Y · v) d / √3                w d Y / √3          sum_c w d v / √3
+      4     (Y x v) · d / √2              w (d x Y) / √2      sum_c w (v x d) / √2
+    """
+    n, channels = s.shape
+    dtype = np.result_type(dms, dmv, s, v, unit, w)
+    s_j, v_j, y = s[senders], fill(v, channels)[senders], unit[:, :, None]
+    products = path_products(s_j, v_j, unit)
+    ds = np.zeros((len(senders), channels), dtype)
+    dv = np.zeros((len(senders), 3, channels), dtype)
+    dunit = np.zeros(unit.shape, dtype)
+    dw = np.zeros(w.shape, dtype)
+    for p in range(5):
+        slot = paths[p, 0]
+        if slot < 0:
+            continue
+        weight, columns = message_slot(paths, p, w, channels)
+        into_w = slice(slot * channels, (slot + 1) * channels)
+        if p in (0, 3):
+            d = dms[receivers][:, columns]
+            dw[:, into_w] = products[p] * d
+            dproduct = weight * d
+        else:
+            d = dmv[receivers][:, :, columns]
+            dw[:, into_w] = np.sum(products[p] * d, axis=1)
+            dproduct = weight[:, None, :] * d
+        if p == 0:
+            ds += dproduct
+        elif p == 1:
+            ds += np.sum(y * dproduct, axis=1)
+            dunit += np.einsum("ec,exc->ex", s_j, dproduct)
+        elif p == 2:
+            dv += dproduct
+        elif p == 3:
+            dv += y * dproduct[:, None, :] / np.sqrt(3)
+            dunit += np.einsum("exc,ec->ex", v_j, dproduct) / np.sqrt(3)
+        else:
+            dv += np.cross(dproduct, y, axis=1) / np.sqrt(2)
+            dunit += np.sum(np.cross(v_j, dproduct, axis=1), axis=2) / np.sqrt(2)
+    return sum_by(senders, ds, n), sum_by(senders, dv, n)[:, :, : v.shape[2]], dunit, dw
+
+
+# ------------------------------------------------------------ the whole network
+
+
+def dense_layout(
+    x_labels: str, y_labels: str, gain: float = 1.0, neighbours: float = 1.0
+) -> tuple[Array, Array]:
+    """Blocks and scales of a self-interaction between columns labelled "e" or "o": equal labels connect.
+
+    One letter per column. Each run of equal output labels takes from each run of equal input labels of its
+    kind. A block's scale is gain / sqrt(its output's number of inputs · neighbours), so that sums of
+    independent unit-variance terms come out with variance gain^2.
+    """
+    blocks, scales, offset = [], [], 0
+    for y_col, m, y_label in runs(y_labels):
+        fan_in = x_labels.count(y_label)
+        for x_col, k, x_label in runs(x_labels):
+            if x_label == y_label:
+                blocks.append((x_col, k, y_col, m, offset))
+                scales.append(gain / np.sqrt(fan_in * neighbours))
+                offset += k * m
+    return np.array(blocks, np.int64).reshape(-1, 5), np.array(scales)
+
+
+def runs(labels: str) -> list[tuple[int, int, str]]:
+    """(start, length, label) of each maximal run of equal labels."""
+    edges = [i for i in range(len(labels) + 1) if i in (0, len(labels)) or labels[i] != labels[i - 1]]
+    return [(a, b - a, labels[a]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def energies(
+    config: Any,
+    species_count: int,
+    params: dict[str, Array],
+    species: Array,
+    edge_vec: Array,
+    senders: Array,
+    receivers: Array,
+    mean_neighbours: float,
+) -> Array:
+    """The network's number for each atom, x[n]; the atom's energy is scale[species] x + shift[species].
+
+    config: the fields of the model's configuration; params: arrays by name, weights of one matrix flat and
+    with one row, or one row per species; species[n]: index of each atom's species, in rising order;
+    edge_vec[E, 3] in Å; mean_neighbours: edges per atom on average over the training set, a constant of the
+    model.
+
+    Parity. Under O(3) each channel of s and v is labelled even "e" or odd "o", by what a point inversion does
+    to it: a vector is "o", a pseudovector "e". Scalars come as (e, o) halves, vectors as (o, e). Y1 is odd,
+    so a path with Y1 flips its channel's label; matrices connect equal labels only. Under SO(3) there is one
+    label for all.
+    """
+    n, channels, half = len(species), config.features, config.features // 2
+    parity = config.symmetry == "o3" and config.l_max == 1
+    gated = config.nonlinearity == "gate"
+    species_ptr = np.searchsorted(species, np.arange(species_count + 1))
+    graph = (senders, receivers, None, None, None)
+
+    def flip(labels: str) -> str:
+        return labels.translate(str.maketrans("eo", "oe")) if parity else labels
+
+    def dense(name: str, x: Array, x_labels: str, y_labels: str, gain: float = 1.0, neighbours: float = 1.0):
+        row_ptr = species_ptr if "self_connection" in name else np.array([0, len(x)])
+        layout = dense_layout(x_labels, y_labels, gain, neighbours)
+        return dense_fwd(x, params[name], row_ptr * (1 if x.ndim == 2 else 3), *layout, len(y_labels))
+
+    r, unit = edge_geometry_fwd(edge_vec)
+    basis = radial_basis_fwd(r, params["frequencies"], config.cutoff, config.envelope_p)
+
+    s, s_labels = embedding_fwd(params["embedding"], species, species_ptr), "e" * channels
+    v, v_labels = np.zeros((n, 3, 0)), ""
+
+    for k in range(config.blocks):
+        block, last = f"block{k}", k == config.blocks - 1
+        gain = ACTIVATION_GAIN if k > 0 else 1.0  # after a block, an array has passed an activation
+        makes_vectors = config.l_max == 1 and not last
+        s_next = "e" * half + "o" * half if parity and not last else "e" * channels
+        v_next = ("o" * half + "e" * half if parity else "e" * channels) if makes_vectors else ""
+        gates = "e" * len(v_next) if gated else ""
+
+        # Weight of every path and channel on every edge, from its length alone (eq. 6).
+        scalar_paths = [0, 3] if v_labels else [0]
+        vector_paths = ([1, 2, 4] if v_labels else [1]) if makes_vectors else []
+        in_use = sorted(scalar_paths + vector_paths)
+        w = basis
+        for d in range(config.radial_depth + 1):
+            hidden = d < config.radial_depth
+            width = config.radial_width if hidden else len(in_use) * channels
+            w = dense(f"{block}.radial.{d}", w, "e" * w.shape[1], "e" * width, RADIAL_GAIN)
+            w = activation_fwd(w, SSP) if hidden else w
+
+        # Convolution between two self-interactions.
+        paths = np.full((5, 2), -1)
+        for p in in_use:
+            same_order = scalar_paths if p in scalar_paths else vector_paths
+            paths[p] = in_use.index(p), same_order.index(p)
+        s_in = dense(f"{block}.self_in.s", s, s_labels, s_labels, gain)
+        v_in = dense(f"{block}.self_in.v", v, v_labels, v_labels, gain) if v_labels else v
+        ms, mv = interaction_fwd(s_in, v_in, unit, w, *graph, paths)
+        carried = [s_labels, flip(s_labels), v_labels, flip(v_labels), flip(v_labels)]
+        ms_labels = "".join(carried[p] for p in scalar_paths)
+        mv_labels = "".join(carried[p] for p in vector_paths)
+        s_new = dense(f"{block}.self_out.s", ms, ms_labels, gates + s_next, 1.0, mean_neighbours)
+        v_new = np.zeros((n, 3, 0))
+        if v_next:
+            v_new = dense(f"{block}.self_out.v", mv, mv_labels, v_next, 1.0, mean_neighbours)
+
+        # Self-connection from the block's input: a matrix per species, or the input itself where parity
+        # allows.
+        if config.self_connection == "species":
+            s_new = s_new + dense(f"{block}.self_connection.s", s, s_labels, gates + s_next, gain)
+            if v_labels and v_next:
+                v_new = v_new + dense(f"{block}.self_connection.v", v, v_labels, v_next, gain)
+        else:
+            alike = sum(a == b for a, b in zip(s_labels, s_next, strict=True))
+            s_new = add_fwd(s_new, s[:, :alike], len(gates))
+            if v_labels and v_next:
+                v_new = add_fwd(v_new, v, 0)
+
+        nonlinearity = gate_fwd if gated else norm_fwd
+        s, v = nonlinearity(s_new, v_new, s_next.count("e"))
+        s_labels, v_labels = s_next, v_next
+
+    h = dense("output.0", s, s_labels, "e" * half, ACTIVATION_GAIN)
+    return dense("output.1", activation_fwd(h, SILU), "e" * half, "e", ACTIVATION_GAIN)[:, 0]
+
+
+def forces(
+    config: Any,
+    species_count: int,
+    params: dict[str, Array],
+    species: Array,
+    edge_vec: Array,
+    senders: Array,
+    receivers: Array,
+    mean_neighbours: float,
+    scale: Array,
+    step: float = 1e-30,
+) -> Array:
+    """Forces -dE/dr[n, 3] in eV/Å of E = sum_i scale[species_i] x_i (eV), by complex step: one run for each
+    number.
+
+    Moving atom a along an axis adds to edge_vec where a sends and subtracts where a receives.
+    """
+    result = np.zeros((len(species), 3))
+    for atom, axis in np.ndindex(result.shape):
+        moved = edge_vec.astype(complex)
+        moved[senders == atom, axis] += 1j * step
+        moved[receivers == atom, axis] -= 1j * step
+        x = energies(config, species_count, params, species, moved, senders, receivers, mean_neighbours)
+        result[atom, axis] = -np.sum(scale[species] * x.imag) / step
+    return result
