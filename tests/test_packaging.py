@@ -1,0 +1,193 @@
+"""What is installed: its import names, what it depends on, and which way the imports point."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {
+    "eqpot": ROOT / "eqpot",
+    "eqpot.kernels": ROOT / "kernels",
+    "eqpot.data_tools": ROOT / "data_tools",
+}
+FRAMEWORKS = {"torch", "jax", "tensorflow", "keras", "e3nn", "paddle", "mxnet"}
+GPU_LIBRARIES = {"cupy", "numba_cuda", "cuda"}
+
+# Runs in the new environment: forces from ASE's EMT, then a conversion and two optimiser steps by the CLI.
+FIRST_USE = """
+import sys
+from pathlib import Path
+import ase.io
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from eqpot.cli import main
+
+frames = []
+for seed in range(4):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=seed)
+    atoms.calc = EMT()
+    results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    frames.append(atoms)
+ase.io.write("copper.xyz", frames)
+
+def eqpot(*words):
+    sys.argv = ["eqpot", *words]
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, f"eqpot {' '.join(words)} exited with {stop.code}"
+
+settings = "[model]\\nfeatures = 4\\nblocks = 2\\ncutoff = 3.0\\n[train]\\nbatch_size = 1\\n"
+Path("small.toml").write_text(settings)
+eqpot("data", "convert", "copper.xyz", "copper.h5")
+counts = ["--n-train", "2", "--n-valid", "2", "--max-epochs", "1"]
+eqpot("fit", "copper.h5", *counts, "--config", "small.toml", "-o", "run")
+print("IMPORTED", *sorted({name.split(".")[0] for name in sys.modules}))
+"""
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """Output of a command that must succeed; skips the test where pip can reach no package index."""
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    }
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    if done.returncode and "after connection broken by" in output:
+        pytest.skip("no package index can be reached, so nothing can be installed into a new environment")
+    assert done.returncode == 0, f"{' '.join(map(str, command))} exited with {done.returncode}:\n{output}"
+    return output
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy so that the checkout gets no build folder."""
+    folder = tmp_path_factory.mktemp("wheel")
+    tree = folder / "tree"
+    for package in PACKAGES.values():
+        shutil.copytree(package, tree / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, tree)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_wheel_holds_only_the_three_packages(wheel: Path):
+    files = [f for f in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in f]
+    assert {f.split("/")[0] for f in files} == {"eqpot"}
+    modules = {f for f in files if f.endswith(".py")}
+    assert {os.path.dirname(f).replace("/", ".") for f in modules} == set(PACKAGES)
+    for name, source in PACKAGES.items():
+        expected = {f"{name.replace('.', '/')}/{path.name}" for path in source.glob("*.py")}
+        assert expected <= modules, f"missing from the wheel: {sorted(expected - modules)}"
+    assert "eqpot/data_tools/ethanol.h5" in files
+
+
+@pytest.mark.slow
+def test_wheel_fits_in_an_empty_environment(wheel: Path, tmp_path: Path):
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", wheel)
+
+    listed = run(python, "-m", "pip", "list", "--format=freeze").lower().replace("-", "_")
+    installed = {line.split("==")[0] for line in listed.splitlines() if "==" in line}
+    assert {"eqpot", "numpy", "numba"} <= installed
+    assert not installed & FRAMEWORKS
+    assert not [name for name in installed if name.startswith(("cupy", "numba_cuda", "nvidia"))]
+
+    (tmp_path / "first_use.py").write_text(FIRST_USE)
+    output = run(python, "first_use.py", cwd=tmp_path)
+    assert (tmp_path / "run" / "model.h5").is_file()
+    imported = set(output.split("IMPORTED ")[1].split())
+    assert {"eqpot", "numba"} <= imported
+    assert not imported & (FRAMEWORKS | GPU_LIBRARIES)
+    assert str(tmp_path) in run(
+        python, "-c", "import eqpot.kernels; print(eqpot.kernels.__file__)", cwd=tmp_path
+    )
+
+
+def imports_of(path: Path, package: str) -> set[str]:
+    """Absolute names of all that a source file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def sources() -> dict[str, set[str]]:
+    """Module name -> imported names, over the three packages."""
+    return {
+        f"{package}.{path.stem}".removesuffix(".__init__"): imports_of(path, package)
+        for package, folder in PACKAGES.items()
+        for path in sorted(folder.glob("*.py"))
+    }
+
+
+def is_under(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def test_no_module_imports_a_framework():
+    for module, names in sources().items():
+        assert not {n.split(".")[0] for n in names} & FRAMEWORKS, module
+
+
+def test_kernels_import_nothing_of_the_potential():
+    for module, names in sources().items():
+        if is_under(module, "eqpot.kernels"):
+            outside = {n for n in names if is_under(n, "eqpot") and not is_under(n, "eqpot.kernels")}
+            assert not outside, f"{module} imports {sorted(outside)}"
+
+
+def test_reference_imports_only_numpy():
+    names = sources()["eqpot.kernels.reference"]
+    assert {n.split(".")[0] for n in names} <= {"__future__", "typing", "collections", "math", "numpy"}
+
+
+def test_arrows_point_one_way():
+    """No module reaches itself through what it imports, and no layer reaches the one above it."""
+    graph = sources()
+    direct = {module: {m for m in graph if m != module and m in names} for module, names in graph.items()}
+    # A package's own __init__ is run by any import below it and says nothing about direction.
+    direct = {module: {m for m in below if m not in PACKAGES} for module, below in direct.items()}
+
+    def reach(module: str) -> set[str]:
+        seen, left = set(), [module]
+        while left:
+            new = direct[left.pop()] - seen
+            seen |= new
+            left.extend(new)
+        return seen
+
+    for module in graph:
+        assert module not in reach(module), f"{module} is part of a cycle of imports"
+    layers = ["ops", "model", "fit", "cli"]
+    for lower, upper in itertools.combinations(layers, 2):
+        assert f"eqpot.{upper}" not in reach(f"eqpot.{lower}"), f"{lower} imports {upper}"
+
+
+def test_import_reader_sees_relative_and_nested_imports(tmp_path: Path):
+    source = tmp_path / "x.py"
+    source.write_text("import a.b\nfrom .c import d\ndef f():\n    from ..e import g\n    from .. import h\n")
+    found = imports_of(source, "eqpot.kernels")
+    assert {"a.b", "eqpot.kernels.c", "eqpot.kernels.c.d", "eqpot.e", "eqpot.e.g", "eqpot.h"} <= found
