@@ -1,0 +1,384 @@
+"""Every operator of the table on every backend: its four functions against the reference and each other.
+
+A case is an operator with inputs and static arguments. Cotangents and tangents are random directions. The
+reference in turn stands on differences, the adjoint identity, and e3nn's values (test_golden.py).
+"""
+
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+import pytest
+from graphs import GRAPHS, SPECIES_COUNT
+from tolerances import DIFFERENCE, IDENTITY, OPERATOR, check_close, derivative
+
+from eqpot.ops import BACKENDS, SIGNATURES, operators
+
+CUTOFF = 3.0
+
+
+@dataclass(frozen=True)
+class Case:
+    operator: str
+    label: str
+    inputs: tuple[np.ndarray, ...]
+    shapes: tuple[tuple[int, ...], ...]  # of the outputs
+    static: tuple = ()
+
+    def __str__(self) -> str:
+        return f"{self.operator}-{self.label}"
+
+    def random(self, what: str, shapes) -> list[np.ndarray]:
+        rng = np.random.default_rng(crc32(f"{self}{what}".encode()))
+        return [rng.normal(size=shape) for shape in shapes]
+
+    def directions(self):
+        """Cotangents, tangents, and tangents of the cotangents: dy, tx, tdy."""
+        of_inputs = [x.shape for x in self.inputs]
+        return (
+            self.random("dy", self.shapes),
+            self.random("tx", of_inputs),
+            self.random("tdy", self.shapes),
+        )
+
+
+# ------------------------------------------------------------ cases
+
+
+def edge_geometry_cases():
+    for name, graph in GRAPHS.items():
+        n_edges = len(graph.edge_vec)
+        yield Case("edge_geometry", name, (graph.edge_vec,), ((n_edges,), (n_edges, 3)))
+
+
+def radial_basis_cases():
+    for n_edges, n_basis, p in [(40, 8, 6), (7, 1, 2), (33, 5, 3), (0, 4, 6)]:
+        r = np.random.default_rng(n_edges).uniform(0.5, 1.2 * CUTOFF, n_edges)
+        frequencies = np.pi * np.arange(1, n_basis + 1) + 0.1
+        yield Case(
+            "radial_basis",
+            f"{n_edges}_edges_{n_basis}_functions_p{p}",
+            (r, frequencies),
+            ((n_edges, n_basis),),
+            (CUTOFF, p),
+        )
+
+
+def activation_cases():
+    rng = np.random.default_rng(1)
+    for kind, name in enumerate(["ssp", "silu", "tanh"]):
+        for shape in [(40, 33), (5, 3, 4), (1, 1), (0, 4)]:
+            label = f"{name}_{'x'.join(map(str, shape))}"
+            yield Case("activation", label, (rng.normal(0, 2, shape),), (shape,), (kind,))
+        extreme = np.array([[-800.0, -300.0, -90.0, -40.0, 0.0, 1e-12, 40.0, 90.0, 800.0]])
+        yield Case("activation", f"{name}_extreme", (extreme,), (extreme.shape,), (kind,))
+
+
+def dense_cases():
+    whole = [(0, 5, 0, 3, 0)]
+    halves = [
+        (0, 2, 0, 4, 0),
+        (4, 2, 0, 4, 8),
+        (2, 2, 4, 3, 16),
+    ]  # two blocks into one segment, one into another
+    crossed = [(3, 3, 0, 2, 0), (0, 3, 2, 2, 6)]
+    by_species = GRAPHS["mixed"].species_ptr
+    n = by_species[-1]
+    for label, shape, columns, row_ptr, blocks in [
+        ("one_group", (n, 5), 3, [0, n], whole),
+        ("vectors", (n, 3, 5), 3, [0, 3 * n], whole),
+        ("halves", (n, 6), 7, [0, n], halves),
+        ("species", (n, 6), 7, by_species, halves),
+        ("species_vectors", (n, 3, 6), 4, 3 * by_species, crossed),
+        ("unwritten_columns", (n, 6), 9, [0, n], halves),
+        ("single", (n, 1), 1, [0, n], [(0, 1, 0, 1, 0)]),
+        ("wide", (70, 33), 65, [0, 70], [(0, 33, 0, 65, 0)]),
+        ("no_rows", (0, 5), 3, [0, 0], whole),
+    ]:
+        rng = np.random.default_rng(len(label))
+        size = max(offset + k * m for _, k, _, m, offset in blocks)
+        yield Case(
+            "dense",
+            label,
+            (rng.normal(size=shape), rng.normal(size=(len(row_ptr) - 1, size))),
+            ((*shape[:-1], columns),),
+            (np.array(row_ptr), np.array(blocks), rng.uniform(0.5, 2, len(blocks))),
+        )
+
+
+def embedding_cases():
+    for name, channels in [("molecule", 4), ("self_images", 1), ("mixed", 33), ("nothing", 2)]:
+        graph = GRAPHS[name]
+        table = np.random.default_rng(channels).normal(size=(SPECIES_COUNT, channels))
+        yield Case(
+            "embedding",
+            f"{name}_{channels}",
+            (table,),
+            ((len(graph.species), channels),),
+            (graph.species, graph.species_ptr),
+        )
+
+
+PATH_SETS = [(0,), (0, 1), (0, 3), (0, 1, 2, 3, 4)]
+
+
+def interaction_cases():
+    for in_use in PATH_SETS:
+        paths = np.full((5, 2), -1)
+        for order in ((0, 3), (1, 2, 4)):
+            present = [p for p in order if p in in_use]
+            for p in present:
+                paths[p] = in_use.index(p), present.index(p)
+        n_scalar = len(set(in_use) & {0, 3})
+        n_vector = len(in_use) - n_scalar
+        for name, channels in [
+            ("molecule", 4),
+            ("no_edge", 4),
+            ("isolated", 33),
+            ("self_images", 1),
+            ("mixed", 33),
+            ("nothing", 2),
+        ]:
+            graph = GRAPHS[name]
+            n, n_edges = len(graph.species), len(graph.senders)
+            rng = np.random.default_rng(channels)
+            of_vectors = channels if set(in_use) & {2, 3, 4} else 0
+            yield Case(
+                "interaction",
+                f"{name}_{channels}_paths_{''.join(map(str, in_use))}",
+                (
+                    rng.normal(size=(n, channels)),
+                    rng.normal(size=(n, 3, of_vectors)),
+                    rng.normal(size=(n_edges, 3)),
+                    rng.normal(size=(n_edges, len(in_use) * channels)),
+                ),
+                ((n, n_scalar * channels), (n, 3, n_vector * channels)),
+                (*graph.indices, paths),
+            )
+
+
+def nonlinearity_cases():
+    for n, scalars, vectors, even in [
+        (9, 33, 33, 17),
+        (5, 4, 0, 4),
+        (5, 4, 0, 2),
+        (4, 1, 1, 1),
+        (0, 2, 2, 1),
+    ]:
+        rng = np.random.default_rng(scalars + vectors)
+        s, v = rng.normal(size=(n, scalars)), rng.normal(size=(n, 3, vectors))
+        g = rng.normal(size=(n, vectors + scalars))
+        label = f"{scalars}_scalars_{even}_even_{vectors}_vectors"
+        yield Case("gate", label, (g, v), (s.shape, v.shape), (even,))
+        yield Case("norm", label, (s, v), (s.shape, v.shape), (even,))
+    s, v = rng.normal(size=(6, 2)), 1e-3 * rng.normal(size=(6, 3, 2))
+    yield Case("norm", "small_vectors", (s, v), (s.shape, v.shape), (1,))
+
+
+def add_cases():
+    for a, b, col in [
+        ((6, 5), (6, 5), 0),
+        ((6, 9), (6, 4), 5),
+        ((6, 9), (6, 2), 3),
+        ((4, 3, 7), (4, 3, 7), 0),
+    ]:
+        rng = np.random.default_rng(col)
+        label = f"{'x'.join(map(str, b))}_into_{'x'.join(map(str, a))}"
+        yield Case("add", label, (rng.normal(size=a), rng.normal(size=b)), (a,), (col,))
+
+
+CASES = [
+    *edge_geometry_cases(),
+    *radial_basis_cases(),
+    *activation_cases(),
+    *dense_cases(),
+    *embedding_cases(),
+    *interaction_cases(),
+    *nonlinearity_cases(),
+    *add_cases(),
+]
+# One case of each operator that has every argument in it, for what does not depend on sizes.
+TYPICAL = [
+    case
+    for case in CASES
+    if str(case)
+    in {
+        "edge_geometry-molecule",
+        "radial_basis-40_edges_8_functions_p6",
+        "activation-silu_40x33",
+        "dense-species",
+        "embedding-mixed_33",
+        "interaction-molecule_4_paths_01234",
+        "gate-33_scalars_17_even_33_vectors",
+        "norm-33_scalars_17_even_33_vectors",
+        "add-6x4_into_6x9",
+    }
+]
+
+over_backends = pytest.mark.parametrize("backend", BACKENDS)
+over_cases = pytest.mark.parametrize("case", CASES, ids=str)
+over_typical_cases = pytest.mark.parametrize("case", TYPICAL, ids=str)
+
+
+# ------------------------------------------------------------ the four walks, as functions
+
+
+class Walks:
+    """An operator's functions on one backend, as functions from arrays to new arrays."""
+
+    def __init__(self, backend: str, case: Case, dtype: str = "float64"):
+        self.operator, self.case, self.dtype = operators(backend)[case.operator], case, dtype
+
+    def cast(self, arrays):
+        return [None if x is None else np.asarray(x, self.dtype) for x in arrays]
+
+    def buffers(self, like, fill):
+        return [np.full(np.shape(x), fill, self.dtype) for x in like]
+
+    def outputs(self, fill):
+        return [np.full(shape, fill, self.dtype) for shape in self.case.shapes]
+
+    def fwd(self, x=None):
+        x = self.cast(self.case.inputs if x is None else x)
+        y = self.outputs(np.nan)
+        self.operator.fwd(*y, *x, *self.case.static)
+        return y
+
+    def bwd(self, dy, x=None, start=0.0):
+        x = self.cast(self.case.inputs if x is None else x)
+        dx = self.buffers(x, start)
+        self.operator.bwd(*dx, *self.cast(dy), *x, *self.case.static)
+        return dx
+
+    def fwd_tan(self, tx):
+        ty = self.outputs(np.nan)
+        self.operator.fwd_tan(*ty, *self.cast(tx), *self.cast(self.case.inputs), *self.case.static)
+        return ty
+
+    def bwd_tan(self, tdy, tx, dy, start=0.0):
+        x = self.cast(self.case.inputs)
+        tdx = self.buffers(x, start)
+        self.operator.bwd_tan(*tdx, *self.cast(tdy), *self.cast(tx), *self.cast(dy), *x, *self.case.static)
+        return tdx
+
+
+def moved(arrays, directions, step):
+    return [x + step * t for x, t in zip(arrays, directions, strict=True)]
+
+
+def inner(a, b) -> float:
+    return sum(float(np.sum(x * y)) for x, y in zip(a, b, strict=True))
+
+
+def size(a, b) -> float:
+    """Scale of an inner product: what it would be without cancellation."""
+    return inner([np.abs(x) for x in a], [np.abs(y) for y in b]) or 1.0
+
+
+def check_all(got, expected, tolerance, names):
+    for name, x, y in zip(names, got, expected, strict=True):
+        check_close(x, y, tolerance, what=name)
+
+
+# ------------------------------------------------------------ tests
+
+
+@pytest.mark.parametrize("walk", ["fwd", "bwd", "fwd_tan", "bwd_tan"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "ref"])
+@over_cases
+def test_equals_reference(backend, case, dtype, walk):
+    dy, tx, tdy = case.directions()
+    args = {"fwd": (), "bwd": (dy,), "fwd_tan": (tx,), "bwd_tan": (tdy, tx, dy)}[walk]
+    got = getattr(Walks(backend, case, dtype), walk)(*args)
+    expected = getattr(Walks("ref", case), walk)(*args)
+    signature = SIGNATURES[case.operator]
+    names = signature.outputs if walk.startswith("fwd") else signature.inputs
+    check_all(got, expected, OPERATOR[dtype], names)
+
+
+@over_backends
+@over_cases
+def test_adjoint_identity(backend, case):
+    """<dy, fwd_tan(tx)> = <bwd(dy), tx>: the two are transposes of each other, to round-off."""
+    dy, tx, _ = case.directions()
+    walks = Walks(backend, case)
+    ty, dx = walks.fwd_tan(tx), walks.bwd(dy)
+    check_close(inner(dy, ty), inner(dx, tx), IDENTITY, scale=max(size(dy, ty), size(dx, tx)))
+
+
+@over_backends
+@over_cases
+def test_second_derivative_is_symmetric(backend, case):
+    """<u, H t> = <t, H u> for H = d2 <dy, y> / dx dx, the part of bwd_tan that follows the tangent."""
+    dy, t, _ = case.directions()
+    u = case.random("u", [x.shape for x in case.inputs])
+    still = [np.zeros(shape) for shape in case.shapes]
+    walks = Walks(backend, case)
+    ht, hu = walks.bwd_tan(still, t, dy), walks.bwd_tan(still, u, dy)
+    check_close(inner(u, ht), inner(t, hu), IDENTITY, scale=max(size(u, ht), size(t, hu)))
+
+
+@over_backends
+@over_cases
+def test_tangents_are_differences(backend, case):
+    """fwd_tan is the derivative of fwd along tx; bwd_tan that of bwd along (tdy, tx)."""
+    dy, tx, tdy = case.directions()
+    walks, signature = Walks(backend, case), SIGNATURES[case.operator]
+    step = 1e-7 if case.label == "small_vectors" else 1e-4
+
+    for k, name in enumerate(signature.outputs):
+        expected = derivative(lambda h, k=k: walks.fwd(moved(case.inputs, tx, h))[k], step)
+        check_close(walks.fwd_tan(tx)[k], expected, DIFFERENCE, what=f"t{name}")
+    for k, name in enumerate(signature.inputs):
+        expected = derivative(lambda h, k=k: walks.bwd(moved(dy, tdy, h), moved(case.inputs, tx, h))[k], step)
+        check_close(walks.bwd_tan(tdy, tx, dy)[k], expected, DIFFERENCE, what=f"td{name}")
+
+
+@over_backends
+@over_typical_cases
+def test_cotangents_accumulate(backend, case):
+    dy, tx, tdy = case.directions()
+    walks, names = Walks(backend, case), SIGNATURES[case.operator].inputs
+    check_all(walks.bwd(dy, start=2.0), [2.0 + x for x in walks.bwd(dy)], IDENTITY, names)
+    expected = [2.0 + x for x in walks.bwd_tan(tdy, tx, dy)]
+    check_all(walks.bwd_tan(tdy, tx, dy, start=2.0), expected, IDENTITY, names)
+
+
+@over_backends
+@over_typical_cases
+def test_none_is_unwanted_or_zero(backend, case):
+    """Each argument alone: a cotangent that is None is left out, a tangent that is None is zero."""
+    dy, tx, tdy = case.directions()
+    walks, names = Walks(backend, case), SIGNATURES[case.operator].inputs
+    x, dx = case.inputs, walks.bwd(dy)
+    for k, name in enumerate(names):
+        some = [np.zeros(a.shape) if i == k else None for i, a in enumerate(x)]
+        walks.operator.bwd(*some, *dy, *x, *case.static)
+        check_close(some[k], dx[k], IDENTITY, what=f"d{name} alone")
+
+        only = [t if i == k else None for i, t in enumerate(tx)]
+        filled = [t if i == k else np.zeros(t.shape) for i, t in enumerate(tx)]
+        check_all(walks.fwd_tan(only), walks.fwd_tan(filled), IDENTITY, SIGNATURES[case.operator].outputs)
+
+        some = [np.zeros(a.shape) if i == k else None for i, a in enumerate(x)]
+        walks.operator.bwd_tan(*some, *tdy, *only, *dy, *x, *case.static)
+        check_close(some[k], walks.bwd_tan(tdy, filled, dy)[k], IDENTITY, what=f"td{name} alone")
+
+
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "ref"])
+@over_typical_cases
+def test_same_bits_again(backend, case):
+    dy, tx, tdy = case.directions()
+    walks = Walks(backend, case)
+    first, second = walks.bwd_tan(tdy, tx, dy), walks.bwd_tan(tdy, tx, dy)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_table_is_complete():
+    assert {case.operator for case in CASES} == {case.operator for case in TYPICAL} == set(SIGNATURES)
+
+
+def test_missing_function_names_itself():
+    with pytest.raises(ValueError, match="fortran"):
+        operators("fortran")
