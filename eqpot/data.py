@@ -1,0 +1,410 @@
+"""The data set file: ragged frames of any mix of compositions in one HDF5 file, checked wherever one is read or written.
+
+Layout (lengths in Å, energies in eV; ``frames`` structures with ``atoms`` atoms in all)::
+
+    /            attributes format = "eqpot-dataset", version = 1, and free text (source, level_of_theory, ...)
+    /atom_ptr    int64   [frames + 1]     atoms of frame k: atom_ptr[k]:atom_ptr[k+1]
+    /numbers     uint8   [atoms]          atomic numbers
+    /positions   float64 [atoms, 3]       Å
+    /cell        float64 [frames, 3, 3]   Å, rows are vectors; zero where not periodic
+    /pbc         bool    [frames, 3]
+    /energy      float64 [frames]         eV       } optional; absent, or NaN in the frames
+    /forces      float64 [atoms, 3]       eV/Å     } where it is unknown
+    /stress      float64 [frames, 3, 3]   eV/Å^3   } positive under tension (ASE's sign)
+    /group       str     [frames]         optional label, reported separately by an evaluation
+"""
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
+from vesin import NeighborList
+
+from eqpot.errors import UserError
+
+FORMAT = "eqpot-dataset"
+VERSION = 1
+MIN_DISTANCE = 0.3  # Å; two nuclei nearer than this are a broken file, not physics
+MAX_NUMBER = len(chemical_symbols) - 1
+
+# name -> (leading dimension, trailing shape, dtype in memory, NumPy kinds accepted in a file)
+ARRAYS = {
+    "numbers": ("atoms", (), np.uint8, "iu"),
+    "positions": ("atoms", (3,), np.float64, "f"),
+    "cell": ("frames", (3, 3), np.float64, "f"),
+    "pbc": ("frames", (3,), np.bool_, "b"),
+    "energy": ("frames", (), np.float64, "f"),
+    "forces": ("atoms", (3,), np.float64, "f"),
+    "stress": ("frames", (3, 3), np.float64, "f"),
+}
+LABELS = ("energy", "forces", "stress")
+GEOMETRY = ("numbers", "positions", "cell", "pbc")
+
+
+@dataclass
+class Dataset:
+    """Frames of a data set file; the arrays are those of the module's docstring, None where absent.
+
+    ``path`` and ``hash`` (SHA-256 of the file) say where it was read from; both are None for frames in memory.
+    """
+
+    atom_ptr: np.ndarray
+    numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    energy: np.ndarray | None = None
+    forces: np.ndarray | None = None
+    stress: np.ndarray | None = None
+    group: np.ndarray | None = None
+    attrs: dict = field(default_factory=dict)
+    path: str | None = None
+    hash: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.atom_ptr) - 1
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Atoms in each frame, int64 [frames]."""
+        return np.diff(self.atom_ptr)
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers that occur, sorted."""
+        return tuple(int(z) for z in np.unique(self.numbers))
+
+    @property
+    def frame_of_atom(self) -> np.ndarray:
+        """Index of the frame that each atom belongs to, int64 [atoms]."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    def composition(self, species: tuple[int, ...] | None = None) -> np.ndarray:
+        """How many atoms of each of ``species`` (default: all that occur) each frame has, float64 [frames, Z]."""
+        species = np.asarray(self.species if species is None else species, dtype=int)
+        column = np.full(MAX_NUMBER + 1, -1)
+        column[species] = np.arange(len(species))
+        known = column[self.numbers] >= 0
+        counts = np.zeros((len(self), len(species)))
+        np.add.at(counts, (self.frame_of_atom[known], column[self.numbers[known]]), 1.0)
+        return counts
+
+    def known(self, label: str) -> np.ndarray:
+        """Which frames have the label ``energy``, ``forces`` or ``stress``, bool [frames]."""
+        values = getattr(self, label)
+        if values is None:
+            return np.zeros(len(self), dtype=bool)
+        if label == "forces":  # a frame's forces are known or unknown as a whole, see validate
+            values = values[self.atom_ptr[:-1]]
+        return np.isfinite(values.reshape(len(self), -1)).all(axis=1)
+
+    def subset(self, indices) -> "Dataset":
+        """The frames ``indices`` (integers, a slice or a mask), in that order; keeps attributes, path and hash."""
+        indices = np.arange(len(self))[indices].reshape(-1)
+        sizes = self.sizes[indices]
+        ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        rows = np.repeat(self.atom_ptr[indices] - ptr[:-1], sizes) + np.arange(ptr[-1])
+        taken = {}
+        for name in (*ARRAYS, "group"):
+            values = getattr(self, name)
+            if values is not None:
+                per_atom = name in ARRAYS and ARRAYS[name][0] == "atoms"
+                taken[name] = values[rows if per_atom else indices]
+        return replace(self, atom_ptr=ptr, attrs=dict(self.attrs), **taken)
+
+    def atoms(self, k: int) -> Atoms:
+        """Frame k as ase.Atoms, its known labels in a SinglePointCalculator, its group as info["config_type"]."""
+        k = range(len(self))[k]
+        rows = slice(self.atom_ptr[k], self.atom_ptr[k + 1])
+        atoms = Atoms(self.numbers[rows], positions=self.positions[rows], cell=self.cell[k], pbc=self.pbc[k])
+        results = {}
+        for name in LABELS:
+            values = getattr(self, name)
+            if values is not None:
+                value = values[rows] if name == "forces" else values[k]
+                if np.isfinite(value).all():
+                    results[name] = float(value) if name == "energy" else value.copy()
+        if "stress" in results:
+            s = results["stress"]
+            results["stress"] = np.array([s[0, 0], s[1, 1], s[2, 2], s[1, 2], s[0, 2], s[0, 1]])
+        if results:
+            atoms.calc = SinglePointCalculator(atoms, **results)
+        if self.group is not None and self.group[k]:
+            atoms.info["config_type"] = str(self.group[k])
+        return atoms
+
+
+def concatenate(datasets: list[Dataset], attrs: dict | None = None) -> Dataset:
+    """All frames of several data sets, in order; a label that only some have is NaN in the frames of the others."""
+    sizes = np.concatenate([d.sizes for d in datasets])
+    arrays = {name: np.concatenate([getattr(d, name) for d in datasets]) for name in GEOMETRY}
+    for name in LABELS:
+        if any(getattr(d, name) is not None for d in datasets):
+            arrays[name] = np.concatenate([_or_unknown(d, name) for d in datasets])
+    if any(d.group is not None for d in datasets):
+        groups = [np.full(len(d), "", dtype=object) if d.group is None else d.group for d in datasets]
+        arrays["group"] = np.concatenate(groups)
+    ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return Dataset(atom_ptr=ptr, attrs=dict(attrs or {}), **arrays)
+
+
+def _or_unknown(dataset: Dataset, name: str) -> np.ndarray:
+    values = getattr(dataset, name)
+    if values is not None:
+        return values
+    leading, trailing, dtype, _ = ARRAYS[name]
+    rows = len(dataset) if leading == "frames" else len(dataset.numbers)
+    return np.full((rows, *trailing), np.nan, dtype)
+
+
+def read_dataset(path: str | os.PathLike) -> Dataset:
+    """Read and check a data set file.
+
+    Raises UserError, in one line, for a file that is absent, truncated, foreign, of another version, or whose
+    arrays break a rule of ``validate``.
+    """
+    path = os.fspath(path)
+    try:
+        file_hash = _sha256(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise UserError(f"{path}: not an HDF5 file, or a truncated one ({_one_line(error)})") from error
+    with file:
+        found = _attribute(file, path, "format")
+        if found != FORMAT:
+            raise UserError(
+                f"{path}: expected an HDF5 file with attribute format = {FORMAT!r}, found {found!r}"
+            )
+        found = _attribute(file, path, "version")
+        if found != VERSION:
+            raise UserError(f"{path}: expected version {VERSION} of {FORMAT}, found {found!r}")
+        attrs = {key: _attribute(file, path, key) for key in file.attrs if key not in ("format", "version")}
+        atom_ptr = _read_array(file, path, "atom_ptr", "iu", np.int64)
+        arrays = {
+            name: _read_array(file, path, name, kinds, dtype)
+            for name, (_, _, dtype, kinds) in ARRAYS.items()
+            if name in file or name in GEOMETRY
+        }
+        group = _read_group(file, path) if "group" in file else None
+    dataset = Dataset(atom_ptr=atom_ptr, group=group, attrs=attrs, path=path, hash=file_hash, **arrays)
+    validate(dataset, path)
+    return dataset
+
+
+def write_dataset(path: str | os.PathLike, dataset: Dataset) -> None:
+    """Check ``dataset`` and write it, compressed, to ``path``: the whole file appears, or none of it.
+
+    Raises UserError when it breaks a rule of ``validate`` or the file cannot be written.
+    """
+    path = os.fspath(path)
+    validate(dataset, path)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with h5py.File(temporary, "w") as file:
+            file.attrs["format"] = FORMAT
+            file.attrs["version"] = VERSION
+            for key, value in dataset.attrs.items():
+                file.attrs[key] = value
+            options = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
+            file.create_dataset("atom_ptr", data=dataset.atom_ptr.astype(np.int64), **options)
+            for name, (_, _, dtype, _) in ARRAYS.items():
+                values = getattr(dataset, name)
+                if values is not None:
+                    file.create_dataset(name, data=np.asarray(values, dtype), **options)
+            if dataset.group is not None:
+                file.create_dataset("group", data=dataset.group.astype(object), dtype=h5py.string_dtype())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either of the two
+        raise UserError(f"{path}: cannot be written ({_one_line(error)})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
+    """Raise UserError before any work is done when ``path`` may not or cannot be written."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: expected the name of a file to write, found a folder")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: exists already; give --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: the folder {path.parent} does not exist")
+
+
+def validate(dataset: Dataset, name: str) -> None:
+    """Check shapes, elements, geometry and labels; the first broken rule is a UserError naming ``name`` and frame.
+
+    A frame's label is known or NaN as a whole; infinities are never legal. A cell may be left-handed, but the
+    vectors of its periodic directions must be linearly independent. Distances include periodic images.
+    """
+    _check_shapes(dataset, name)
+    numbers, frame_of_atom = dataset.numbers, dataset.frame_of_atom
+    bad = np.flatnonzero((numbers < 1) | (numbers > MAX_NUMBER))
+    if len(bad):
+        atom = bad[0]
+        raise UserError(
+            f"{name}: frame {frame_of_atom[atom]}, numbers: expected atomic numbers 1 to {MAX_NUMBER}, "
+            f"found {numbers[atom]}"
+        )
+    for array in ("positions", "cell"):
+        values = getattr(dataset, array)
+        bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+        if len(bad):
+            frame = frame_of_atom[bad[0]] if array == "positions" else bad[0]
+            raise UserError(f"{name}: frame {frame}, {array}: expected finite numbers, found NaN or infinity")
+    for label in LABELS:
+        _check_label(dataset, name, label)
+    for k in range(len(dataset)):
+        _check_geometry(dataset, name, k)
+
+
+def _check_shapes(dataset: Dataset, name: str) -> None:
+    ptr = dataset.atom_ptr
+    if ptr.ndim != 1 or len(ptr) < 2:
+        raise UserError(f"{name}: atom_ptr: expected at least one frame, found an array of shape {ptr.shape}")
+    atoms = len(dataset.numbers) if np.ndim(dataset.numbers) else 0
+    if ptr[0] != 0 or ptr[-1] != atoms or (np.diff(ptr) < 1).any():
+        raise UserError(
+            f"{name}: atom_ptr: expected rising numbers from 0 to {atoms} (the length of numbers), "
+            f"found {ptr[0]} to {ptr[-1]} with steps of {np.diff(ptr).min()} to {np.diff(ptr).max()}"
+        )
+    for array, (leading, trailing, _, kinds) in ARRAYS.items():
+        values = getattr(dataset, array)
+        if values is None:
+            continue
+        expected = (atoms if leading == "atoms" else len(dataset), *trailing)
+        if values.shape != expected:
+            raise UserError(f"{name}: {array}: expected shape {expected}, found {values.shape}")
+        if values.dtype.kind not in kinds:
+            raise UserError(f"{name}: {array}: expected numbers of kind {kinds!r}, found {values.dtype}")
+    if dataset.group is not None and dataset.group.shape != (len(dataset),):
+        raise UserError(f"{name}: group: expected shape ({len(dataset)},), found {dataset.group.shape}")
+
+
+def _check_label(dataset: Dataset, name: str, label: str) -> None:
+    values = getattr(dataset, label)
+    if values is None:
+        return
+    frames = dataset.frame_of_atom if label == "forces" else np.arange(len(dataset))
+    if np.isinf(values).any():
+        frame = frames[np.argwhere(np.isinf(values))[0, 0]]
+        raise UserError(
+            f"{name}: frame {frame}, {label}: expected finite numbers (or NaN: unknown), found inf"
+        )
+    unknown = np.isnan(values.reshape(len(values), -1))
+    per_frame = np.bincount(frames, unknown.sum(axis=1), len(dataset))
+    all_of_it = np.bincount(frames, minlength=len(dataset)) * unknown.shape[1]
+    partly = np.flatnonzero((per_frame > 0) & (per_frame < all_of_it))
+    if len(partly):
+        k = partly[0]
+        raise UserError(
+            f"{name}: frame {k}, {label}: expected all numbers known, or all NaN, "
+            f"found {int(per_frame[k])} of {all_of_it[k]} NaN"
+        )
+
+
+def _check_geometry(dataset: Dataset, name: str, k: int) -> None:
+    cell, pbc = dataset.cell[k], dataset.pbc[k]
+    vectors = cell[pbc]
+    if len(vectors):
+        lengths = np.linalg.norm(vectors, axis=1)
+        unit = vectors / np.where(lengths > 0, lengths, 1.0)[:, None]
+        if np.linalg.svd(unit, compute_uv=False)[-1] < 1e-6:
+            volume = abs(np.linalg.det(cell))
+            raise UserError(
+                f"{name}: frame {k}, cell: expected independent vectors along the periodic directions "
+                f"(pbc {_flags(pbc)}), found volume {volume:.3g} Å^3, lengths "
+                f"{', '.join(f'{x:.3g}' for x in np.linalg.norm(cell, axis=1))} Å"
+            )
+    first, second, distance = frame_pairs(dataset, k, _SEARCH)
+    if len(distance) and distance.min() < MIN_DISTANCE:
+        pair = distance.argmin()
+        raise UserError(
+            f"{name}: frame {k}, positions: expected atoms at least {MIN_DISTANCE} Å apart, "
+            f"found atoms {first[pair]} and {second[pair]} at {distance[pair]:.3f} Å"
+        )
+
+
+# The cell list of vesin has cells of about the cutoff, so a search at 2 Å is fifty times faster than at 0.3 Å.
+_SEARCH = 2.0
+
+
+def frame_pairs(dataset: Dataset, k: int, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of frame k nearer than ``cutoff`` (Å), each once, periodic images included: (first, second, distance)."""
+    rows = slice(dataset.atom_ptr[k], dataset.atom_ptr[k + 1])
+    neighbours = NeighborList(cutoff=cutoff, full_list=False, n_threads=1)
+    pbc = dataset.pbc[k]
+    cell = np.where(pbc[:, None], dataset.cell[k], 0.0)
+    i, j, d = neighbours.compute(dataset.positions[rows], cell, pbc, "ijd")
+    return i.astype(np.int64), j.astype(np.int64), d
+
+
+def shortest_distances(dataset: Dataset) -> np.ndarray:
+    """Shortest interatomic distance of each frame, Å, float64 [frames]; infinite for a lone atom."""
+    shortest = np.full(len(dataset), np.inf)
+    for k in range(len(dataset)):
+        positions = dataset.positions[dataset.atom_ptr[k] : dataset.atom_ptr[k + 1]]
+        reach = np.linalg.norm(np.ptp(positions, axis=0)) if not dataset.pbc[k].any() else np.inf
+        cutoff = _SEARCH
+        while not np.isfinite(shortest[k]):
+            shortest[k] = frame_pairs(dataset, k, cutoff)[2].min(initial=np.inf)
+            if cutoff > reach:
+                break
+            cutoff *= 2
+    return shortest
+
+
+def _attribute(file: h5py.File, path: str, key: str):
+    try:
+        value = file.attrs.get(key)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: attribute {key} cannot be read ({_one_line(error)})") from error
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _read_array(file: h5py.File, path: str, name: str, kinds: str, dtype) -> np.ndarray:
+    if name not in file:
+        raise UserError(f"{path}: {name}: expected an array of that name, found {', '.join(sorted(file))}")
+    try:
+        values = file[name][()]
+    except Exception as error:  # a damaged chunk surfaces as one of many types, a group as another
+        raise UserError(f"{path}: {name}: cannot be read as an array ({_one_line(error)})") from error
+    values = np.asarray(values)
+    if values.dtype.kind not in kinds:
+        wanted = {"iu": "integers", "f": "floating-point numbers", "b": "booleans"}[kinds]
+        raise UserError(f"{path}: {name}: expected {wanted}, found {values.dtype}")
+    if name == "numbers" and values.size and (values.min() < 0 or values.max() > MAX_NUMBER):
+        wrong = values.min() if values.min() < 0 else values.max()
+        raise UserError(f"{path}: numbers: expected atomic numbers 1 to {MAX_NUMBER}, found {wrong}")
+    return values.astype(dtype, copy=False)
+
+
+def _read_group(file: h5py.File, path: str) -> np.ndarray:
+    try:
+        return file["group"].asstr()[()].astype(object)
+    except Exception as error:
+        raise UserError(f"{path}: group: cannot be read as strings ({_one_line(error)})") from error
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flags(pbc: np.ndarray) -> str:
+    return "".join("T" if periodic else "F" for periodic in pbc)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
