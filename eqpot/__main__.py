@@ -1,0 +1,7 @@
+"""`python -m eqpot`."""
+
+import sys
+
+from eqpot.cli import main
+
+sys.exit(main())

@@ -1,0 +1,211 @@
+"""The command line. Modules that take long to import are imported by the command that needs them."""
+
+import re
+import shlex
+import sys
+import traceback
+
+import click
+
+from eqpot.errors import UserError
+
+
+class Commands(click.Group):
+    """The data tools are imported when asked for."""
+
+    def list_commands(self, context):
+        return [*super().list_commands(context), "data"]
+
+    def get_command(self, context, name):
+        if name == "data":
+            from eqpot.data_tools.commands import data
+
+            return data
+        return super().get_command(context, name)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="eqpot")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Equivariant interatomic potentials: fit one to a data set, evaluate it, use it."""
+
+
+@cli.command()
+@click.argument("data", required=False, metavar="DATA.h5")
+@click.option("--valid", metavar="FILE", help="Validation frames; without it they are split off DATA.")
+@click.option("--n-train", type=int, metavar="N", help="Frames to train on, drawn by the seed.")
+@click.option("--n-valid", type=int, metavar="N", help="Frames to validate on, drawn by the seed.")
+@click.option("--config", "settings", metavar="FILE.toml", help="Settings; see --show-config.")
+@click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="One setting, repeatable.")
+@click.option("-o", "--output", default="run", show_default=True, metavar="DIR", help="Run folder.")
+@click.option("--max-epochs", type=int, metavar="N", help="Stop after N epochs.")
+@click.option("--max-time", metavar="TIME", help="Stop after TIME (90s, 45m, 2h), the rate falling to 0.")
+@click.option("--seed", type=int, metavar="N", help="Of everything random.")
+@click.option("--resume", is_flag=True, help="Continue the run in DIR; only its stops may be changed.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in DIR.")
+@click.option("--show-config", is_flag=True, help="Print all settings as TOML, and do nothing else.")
+def fit(data, valid, settings, overrides, output, resume, overwrite, show_config, **options) -> None:
+    """Train a potential on DATA.h5 (made by `eqpot data convert`).
+
+    The run folder gets model.h5 (best by validation force RMSE), checkpoint.h5, log.csv, config.toml and
+    learning_curve.png.
+    """
+    from eqpot.config import Config, parse_setting, read_toml
+
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other: expected one of them, found both")
+    config = Config()
+    if resume:
+        from eqpot.fit import Trainer, read_checkpoint
+
+        config = Config.from_dict(read_checkpoint(output)[0]["config"])
+    if settings is not None:
+        Config.from_toml(settings)  # so that an error names the file
+        config = config.replace(read_toml(settings))
+    for table, key, value in map(parse_setting, overrides):
+        config = config.replace({table: {key: value}})
+    config = config.replace({"train": {key: value for key, value in options.items() if value is not None}})
+    if show_config:
+        click.echo(config.to_toml(), nl=False)
+        return
+    if data is None and not resume:
+        raise click.UsageError("expected a data set: eqpot fit DATA.h5")
+
+    from eqpot.fit import Trainer
+
+    if resume:
+        trainer = Trainer.resume(config, output, data, valid)
+    else:
+        command = shlex.join(["eqpot", *sys.argv[1:]])
+        trainer = Trainer.start(config, data, output, valid, overwrite, command)
+    _train(trainer)
+
+
+def _train(trainer) -> None:
+    from rich.console import Console
+
+    from eqpot.evaluate import tables
+    from eqpot.fit import MODEL
+    from eqpot.progress import Lines, Live
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in trainer.warnings():
+        console.print(f"warning: {line}", markup=False)
+    console.print(summary(trainer), markup=False)
+    resume = f"eqpot fit --resume -o {shlex.quote(str(trainer.folder))}"
+    try:
+        with Live(trainer, console) if console.is_terminal else Lines() as watch:
+            reason = trainer.run(watch)
+    except KeyboardInterrupt:
+        if trainer.rows:
+            trainer.write_curve()
+        console.print(f"stopped in epoch {trainer.state.epoch + 1}; continue with: {resume}", markup=False)
+        raise
+    trainer.write_curve()
+    model = trainer.folder / MODEL
+    console.print(f"done: {reason}; best epoch {trainer.state.best_epoch}", markup=False)
+    for table in tables(trainer.report(), f"errors on the {len(trainer.valid)} validation frames"):
+        console.print(table)
+    console.print(f"model: {model}\nevaluate it: eqpot eval {shlex.quote(str(model))} DATA.h5", markup=False)
+
+
+def summary(trainer) -> str:
+    """What is about to be trained, on what."""
+    train, valid, model = trainer.train, trainer.valid, trainer.config.model
+    return (
+        f"{len(train)} training and {len(valid)} validation frames, "
+        f"{trainer.potential.mean_neighbours:.1f} neighbours per atom within {model.cutoff:g} Å\n"
+        f"{len(trainer.weights)} parameters ({model.symmetry}, l_max {model.l_max}, {model.blocks} blocks, "
+        f"{model.features} features, {trainer.config.train.dtype}), run folder {trainer.folder}"
+    )
+
+
+@cli.command("eval")
+@click.argument("model", metavar="MODEL.h5")
+@click.argument("data", metavar="DATA.h5")
+@click.option("--json", "json_file", metavar="FILE", help="Write the errors as JSON.")
+@click.option("--plots", metavar="DIR", help="Draw predicted against reference values.")
+def evaluate_(model, data, json_file, plots) -> None:
+    """Errors of MODEL.h5 on the labelled frames of DATA.h5."""
+    from rich.console import Console
+
+    from eqpot.data import read_dataset
+    from eqpot.evaluate import evaluate, tables, write_json
+    from eqpot.potential import Potential
+
+    console = Console(highlight=False, soft_wrap=True)
+    potential = Potential.load(model)
+    dataset = read_dataset(data)
+    content, prediction, warning = evaluate(potential, dataset)
+    if warning:
+        console.print(f"warning: {warning}", markup=False)
+    for table in tables(content, f"errors on the {len(dataset)} frames of {data}"):
+        console.print(table)
+    if json_file is not None:
+        write_json(json_file, content)
+        console.print(f"wrote {json_file}", markup=False)
+    if plots is not None:
+        from eqpot.plots import parity
+
+        for path in parity(dataset, prediction, plots):
+            console.print(f"wrote {path}", markup=False)
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL.h5")
+def info(model) -> None:
+    """Settings, parameters and origin of MODEL.h5."""
+    from ase.data import chemical_symbols
+
+    from eqpot.potential import Potential
+
+    potential = Potential.load(model)
+    click.echo(potential.config.to_toml())
+    symbols = [chemical_symbols[z] for z in potential.species]
+    rows = {
+        "parameters": len(potential.params.flat),
+        "dtype": potential.dtype,
+        "species": " ".join(symbols),
+        "mean neighbours": f"{potential.mean_neighbours:.2f}",
+        "shift, eV": " ".join(f"{s} {x:.4f}" for s, x in zip(symbols, potential.shift, strict=True)),
+        "scale, eV": " ".join(f"{s} {x:.4f}" for s, x in zip(symbols, potential.scale, strict=True)),
+        **{k.replace("_", " "): v for k, v in potential.provenance.items() if k != "config" and v != ""},
+    }
+    width = max(map(len, rows))
+    for key, value in rows.items():
+        click.echo(f"{key:<{width}}  {value}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return the exit status: 0, 2 after an error told in one line, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        return cli.main(arguments, prog_name="eqpot", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as e:
+        click.echo(e.format_message(), err=True)
+        return 2
+    except click.exceptions.Exit as e:
+        return e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except (UserError, click.ClickException, OSError) as e:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"error: {_one_line(e)}", err=True)
+        return 2
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, click.UsageError):
+        help_line = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        text = error.format_message() + help_line
+    elif isinstance(error, click.ClickException):
+        text = error.format_message()
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return re.sub(r"\s*\n\s*", " ", text)

@@ -1,0 +1,203 @@
+"""Errors of a potential against the labels of a data set."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from rich.table import Table
+
+from eqpot.data import Dataset
+from eqpot.errors import UserError
+from eqpot.files import replacing
+from eqpot.graph import collate, frame_graphs
+from eqpot.loss import Labels
+
+if TYPE_CHECKING:
+    from eqpot.potential import Potential
+
+# what the table shows: (keys begin with, title, unit); the numbers are printed in thousandths
+QUANTITIES = (
+    ("energy_per_atom", "energy per atom", "meV/atom"),
+    ("energy", "total energy", "meV"),
+    ("forces", "force components", "meV/Å"),
+    ("stress", "stress components", "meV/Å³"),
+)
+
+
+class Frames:
+    """A data set with its neighbour lists, which are made once, cut into batches as needed.
+
+    UserError at an element that is not among `species` (atomic numbers).
+    """
+
+    def __init__(self, dataset: Dataset, species: Sequence[int], cutoff: float):
+        self.dataset = dataset
+        self.cutoff = cutoff
+        self.graphs = frame_graphs(dataset, species, cutoff)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Edges of each frame, int64 [frames]."""
+        return np.array([len(g.senders) for g in self.graphs])
+
+    @property
+    def has_stress(self) -> bool:
+        """Whether any frame has a stress label."""
+        return bool(self.dataset.known("stress").any())
+
+    def batch(self, frames: Sequence[int]):
+        """The frames as one Batch, and their atoms' rows in the data set, in the batch's order."""
+        batch = collate([self.graphs[k] for k in frames])
+        ptr = self.dataset.atom_ptr
+        return batch, np.concatenate([np.arange(ptr[k], ptr[k + 1]) for k in frames])[batch.order]
+
+    def labels(self, frames: Sequence[int], rows: np.ndarray) -> Labels:
+        """Labels of `frames`, whose atoms are the data set's `rows`."""
+        d = self.dataset
+        return Labels(
+            energy=None if d.energy is None else d.energy[frames],
+            forces=None if d.forces is None else d.forces[rows],
+            stress=None if d.stress is None else d.stress[frames],
+        )
+
+    def warning(self) -> str | None:
+        """A line about frames in which no atom has a neighbour, if there are any."""
+        bare = np.flatnonzero(self.edges == 0)
+        if not len(bare):
+            return None
+        return (
+            f"{self.dataset.path or 'data'}: {len(bare)} of {len(self)} frames have no two atoms within "
+            f"the cutoff of {self.cutoff:g} Å (first: frame {bare[0]}); their forces are predicted as zero"
+        )
+
+
+def predict(potential: "Potential", frames: Frames, max_edges: int = 20_000) -> Labels:
+    """Energies, forces and (where any frame has a label of it) stress, in the order of the data set, float64.
+
+    Frames are taken together up to `max_edges` edges, which bounds the memory.
+    """
+    stress = frames.has_stress
+    count, atoms = len(frames), len(frames.dataset.numbers)
+    result = Labels(np.empty(count), np.empty((atoms, 3)), np.empty((count, 3, 3)) if stress else None)
+    group = (np.cumsum(frames.edges) - 1) // max_edges
+    for k in np.unique(group):
+        chosen = np.flatnonzero(group == k)
+        batch, rows = frames.batch(chosen)
+        prediction = potential.predict(batch, forces=True, stress=stress)
+        result.energy[chosen] = prediction.energy
+        result.forces[rows] = prediction.forces
+        if stress:
+            result.stress[chosen] = prediction.stress
+    return result
+
+
+def errors(dataset: Dataset, prediction: Labels) -> dict[str, float | int | None]:
+    """MAE and RMSE of energy (eV), energy per atom, force components (eV/Å) and stress components (eV/Å^3).
+
+    None where nothing is labelled. All nine stress components count.
+    """
+    energy = _difference(prediction.energy, dataset.energy)
+    per_atom = None if energy is None else energy / dataset.sizes
+    found = {
+        "energy": energy,
+        "energy_per_atom": per_atom,
+        "forces": _difference(prediction.forces, dataset.forces),
+        "stress": _difference(prediction.stress, dataset.stress),
+    }
+    report = {key: value for name, x in found.items() for key, value in _mae_rmse(name, x).items()}
+    return {**report, "frames": len(dataset)}
+
+
+def _difference(value: np.ndarray | None, label: np.ndarray | None) -> np.ndarray | None:
+    return None if value is None or label is None else np.where(np.isnan(label), np.nan, value - label)
+
+
+def _mae_rmse(name: str, difference: np.ndarray | None) -> dict[str, float | None]:
+    known = np.array([]) if difference is None else difference[~np.isnan(difference)]
+    if not len(known):
+        return {f"{name}_mae": None, f"{name}_rmse": None}
+    return {f"{name}_mae": float(np.abs(known).mean()), f"{name}_rmse": float(np.sqrt((known**2).mean()))}
+
+
+def report(dataset: Dataset, prediction: Labels) -> dict[str, Any]:
+    """`errors` of all frames, with `per_element` (forces) and `per_group` (everything)."""
+    difference = _difference(prediction.forces, dataset.forces)
+    per_element = {}
+    for z in np.unique(dataset.numbers):
+        atoms = dataset.numbers == z
+        found = _mae_rmse("forces", None if difference is None else difference[atoms])
+        per_element[chemical_symbols[z]] = {**found, "atoms": int(atoms.sum())}
+    per_group = {}
+    if dataset.group is not None:
+        for name in sorted(set(dataset.group)):
+            frames = np.flatnonzero(dataset.group == name)
+            rows = np.isin(dataset.frame_of_atom, frames)
+            stress = None if prediction.stress is None else prediction.stress[frames]
+            part = Labels(prediction.energy[frames], prediction.forces[rows], stress)
+            per_group[str(name) or "(none)"] = errors(dataset.subset(frames), part)
+    return {**errors(dataset, prediction), "per_element": per_element, "per_group": per_group}
+
+
+def evaluate(potential: "Potential", dataset: Dataset) -> tuple[dict[str, Any], Labels, str | None]:
+    """Report, predictions, and a warning if any.
+
+    UserError where nothing is labelled, an element is unknown to the potential, a prediction is not finite.
+    """
+    name = dataset.path or "data"
+    if not any(dataset.known(label).any() for label in ("energy", "forces", "stress")):
+        raise UserError(f"{name}: expected energy, forces or stress to compare with, found no labels")
+    frames = Frames(dataset, potential.species, potential.config.cutoff)
+    prediction = predict(potential, frames)
+    bad = dataset.frame_of_atom[~np.isfinite(prediction.forces).all(axis=1)]
+    bad = np.union1d(bad, np.flatnonzero(~np.isfinite(prediction.energy)))
+    if len(bad):
+        raise UserError(
+            f"{name}: frame {bad[0]}: expected finite predictions of the model, found NaN or infinity"
+        )
+    return report(dataset, prediction), prediction, frames.warning()
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """The report as JSON, null where nothing is labelled."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def tables(content: dict[str, Any], title: str) -> list[Table]:
+    """The report for a terminal: all frames, then elements and groups where there is more than one."""
+    whole = Table(title=title, title_justify="left")
+    for column in ("", "MAE", "RMSE", ""):
+        whole.add_column(column, justify="right" if column else "left")
+    for key, name, unit in QUANTITIES:
+        if content[f"{key}_mae"] is not None:
+            whole.add_row(name, *_thousandths(content, key), unit)
+    shown = [whole]
+    if len(content["per_element"]) > 1 and content["forces_mae"] is not None:
+        part = Table(title="force components by element, meV/Å", title_justify="left")
+        for column in ("", "MAE", "RMSE", "atoms"):
+            part.add_column(column, justify="right" if column else "left")
+        for symbol, row in content["per_element"].items():
+            part.add_row(symbol, *_thousandths(row, "forces"), str(row["atoms"]))
+        shown.append(part)
+    if len(content["per_group"]) > 1:
+        part = Table(title="RMSE by group", title_justify="left")
+        part.add_column("")
+        keys = [q for q in QUANTITIES if q[0] != "energy" and content[f"{q[0]}_mae"] is not None]
+        for _, _, unit in keys:
+            part.add_column(unit, justify="right")
+        part.add_column("frames", justify="right")
+        for name, row in content["per_group"].items():
+            part.add_row(name, *(_thousandths(row, key)[1] for key, _, _ in keys), str(row["frames"]))
+        shown.append(part)
+    return shown
+
+
+def _thousandths(row: dict[str, Any], key: str) -> tuple[str, str]:
+    mae, rmse = row[f"{key}_mae"], row[f"{key}_rmse"]
+    return tuple("-" if x is None else f"{1000 * x:.4g}" for x in (mae, rmse))

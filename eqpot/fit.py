@@ -1,0 +1,550 @@
+"""Training: from a data set and a Config to a run folder.
+
+    model.h5            the best weights by validation force RMSE (their moving average)
+    checkpoint.h5       everything that the next epoch depends on
+    log.csv             a row per epoch
+    config.toml         the settings
+    learning_curve.png
+
+All randomness (split, initial weights, order of the frames) follows from the seed, so a run repeats bit by
+bit; with `max_time` it follows the clock as well. An epoch ends with a checkpoint, and resuming from it gives
+the bits of a run that was never stopped.
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from ase.data import chemical_symbols
+
+from eqpot import evaluate
+from eqpot.adam import Adam, MovingAverage
+from eqpot.config import Config
+from eqpot.data import Dataset, read_dataset
+from eqpot.errors import UserError
+from eqpot.evaluate import Frames
+from eqpot.files import new_hdf5, replacing
+from eqpot.loss import Labels, loss_and_gradient
+from eqpot.potential import Potential
+
+MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
+    "model.h5",
+    "checkpoint.h5",
+    "log.csv",
+    "config.toml",
+    "learning_curve.png",
+)
+FORMAT, VERSION = "eqpot-checkpoint", 1
+ERRORS = tuple(
+    f"{name}_{kind}" for name in ("energy_per_atom", "forces", "stress") for kind in ("mae", "rmse")
+)
+COLUMNS = (
+    "epoch",
+    "time",
+    "learning_rate",
+    "loss",
+    "loss_energy",
+    "loss_forces",
+    "loss_stress",
+    *(f"valid_{name}" for name in ERRORS),
+)
+# what a resumed run may do differently without being another run
+STOPS = ("max_epochs", "max_time", "stop_patience", "min_learning_rate")
+
+
+@dataclass
+class State:
+    """Where the run stands, apart from its arrays."""
+
+    rate: float
+    epoch: int = 0
+    seconds: float = 0.0
+    best_rmse: float = math.inf
+    best_epoch: int = 0
+    waited: int = 0  # epochs since the best one or the last cut of the rate
+
+    def validated(self, rmse: float, patience: int, factor: float) -> bool:
+        """End an epoch; cut the rate on a plateau of the validation force RMSE. Is this the best epoch?"""
+        self.epoch += 1
+        if rmse < self.best_rmse:
+            self.best_rmse, self.best_epoch, self.waited = rmse, self.epoch, 0
+            return True
+        self.waited += 1
+        if self.waited > patience:
+            self.rate, self.waited = self.rate * factor, 0
+        return False
+
+
+@dataclass
+class Sources:
+    """What the run is made from: files, their hashes, and which frames were drawn from them."""
+
+    data: str
+    data_hash: str
+    train: np.ndarray
+    valid: np.ndarray
+    valid_data: str = ""
+    valid_hash: str = ""
+    command: str = ""
+
+
+class Trainer:
+    """One run in one folder: `Trainer.start(...)` or `Trainer.resume(...)`, then `run()`."""
+
+    def __init__(self, config: Config, folder: Path, sources: Sources, train: Dataset, valid: Dataset):
+        """Draws the frames of `sources` from the two data sets and makes their neighbour lists."""
+        self.began = time.monotonic()
+        self.config, self.folder, self.sources = config, folder, sources
+        train, valid = train.subset(sources.train), valid.subset(sources.valid)
+        _require_forces(train, "training")
+        _require_forces(valid, "validation")
+        self.train = Frames(train, train.species, config.model.cutoff)
+        self.valid = Frames(valid, train.species, config.model.cutoff)
+        self.stress = config.loss.stress > 0 and self.train.has_stress
+        self.element_weights = _element_weights(train, config.loss.element_weights == "balanced")
+        self.potential = Potential.create(
+            species=[chemical_symbols[z] for z in train.species],
+            seed=config.train.seed,
+            dtype=config.train.dtype,
+            **config.model.to_dict(),
+        )
+        self.weights = self.potential.params.flat
+        self.adam = Adam(self.weights, config.train.amsgrad)
+        self.average = MovingAverage(self.weights, config.train.ema)
+        self.best = self.weights.copy()
+        self.random = np.random.default_rng([config.train.seed, 1])
+        self.state = State(config.train.learning_rate)
+        self.rows: list[dict[str, float]] = []
+
+    @classmethod
+    def start(
+        cls,
+        config: Config,
+        data: str | Path,
+        folder: str | Path,
+        valid: str | Path | None = None,
+        overwrite: bool = False,
+        command: str = "",
+    ) -> Self:
+        """A new run; nothing is written before data and settings are found good."""
+        folder = Path(folder)
+        held = [name for name in (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE) if (folder / name).exists()]
+        if held and not overwrite:
+            raise UserError(
+                f"{folder}: the folder already holds a run ({held[0]}); give --resume to continue it, "
+                "--overwrite to replace it, or another folder with -o"
+            )
+        train_data = read_dataset(data)
+        valid_data = train_data if valid is None else read_dataset(valid)
+        chosen = choose_frames(config, train_data, None if valid is None else valid_data)
+        sources = Sources(os.path.abspath(data), train_data.hash, *chosen, command=command)
+        if valid is not None:
+            sources.valid_data, sources.valid_hash = os.path.abspath(valid), valid_data.hash
+        self = cls(config, folder, sources, train_data, valid_data)
+        self._fit_statistics()
+        self.potential.provenance.update(self._provenance(train_data))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in held:
+                (folder / name).unlink()
+        except OSError as e:
+            raise UserError(f"{folder}: cannot be written: {e.strerror}") from e
+        self._write_settings()
+        self.checkpoint()
+        return self
+
+    @classmethod
+    def resume(
+        cls,
+        config: Config,
+        folder: str | Path,
+        data: str | Path | None = None,
+        valid: str | Path | None = None,
+    ) -> Self:
+        """The run of `folder` taken up at its checkpoint.
+
+        `config` may differ from the run's in its stops only; `data` and `valid` may lie elsewhere than they
+        did, but must be the same files.
+        """
+        folder = Path(folder)
+        path = folder / CHECKPOINT
+        stored, arrays = read_checkpoint(folder)
+        _only_stops_differ(config, Config.from_dict(stored["config"]), path)
+        sources = Sources(**stored["sources"], train=arrays["train_frames"], valid=arrays["valid_frames"])
+        if valid is not None and not sources.valid_data:
+            raise UserError(f"{path}: expected no --valid, since the run split {sources.data}, found {valid}")
+        train_data = _same_file(data or sources.data, sources.data_hash, path)
+        valid_data = train_data
+        if sources.valid_data:
+            valid_data = _same_file(valid or sources.valid_data, sources.valid_hash, path)
+        self = cls(config, folder, sources, train_data, valid_data)
+        self.potential.scale[:] = arrays["scale"]
+        self.potential.shift[:] = arrays["shift"]
+        self.potential.mean_neighbours = float(arrays["mean_neighbours"])
+        self.potential.provenance.update(stored["provenance"])
+        self.weights[:] = arrays["weights"]
+        self.best[:] = arrays["best"]
+        self.average.weights[:] = arrays["average"]
+        self.average.steps = stored["average_steps"]
+        adam = {name: arrays[f"adam_{name}"] for name in self.adam.state() if name != "steps"}
+        self.adam.restore({"steps": stored["adam_steps"], **adam})
+        self.random.bit_generator.state = stored["random"]
+        self.state = State(**stored["state"])
+        self.began -= self.state.seconds
+        self.rows = [row for row in _read_log(folder / LOG) if row["epoch"] <= self.state.epoch]
+        self._write_log()
+        if self.state.best_epoch:
+            self._write_model()
+        self._write_settings()
+        return self
+
+    def run(self, watch: "Watch | None" = None) -> str:
+        """Train until something says stop; returns what did. Ends with `best` in the potential."""
+        watch = watch or Watch()
+        while not (reason := self.finished()):
+            losses = self.epoch(watch)
+            errors = self.validate()
+            self.state.seconds = self.elapsed()
+            rate = self.rate()
+            train = self.config.train
+            if self.state.validated(errors["forces_rmse"], train.patience, train.factor):
+                self.best[:] = self.average.weights
+                self._write_model()
+            row = {"epoch": self.state.epoch, "time": self.state.seconds, "learning_rate": rate, **losses}
+            self.rows.append({**row, **{f"valid_{key}": errors[key] for key in ERRORS}})
+            self._write_log()
+            self.checkpoint()
+            watch.epoch_done(self)
+        self.weights[:] = self.best
+        return reason
+
+    def epoch(self, watch: "Watch") -> dict[str, float]:
+        """One pass over the training frames in random order; returns the mean loss and its terms."""
+        order = self.random.permutation(len(self.train))
+        size = self.config.train.batch_size
+        losses, frames = [], []
+        for chosen in (order[k : k + size] for k in range(0, len(order), size)):
+            losses.append(self.step(chosen))
+            frames.append(len(chosen))
+            watch.step_done(self, sum(frames) / len(order), losses[-1])
+            if self.elapsed() >= self.config.train.max_seconds:
+                break
+        return {key: _mean([row[key] for row in losses], frames) for key in losses[0]}
+
+    def step(self, chosen: np.ndarray) -> dict[str, float]:
+        """One step of Adam on the frames `chosen`."""
+        batch, rows = self.train.batch(chosen)
+        labels = self.train.labels(chosen, rows)
+        atom_weights = self.element_weights[self.train.dataset.numbers[rows]]
+
+        def loss(prediction: Labels):
+            return loss_and_gradient(self.config.loss, prediction, labels, batch.atom_counts, atom_weights)
+
+        (value, parts, *_), gradient = self.potential.loss_gradient(batch, loss, stress=self.stress)
+        if not (math.isfinite(value) and np.isfinite(gradient).all()):
+            raise self._diverged(f"a loss of {value:g} with a gradient of {np.abs(gradient).max():g}", chosen)
+        self.adam.step(self.weights, gradient, self.rate())
+        self.average.update(self.weights)
+        return {"loss": value, **{f"loss_{name}": part for name, part in parts.items()}}
+
+    def validate(self) -> dict[str, float | None]:
+        """Errors of the averaged weights on the validation frames."""
+        trained = self.weights.copy()
+        self.weights[:] = self.average.weights
+        try:
+            errors = evaluate.errors(self.valid.dataset, evaluate.predict(self.potential, self.valid))
+        finally:
+            self.weights[:] = trained
+        if not math.isfinite(errors["forces_rmse"]):
+            raise self._diverged(f"a validation force RMSE of {errors['forces_rmse']:g}")
+        return errors
+
+    def rate(self) -> float:
+        """The learning rate now: the schedule's, falling to zero over the cooldown of a timed run."""
+        limit, cooldown = self.config.train.max_seconds, self.config.train.cooldown
+        if math.isinf(limit) or cooldown == 0:
+            return self.state.rate
+        left = 1 - self.elapsed() / limit
+        return self.state.rate * min(max(left / cooldown, 0.0), 1.0)
+
+    def finished(self) -> str:
+        """Why training is over; empty while it is not."""
+        state, train = self.state, self.config.train
+        if state.epoch >= train.max_epochs:
+            return f"max_epochs = {train.max_epochs} reached"
+        if self.elapsed() >= train.max_seconds and state.epoch > 0:
+            return f"max_time = {train.max_time} reached"
+        if train.stop_patience and state.epoch - state.best_epoch >= train.stop_patience:
+            return f"no better validation for stop_patience = {train.stop_patience} epochs"
+        if state.rate < train.min_learning_rate:
+            return f"the learning rate fell below min_learning_rate = {train.min_learning_rate:g}"
+        return ""
+
+    def elapsed(self) -> float:
+        """Seconds spent on the run, those before a resume included."""
+        return time.monotonic() - self.began
+
+    def report(self) -> dict[str, Any]:
+        """Errors of the best weights on the validation frames; call it after `run`."""
+        return evaluate.report(self.valid.dataset, evaluate.predict(self.potential, self.valid))
+
+    def warnings(self) -> list[str]:
+        """What is legal but perhaps not meant."""
+        lines = [frames.warning() for frames in (self.train, self.valid)]
+        if self.config.loss.energy > 0 and not self.train.dataset.known("energy").any():
+            lines.append(f"{self.sources.data}: no energies; the potential learns from forces alone")
+        return [line for line in lines if line]
+
+    def checkpoint(self) -> None:
+        """Everything that the next epoch depends on, in one HDF5 file."""
+        sources = dataclasses.asdict(self.sources)
+        arrays = {
+            "train_frames": sources.pop("train"),
+            "valid_frames": sources.pop("valid"),
+            "weights": self.weights,
+            "average": self.average.weights,
+            "best": self.best,
+            "scale": self.potential.scale,
+            "shift": self.potential.shift,
+            "mean_neighbours": self.potential.mean_neighbours,
+            **{f"adam_{name}": array for name, array in self.adam.state().items() if name != "steps"},
+        }
+        content = {
+            "config": self.config.to_dict(),
+            "state": dataclasses.asdict(self.state),
+            "sources": sources,
+            "random": self.random.bit_generator.state,
+            "adam_steps": self.adam.steps,
+            "average_steps": self.average.steps,
+            "provenance": self.potential.provenance,
+        }
+        with new_hdf5(self.folder / CHECKPOINT) as file:
+            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
+            file.attrs["content"] = json.dumps(content)
+            for name, array in arrays.items():
+                file[name] = array
+
+    def _fit_statistics(self) -> None:
+        """Shift and scale of each element and the mean number of neighbours, from the training frames."""
+        train, potential = self.train.dataset, self.potential
+        potential.shift[:] = energy_shifts(train, self.config.train.shifts)
+        scale = self.config.train.scale
+        if scale == "force_rms":
+            known = train.forces[np.isfinite(train.forces)]
+            scale = float(np.sqrt(np.mean(known**2))) or 1.0
+        potential.scale[:] = scale
+        potential.mean_neighbours = max(float(self.train.edges.sum() / len(train.numbers)), 1.0)
+
+    def _provenance(self, data: Dataset) -> dict[str, Any]:
+        texts = {k: v for k, v in data.attrs.items() if k in ("source", "level_of_theory") and v}
+        return {
+            "data": Path(self.sources.data).name,
+            "data_hash": self.sources.data_hash,
+            "valid": Path(self.sources.valid_data).name if self.sources.valid_data else "",
+            "valid_hash": self.sources.valid_hash,
+            "n_train": len(self.train),
+            "n_valid": len(self.valid),
+            **{k: str(v) for k, v in texts.items()},
+            "command": self.sources.command,
+            "seed": self.config.train.seed,
+            "version": version("eqpot"),
+            "config": self.config.to_dict(),
+        }
+
+    def _diverged(self, what: str, chosen: np.ndarray | None = None) -> UserError:
+        where = "" if chosen is None else f", frames {', '.join(str(k) for k in self.sources.train[chosen])}"
+        return UserError(
+            f"{self.sources.data}{where}: training diverged in epoch {self.state.epoch + 1}: expected finite "
+            f"numbers, found {what}; {self.folder / CHECKPOINT} keeps epoch {self.state.epoch}; "
+            "try a lower train.learning_rate"
+        )
+
+    def _write_model(self) -> None:
+        trained = self.weights.copy()
+        self.weights[:] = self.best
+        best = {"epoch": self.state.best_epoch, "valid_forces_rmse": self.state.best_rmse}
+        self.potential.provenance.update(best)
+        try:
+            self.potential.save(self.folder / MODEL)
+        finally:
+            self.weights[:] = trained
+
+    def _write_settings(self) -> None:
+        with replacing(self.folder / SETTINGS) as temporary:
+            temporary.write_text(self.config.to_toml())
+
+    def _write_log(self) -> None:
+        with replacing(self.folder / LOG) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows({k: _cell(row[k]) for k in COLUMNS} for row in self.rows)
+
+    def write_curve(self) -> None:
+        """Draw learning_curve.png."""
+        from eqpot.plots import learning_curve
+
+        columns = {k: [math.nan if row[k] is None else row[k] for row in self.rows] for k in COLUMNS}
+        learning_curve(columns, self.folder / CURVE)
+
+
+class Watch:
+    """What looks on while a Trainer runs; this one only keeps the learning curve drawn."""
+
+    def __init__(self) -> None:
+        self.next_drawing = time.monotonic() + 10
+
+    def step_done(self, trainer: Trainer, fraction: float, losses: Mapping[str, float]) -> None:
+        """After a step; `fraction` of the epoch is done."""
+
+    def epoch_done(self, trainer: Trainer) -> None:
+        """After an epoch; drawing may take a hundredth of the time, and not more often than every 10 s."""
+        now = time.monotonic()
+        if now >= self.next_drawing:
+            trainer.write_curve()
+            end = time.monotonic()
+            self.next_drawing = end + max(10.0, 100 * (end - now))
+
+
+def choose_frames(config: Config, data: Dataset, valid: Dataset | None) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of `data` to train on, and of `valid` (None: of `data` too) to validate on, drawn by the seed.
+
+    In one file the first frame of every element goes to the training side, so that no element is met only in
+    validation. UserError where there are too few frames.
+    """
+    random = np.random.default_rng(config.train.seed)
+    n_train, n_valid = config.train.n_train, config.train.n_valid
+    order = random.permutation(len(data))
+    if valid is not None:
+        _at_least(n_train, len(data), "train.n_train", data)
+        _at_least(n_valid, len(valid), "train.n_valid", valid)
+        other = random.permutation(len(valid))
+        return np.sort(order[: n_train or len(data)]), np.sort(other[: n_valid or len(valid)])
+    n_valid = n_valid or max(1, round(len(data) / 10))
+    _at_least(n_train + n_valid, len(data), "train.n_train + train.n_valid", data)
+    n_train = n_train or len(data) - n_valid
+    if n_train < 1:
+        raise UserError(
+            f"{data.path}: no frames are left to train on: expected more than train.n_valid = {n_valid}, "
+            f"found {len(data)}"
+        )
+    held = data.composition()[order] > 0
+    brings_an_element = np.zeros(len(data), bool)
+    brings_an_element[held.argmax(axis=0)] = True
+    order = np.concatenate([order[brings_an_element], order[~brings_an_element]])
+    return np.sort(order[:n_train]), np.sort(order[n_train : n_train + n_valid])
+
+
+def _at_least(wanted: int, found: int, key: str, data: Dataset) -> None:
+    if wanted > found:
+        raise UserError(
+            f"{data.path}: {key}: expected at most the {found} frames of the file, found {wanted}"
+        )
+
+
+def energy_shifts(data: Dataset, shifts: str | Mapping[str, float] = "least_squares") -> np.ndarray:
+    """Energy of an atom of each element of `data`, eV, float64 [Z].
+
+    By least squares of the total energies over the compositions, the shortest solution where several fit (one
+    composition only), or taken from a table by symbol. Zero where no energy is known.
+    """
+    if shifts != "least_squares":
+        symbols = [chemical_symbols[z] for z in data.species]
+        missing = [s for s in symbols if s not in shifts]
+        if missing:
+            raise UserError(
+                f"train.shifts: expected an energy for every element, found none for {missing[0]}"
+            )
+        return np.array([shifts[s] for s in symbols])
+    known = data.known("energy")
+    if not known.any():
+        return np.zeros(len(data.species))
+    return np.linalg.lstsq(data.composition()[known], data.energy[known], rcond=None)[0]
+
+
+def _element_weights(data: Dataset, balanced: bool) -> np.ndarray:
+    """Weight of the force errors by atomic number, float64 [119]; 1 on average over the known forces."""
+    weights = np.ones(len(chemical_symbols))
+    if balanced:
+        numbers = data.numbers[np.isfinite(data.forces).all(axis=1)]
+        found, count = np.unique(numbers, return_counts=True)
+        weights[found] = len(numbers) / (len(found) * count)
+    return weights
+
+
+def _require_forces(data: Dataset, role: str) -> None:
+    if not data.known("forces").any():
+        raise UserError(f"{data.path}: forces: expected forces in the {role} frames, found none")
+
+
+def read_checkpoint(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Settings and state, and the arrays, of the checkpoint in a run folder."""
+    path = Path(folder) / CHECKPOINT
+    if not path.exists():
+        raise UserError(f"{path}: nothing to resume: no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
+                raise UserError(
+                    f"{path}: expected format {FORMAT} version {VERSION}, "
+                    f"found {file.attrs.get('format')} {file.attrs.get('version')}"
+                )
+            return json.loads(file.attrs["content"]), {name: file[name][()] for name in file}
+    except (OSError, KeyError, ValueError) as e:
+        raise UserError(
+            f"{path}: expected a whole checkpoint file, found one that cannot be read: {e}"
+        ) from e
+
+
+def _only_stops_differ(config: Config, stored: Config, path: Path) -> None:
+    for table, values in config.to_dict().items():
+        for key, value in values.items():
+            before = getattr(getattr(stored, table), key)
+            if value != before and key not in STOPS:
+                raise UserError(
+                    f"{path}: {table}.{key}: expected {before!r} as the run began, found {value!r}; "
+                    f"a resumed run may change only train.{', train.'.join(STOPS)}"
+                )
+
+
+def _same_file(path: str | Path, expected: str, checkpoint: Path) -> Dataset:
+    data = read_dataset(path)
+    if data.hash != expected:
+        raise UserError(
+            f"{path}: expected the file that {checkpoint} was made from, SHA-256 {expected[:12]}…, "
+            f"found {data.hash[:12]}…"
+        )
+    return data
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            {k: int(v) if k == "epoch" else float(v) if v else None for k, v in row.items()} for row in rows
+        ]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError) as e:
+        raise UserError(f"{path}: expected the table of the run, found a row that is none: {e}") from None
+
+
+def _cell(value: float | None) -> Any:
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if missing else value
+
+
+def _mean(values: list[float], weights: list[int]) -> float:
+    """Weighted mean of the values that are no NaN."""
+    known = [(v, w) for v, w in zip(values, weights, strict=True) if not math.isnan(v)]
+    return sum(v * w for v, w in known) / sum(w for _, w in known) if known else math.nan

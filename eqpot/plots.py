@@ -1,0 +1,119 @@
+"""Pictures: learning curves and parity plots, drawn without a display."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ase.data import chemical_symbols
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from eqpot.data import Dataset
+from eqpot.files import replacing
+from eqpot.loss import Labels
+
+INK, FAINT = "#333333", "#bbbbbb"
+COLOURS = ("#2a6f97", "#d1495b", "#66a182", "#edae49", "#8d6a9f", "#6b705c")
+
+
+def _axes(figure: Figure, position: int, count: int):
+    axes = figure.add_subplot(1, count, position)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(True, color="#eeeeee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    FigureCanvasAgg(figure)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def learning_curve(log: Mapping[str, Sequence[float]], path: str | Path) -> None:
+    """Validation RMSE of forces and energy, and the training loss, over the epochs of log.csv's columns."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = (
+        ("valid_forces_rmse", 1000, "force RMSE, meV/Å", "validation"),
+        ("valid_energy_per_atom_rmse", 1000, "energy RMSE, meV/atom", "validation"),
+        ("loss", 1, "loss", "training"),
+    )
+    for position, (key, factor, label, title) in enumerate(panels, 1):
+        axes = _axes(figure, position, len(panels))
+        values = factor * np.asarray(log[key], float)
+        axes.plot(
+            log["epoch"], values, color=COLOURS[0], linewidth=1.5, marker="." if len(values) < 30 else None
+        )
+        if np.any(values > 0):
+            axes.set_yscale("log")
+        axes.set_xlabel("epoch", color=INK)
+        axes.set_ylabel(label, color=INK)
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
+    rate = axes.twinx()
+    rate.plot(log["epoch"], log["learning_rate"], color=COLOURS[1], linewidth=1, linestyle="--")
+    rate.set_ylabel("learning rate", color=COLOURS[1])
+    rate.tick_params(colors=COLOURS[1], labelsize=9)
+    rate.set_ylim(bottom=0)
+    rate.spines[["top", "left", "bottom"]].set_visible(False)
+    _save(figure, path)
+
+
+def parity(dataset: Dataset, prediction: Labels, folder: str | Path) -> list[Path]:
+    """Predicted against reference energy, forces and stress, one picture for each that is labelled.
+
+    Written to `folder` (made if need be) as energy.png, forces.png and stress.png; returns their paths.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, unit, axis in (
+        ("energy", "eV/atom", "energy per atom, relative to the mean"),
+        ("forces", "eV/Å", "force components"),
+        ("stress", "eV/Å³", "stress components"),
+    ):
+        if not dataset.known(name).any() or getattr(prediction, name) is None:
+            continue
+        label, value = getattr(dataset, name), getattr(prediction, name)
+        classes = np.zeros(label.shape, int)
+        legend = {}
+        if name == "energy":
+            label, value = label / dataset.sizes, value / dataset.sizes
+            mean = np.nanmean(label)
+            label, value = label - mean, value - mean
+        elif name == "forces" and 1 < len(dataset.species) <= len(COLOURS):
+            classes = np.repeat(np.searchsorted(dataset.species, dataset.numbers)[:, None], 3, axis=1)
+            legend = {k: chemical_symbols[z] for k, z in enumerate(dataset.species)}
+        written.append(folder / f"{name}.png")
+        _parity(label.ravel(), value.ravel(), classes.ravel(), legend, axis, unit, written[-1])
+    return written
+
+
+def _parity(label, value, classes, legend, axis, unit, path) -> None:
+    known = np.isfinite(label)
+    label, value, classes = label[known], value[known], classes[known]
+    figure = Figure(figsize=(4.8, 4.6), layout="constrained")
+    axes = _axes(figure, 1, 1)
+    size = float(np.clip(3000 / len(label), 2, 20))
+    order = np.random.default_rng(0).permutation(len(label))  # so that no element hides another
+    colours = np.array(COLOURS)[classes[order]]
+    axes.scatter(label[order], value[order], s=size, c=colours, alpha=0.5, linewidths=0, rasterized=True)
+    low, high = min(label.min(), value.min()), max(label.max(), value.max())
+    margin = 0.04 * (high - low) or 1.0
+    limits = (low - margin, high + margin)
+    axes.plot(limits, limits, color=INK, linewidth=0.8, zorder=0)
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.set_xlabel(f"reference, {unit}", color=INK)
+    axes.set_ylabel(f"predicted, {unit}", color=INK)
+    axes.set_title(axis, loc="left", fontsize=10, color=INK)
+    error = value - label
+    text = (
+        f"MAE {1000 * np.abs(error).mean():.3g} m{unit}\nRMSE {1000 * np.sqrt((error**2).mean()):.3g} m{unit}"
+    )
+    axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", fontsize=9, color=INK)
+    for k, symbol in legend.items():
+        axes.scatter([], [], s=20, c=COLOURS[k], label=symbol, linewidths=0)
+    if legend:
+        axes.legend(loc="lower right", frameon=False, fontsize=9)
+    _save(figure, path)

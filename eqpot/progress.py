@@ -1,0 +1,85 @@
+"""What a user sees while a potential is trained: a bar on a terminal, a line per epoch elsewhere."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from eqpot.fit import Trainer, Watch
+
+
+def errors(row: Mapping[str, float | None]) -> str:
+    """A row of log.csv in short."""
+    parts = [f"loss {row['loss']:.4g}"]
+    for key, name, unit in (
+        ("valid_forces_rmse", "F", "meV/Å"),
+        ("valid_energy_per_atom_rmse", "E", "meV/atom"),
+        ("valid_stress_rmse", "S", "meV/Å³"),
+    ):
+        if row[key] is not None:
+            parts.append(f"{name} {1000 * row[key]:.4g} {unit}")
+    return ", ".join(parts)
+
+
+class Lines(Watch):
+    """A plain line per epoch."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def epoch_done(self, trainer: Trainer) -> None:
+        row = trainer.rows[-1]
+        best = " *" if trainer.state.best_epoch == row["epoch"] else ""
+        start = f"epoch {row['epoch']}: {row['time']:.1f} s, rate {row['learning_rate']:.3g}"
+        print(f"{start}, {errors(row)}{best}", flush=True)
+        super().epoch_done(trainer)
+
+
+class Live(Watch):
+    """A bar over the epochs, or over the time of a timed run, with current errors, rate and speed."""
+
+    def __init__(self, trainer: Trainer, console: Console):
+        super().__init__()
+        self.timed = math.isfinite(trainer.config.train.max_seconds)
+        total = trainer.config.train.max_seconds if self.timed else trainer.config.train.max_epochs
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=4,
+        )
+        self.task = self.bar.add_task("starting", total=total)
+        self.errors = ""
+        self.speed, self.last = 0.0, time.monotonic()
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.stop()
+
+    def step_done(self, trainer: Trainer, fraction: float, losses: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        speed = trainer.config.train.batch_size / (now - self.last)
+        self.speed = 0.95 * self.speed + 0.05 * speed if self.speed else speed
+        self.last = now
+        done = trainer.elapsed() if self.timed else trainer.state.epoch + fraction
+        text = (
+            f"epoch {trainer.state.epoch + 1} · {self.errors or 'loss {:.4g}'.format(losses['loss'])} · "
+            f"rate {trainer.rate():.3g} · {self.speed:.0f} frames/s"
+        )
+        self.bar.update(self.task, completed=done, description=text)
+
+    def epoch_done(self, trainer: Trainer) -> None:
+        self.errors = errors(trainer.rows[-1])
+        super().epoch_done(trainer)
+        self.last = time.monotonic()
