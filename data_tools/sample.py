@@ -27,15 +27,16 @@ def sample(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
-    """Write ``frames`` frames of ethanol, ``interval`` fs apart, after ``equilibrate`` fs, at ``temperature`` K.
+    """Write ``frames`` frames of ethanol at ``temperature`` K, ``interval`` fs apart after ``equilibrate``.
 
-    The same seed on the same machine and versions gives the same frames. ``progress(done, frames)`` is called at
-    every frame kept. Raises UserError when tblite is not installed, for an illegal number, or when ``out`` exists.
+    The same seed on the same machine and versions gives the same frames. ``progress(done, frames)`` is called
+    at every frame kept. UserError when tblite is missing, a number illegal, or ``out`` there already.
     """
     check_output(out, overwrite)
     if frames < 1 or temperature <= 0 or interval < TIME_STEP or equilibrate < 0:
         raise UserError(
-            f"sample: expected frames >= 1, temperature > 0 K, interval >= {TIME_STEP} fs, equilibration >= 0 fs; "
+            f"sample: expected frames >= 1, temperature > 0 K, interval >= {TIME_STEP} fs, "
+            f"equilibration >= 0 fs; "
             f"found {frames}, {temperature:g}, {interval:g}, {equilibrate:g}"
         )
     try:
@@ -68,8 +69,8 @@ def sample(
         if progress:
             progress(done, frames)
     command = (
-        f"eqpot data sample {os.path.basename(os.fspath(out))} --frames {frames} --temperature {temperature:g} "
-        f"--interval {interval:g} --equilibrate {equilibrate:g} --seed {seed}"
+        f"eqpot data sample {os.path.basename(os.fspath(out))} --frames {frames} "
+        f"--temperature {temperature:g} --interval {interval:g} --equilibrate {equilibrate:g} --seed {seed}"
     )
     dataset = Dataset(
         atom_ptr=np.arange(frames + 1) * len(atoms),

@@ -1,8 +1,8 @@
-"""The data set file: ragged frames of any mix of compositions in one HDF5 file, checked wherever one is read or written.
+"""The data set file: frames of any mix of compositions in one HDF5 file, checked when read or written.
 
 Layout (lengths in Å, energies in eV; ``frames`` structures with ``atoms`` atoms in all)::
 
-    /            attributes format = "eqpot-dataset", version = 1, and free text (source, level_of_theory, ...)
+    /            attributes format = "eqpot-dataset", version = 1, free text (source, level_of_theory, ...)
     /atom_ptr    int64   [frames + 1]     atoms of frame k: atom_ptr[k]:atom_ptr[k+1]
     /numbers     uint8   [atoms]          atomic numbers
     /positions   float64 [atoms, 3]       Å
@@ -14,8 +14,6 @@ Layout (lengths in Å, energies in eV; ``frames`` structures with ``atoms`` atom
     /group       str     [frames]         optional label, reported separately by an evaluation
 """
 
-import contextlib
-import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +26,7 @@ from ase.data import chemical_symbols
 from vesin import NeighborList
 
 from eqpot.errors import UserError
+from eqpot.files import new_hdf5, sha256
 
 FORMAT = "eqpot-dataset"
 VERSION = 1
@@ -52,7 +51,7 @@ GEOMETRY = ("numbers", "positions", "cell", "pbc")
 class Dataset:
     """Frames of a data set file; the arrays are those of the module's docstring, None where absent.
 
-    ``path`` and ``hash`` (SHA-256 of the file) say where it was read from; both are None for frames in memory.
+    ``path`` and ``hash`` (SHA-256 of the file) say where it was read from: None for frames in memory.
     """
 
     atom_ptr: np.ndarray
@@ -87,7 +86,7 @@ class Dataset:
         return np.repeat(np.arange(len(self)), self.sizes)
 
     def composition(self, species: tuple[int, ...] | None = None) -> np.ndarray:
-        """How many atoms of each of ``species`` (default: all that occur) each frame has, float64 [frames, Z]."""
+        """Atoms of each of ``species`` (default: all that occur) in each frame, float64 [frames, Z]."""
         species = np.asarray(self.species if species is None else species, dtype=int)
         column = np.full(MAX_NUMBER + 1, -1)
         column[species] = np.arange(len(species))
@@ -106,7 +105,7 @@ class Dataset:
         return np.isfinite(values.reshape(len(self), -1)).all(axis=1)
 
     def subset(self, indices) -> "Dataset":
-        """The frames ``indices`` (integers, a slice or a mask), in that order; keeps attributes, path and hash."""
+        """The frames ``indices`` (integers, a slice or a mask) in that order; keeps attrs, path and hash."""
         indices = np.arange(len(self))[indices].reshape(-1)
         sizes = self.sizes[indices]
         ptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -120,7 +119,7 @@ class Dataset:
         return replace(self, atom_ptr=ptr, attrs=dict(self.attrs), **taken)
 
     def atoms(self, k: int) -> Atoms:
-        """Frame k as ase.Atoms, its known labels in a SinglePointCalculator, its group as info["config_type"]."""
+        """Frame k as ase.Atoms: known labels in a SinglePointCalculator, group as info["config_type"]."""
         k = range(len(self))[k]
         rows = slice(self.atom_ptr[k], self.atom_ptr[k + 1])
         atoms = Atoms(self.numbers[rows], positions=self.positions[rows], cell=self.cell[k], pbc=self.pbc[k])
@@ -142,7 +141,7 @@ class Dataset:
 
 
 def concatenate(datasets: list[Dataset], attrs: dict | None = None) -> Dataset:
-    """All frames of several data sets, in order; a label that only some have is NaN in the frames of the others."""
+    """All frames of several data sets, in order; a label that only some have is NaN for the others."""
     sizes = np.concatenate([d.sizes for d in datasets])
     arrays = {name: np.concatenate([getattr(d, name) for d in datasets]) for name in GEOMETRY}
     for name in LABELS:
@@ -172,7 +171,7 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
     """
     path = os.fspath(path)
     try:
-        file_hash = _sha256(path)
+        file_hash = sha256(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     try:
@@ -182,9 +181,7 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
     with file:
         found = _attribute(file, path, "format")
         if found != FORMAT:
-            raise UserError(
-                f"{path}: expected an HDF5 file with attribute format = {FORMAT!r}, found {found!r}"
-            )
+            raise UserError(f"{path}: expected the attribute format = {FORMAT!r}, found {found!r}")
         found = _attribute(file, path, "version")
         if found != VERSION:
             raise UserError(f"{path}: expected version {VERSION} of {FORMAT}, found {found!r}")
@@ -206,29 +203,20 @@ def write_dataset(path: str | os.PathLike, dataset: Dataset) -> None:
 
     Raises UserError when it breaks a rule of ``validate`` or the file cannot be written.
     """
-    path = os.fspath(path)
-    validate(dataset, path)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs["format"] = FORMAT
-            file.attrs["version"] = VERSION
-            for key, value in dataset.attrs.items():
-                file.attrs[key] = value
-            options = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
-            file.create_dataset("atom_ptr", data=dataset.atom_ptr.astype(np.int64), **options)
-            for name, (_, _, dtype, _) in ARRAYS.items():
-                values = getattr(dataset, name)
-                if values is not None:
-                    file.create_dataset(name, data=np.asarray(values, dtype), **options)
-            if dataset.group is not None:
-                file.create_dataset("group", data=dataset.group.astype(object), dtype=h5py.string_dtype())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either of the two
-        raise UserError(f"{path}: cannot be written ({_one_line(error)})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    validate(dataset, os.fspath(path))
+    options = {"compression": "gzip", "compression_opts": 6, "shuffle": True}
+    with new_hdf5(path) as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        for key, value in dataset.attrs.items():
+            file.attrs[key] = value
+        file.create_dataset("atom_ptr", data=dataset.atom_ptr.astype(np.int64), **options)
+        for name, (_, _, dtype, _) in ARRAYS.items():
+            values = getattr(dataset, name)
+            if values is not None:
+                file.create_dataset(name, data=np.asarray(values, dtype), **options)
+        if dataset.group is not None:
+            file.create_dataset("group", data=dataset.group.astype(object), dtype=h5py.string_dtype())
 
 
 def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
@@ -243,7 +231,7 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
 
 
 def validate(dataset: Dataset, name: str) -> None:
-    """Check shapes, elements, geometry and labels; the first broken rule is a UserError naming ``name`` and frame.
+    """Check shapes, elements, geometry, labels; the first broken rule is a UserError naming it.
 
     A frame's label is known or NaN as a whole; infinities are never legal. A cell may be left-handed, but the
     vectors of its periodic directions must be linearly independent. Distances include periodic images.
@@ -300,7 +288,7 @@ def _check_label(dataset: Dataset, name: str, label: str) -> None:
     if np.isinf(values).any():
         frame = frames[np.argwhere(np.isinf(values))[0, 0]]
         raise UserError(
-            f"{name}: frame {frame}, {label}: expected finite numbers (or NaN: unknown), found inf"
+            f"{name}: frame {frame}, {label}: expected finite numbers or NaN (unknown), found inf"
         )
     unknown = np.isnan(values.reshape(len(values), -1))
     per_frame = np.bincount(frames, unknown.sum(axis=1), len(dataset))
@@ -336,12 +324,12 @@ def _check_geometry(dataset: Dataset, name: str, k: int) -> None:
         )
 
 
-# The cell list of vesin has cells of about the cutoff, so a search at 2 Å is fifty times faster than at 0.3 Å.
+# Å. The cells of vesin's cell list are as wide as the cutoff: searching 2 Å is fifty times faster than 0.3 Å.
 _SEARCH = 2.0
 
 
 def frame_pairs(dataset: Dataset, k: int, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of frame k nearer than ``cutoff`` (Å), each once, periodic images included: (first, second, distance)."""
+    """Pairs of frame k nearer than ``cutoff`` (Å), images included, each once: (first, second, distance)."""
     rows = slice(dataset.atom_ptr[k], dataset.atom_ptr[k + 1])
     neighbours = NeighborList(cutoff=cutoff, full_list=False, n_threads=1)
     pbc = dataset.pbc[k]
@@ -395,11 +383,6 @@ def _read_group(file: h5py.File, path: str) -> np.ndarray:
         return file["group"].asstr()[()].astype(object)
     except Exception as error:
         raise UserError(f"{path}: group: cannot be read as strings ({_one_line(error)})") from error
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flags(pbc: np.ndarray) -> str:
