@@ -44,11 +44,7 @@ for seed in range(4):
 ase.io.write("copper.xyz", frames)
 
 def eqpot(*words):
-    sys.argv = ["eqpot", *words]
-    try:
-        main()
-    except SystemExit as stop:
-        assert not stop.code, f"eqpot {' '.join(words)} exited with {stop.code}"
+    assert main(list(words)) == 0, " ".join(words)
 
 settings = "[model]\\nfeatures = 4\\nblocks = 2\\ncutoff = 3.0\\n[train]\\nbatch_size = 1\\n"
 Path("small.toml").write_text(settings)
