@@ -1,0 +1,69 @@
+"""The README's Python runs as it is printed, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eqpot.cli import cli
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"^eqpot (.*)", README, re.MULTILINE)
+
+
+def run(text: str) -> dict:
+    names: dict = {}
+    exec(compile(text, "README.md", "exec"), names)
+    return names
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) == 2 and len(COMMANDS) >= 4
+
+
+@pytest.mark.parametrize("text", [text for text in EXAMPLES if "eqpot.Potential" in text])
+def test_python_use(text: str):
+    result = run(text)["result"]
+    assert np.isfinite(result.energy) and result.forces.shape == (9, 3) and result.stress is None
+    assert np.isclose(result.energies.sum(), result.energy)
+
+
+@pytest.mark.parametrize("text", [text for text in EXAMPLES if "eqpot.kernels" in text])
+def test_kernels_alone(text: str):
+    """Imports nothing of eqpot but the kernels; its forces are minus the gradient of its energy."""
+    assert set(re.findall(r"(?:from|import) (eqpot\S*)", text)) == {"eqpot.kernels"}
+    names = run(text)
+    energy_and_forces, positions, forces = names["energy_and_forces"], names["water"], names["forces"]
+    assert names["energy"] == energy_and_forces(positions)[0]
+    assert np.abs(forces).max() > 0.1, "the example should show forces"
+    assert np.abs(forces.sum(axis=0)).max() < 1e-12
+
+    step, random = 1e-4, np.random.default_rng(1)
+    for _ in range(4):
+        moved = positions + 0.05 * random.normal(size=positions.shape)
+        direction = random.normal(size=positions.shape)
+        energies = [energy_and_forces(moved + k * step * direction)[0] for k in (-2, -1, 1, 2)]
+        slope = np.dot(energies, [1, -8, 8, -1]) / (12 * step)
+        expected = -np.sum(energy_and_forces(moved)[1] * direction)
+        assert abs(slope - expected) <= 1e-8 * np.abs(forces).max()
+
+    turn = np.linalg.qr(random.normal(size=(3, 3)))[0]
+    turned_energy, turned_forces = energy_and_forces(positions @ turn)
+    assert np.isclose(turned_energy, names["energy"], rtol=1e-12)
+    assert np.allclose(turned_forces, forces @ turn, rtol=0, atol=1e-11 * np.abs(forces).max())
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_parse(line: str):
+    """Every command and option that the README shows is one that the command line knows."""
+    command, words = cli, shlex.split(line)
+    while hasattr(command, "get_command"):
+        name = words.pop(0)
+        command = command.get_command(None, name)
+        assert command is not None, f"eqpot {line}: no command {name}"
+    command.make_context(command.name, words)
