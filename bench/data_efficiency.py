@@ -4,8 +4,8 @@
     python bench/data_efficiency.py --frames 40 --l-max 1  # one of them; results accumulate in the JSON file
     python bench/data_efficiency.py --max-epochs 1 --into /tmp/try
 
-Data: 320 frames of 64 water molecules, PBE0-TS, from the examples of DeePMD-kit (`water_pbe0ts`), looked for in
-EQPOT_DATA or ../shared/data. The frames are shuffled once: smaller training sets are parts of larger ones,
+Data: 320 frames of 64 water molecules, PBE0-TS, from the examples of DeePMD-kit (`water_pbe0ts`), looked for
+in EQPOT_DATA or ../shared/data. The frames are shuffled once: smaller training sets are parts of larger ones,
 and all fits share their validation frames and the frames that errors are measured on.
 """
 
