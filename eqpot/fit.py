@@ -159,8 +159,8 @@ class Trainer:
                 (folder / name).unlink()
         except OSError as e:
             raise UserError(f"{folder}: cannot be written: {e.strerror}") from e
-        self._write_settings()
         self.checkpoint()
+        self._write_settings()
         return self
 
     @classmethod
@@ -212,8 +212,9 @@ class Trainer:
         """Train until something says stop; returns what did. Ends with `best` in the potential."""
         watch = watch or Watch()
         while not (reason := self.finished()):
-            losses = self.epoch(watch)
-            errors = self.validate()
+            with np.errstate(over="ignore", invalid="ignore"):  # what diverges is named by its loss
+                losses = self.epoch(watch)
+                errors = self.validate()
             self.state.seconds = self.elapsed()
             rate = self.rate()
             train = self.config.train

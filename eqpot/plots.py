@@ -7,6 +7,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from eqpot.data import Dataset
 from eqpot.files import replacing
@@ -24,6 +25,15 @@ def _axes(figure: Figure, position: int, count: int):
     axes.grid(True, color="#eeeeee", linewidth=0.8)
     axes.set_axisbelow(True)
     return axes
+
+
+def _log_scale(axis, ratio: float) -> None:
+    """Logarithmic, with plain numbers as dense as the `ratio` of largest to smallest value asks for."""
+    axis.axes.set_yscale("log")
+    dense = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio > 5 else dense))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _save(figure: Figure, path: str | Path) -> None:
@@ -46,8 +56,10 @@ def learning_curve(log: Mapping[str, Sequence[float]], path: str | Path) -> None
         axes.plot(
             log["epoch"], values, color=COLOURS[0], linewidth=1.5, marker="." if len(values) < 30 else None
         )
-        if np.any(values > 0):
-            axes.set_yscale("log")
+        positive = values[values > 0]
+        if len(positive):
+            _log_scale(axes.yaxis, positive.max() / positive.min())
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("epoch", color=INK)
         axes.set_ylabel(label, color=INK)
         axes.set_title(title, loc="left", fontsize=10, color=INK)
@@ -56,7 +68,7 @@ def learning_curve(log: Mapping[str, Sequence[float]], path: str | Path) -> None
     rate.set_ylabel("learning rate", color=COLOURS[1])
     rate.tick_params(colors=COLOURS[1], labelsize=9)
     rate.set_ylim(bottom=0)
-    rate.spines[["top", "left", "bottom"]].set_visible(False)
+    rate.spines[:].set_visible(False)
     _save(figure, path)
 
 

@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eqpot.fit import Trainer, Watch
 
 
 def errors(row: Mapping[str, float | None]) -> str:
-    """A row of log.csv in short."""
-    parts = [f"loss {row['loss']:.4g}"]
+    """Validation RMSE in a row of log.csv."""
+    parts = []
     for key, name, unit in (
         ("valid_forces_rmse", "F", "meV/Å"),
         ("valid_energy_per_atom_rmse", "E", "meV/atom"),
         ("valid_stress_rmse", "S", "meV/Å³"),
     ):
         if row[key] is not None:
-            parts.append(f"{name} {1000 * row[key]:.4g} {unit}")
+            parts.append(f"{name} {1000 * row[key]:.3g} {unit}")
     return ", ".join(parts)
 
 
@@ -37,7 +37,7 @@ class Lines(Watch):
         row = trainer.rows[-1]
         best = " *" if trainer.state.best_epoch == row["epoch"] else ""
         start = f"epoch {row['epoch']}: {row['time']:.1f} s, rate {row['learning_rate']:.3g}"
-        print(f"{start}, {errors(row)}{best}", flush=True)
+        print(f"{start}, loss {row['loss']:.4g}, {errors(row)}{best}", flush=True)
         super().epoch_done(trainer)
 
 
@@ -50,8 +50,7 @@ class Live(Watch):
         total = trainer.config.train.max_seconds if self.timed else trainer.config.train.max_epochs
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
+            BarColumn(bar_width=10),
             TimeRemainingColumn(),
             console=console,
             refresh_per_second=4,
@@ -74,8 +73,8 @@ class Live(Watch):
         self.last = now
         done = trainer.elapsed() if self.timed else trainer.state.epoch + fraction
         text = (
-            f"epoch {trainer.state.epoch + 1} · {self.errors or 'loss {:.4g}'.format(losses['loss'])} · "
-            f"rate {trainer.rate():.3g} · {self.speed:.0f} frames/s"
+            f"epoch {trainer.state.epoch + 1}: {self.errors or 'loss {:.3g}'.format(losses['loss'])}, "
+            f"rate {trainer.rate():.2g}, {self.speed:.3g} frames/s"
         )
         self.bar.update(self.task, completed=done, description=text)
 

@@ -1,0 +1,234 @@
+"""The command line: what it prints, what it writes, and one line with exit status 2 for every mistake."""
+
+import errno
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy import MODEL, toy_dataset
+
+from eqpot.cli import main
+from eqpot.config import Config
+from eqpot.data import read_dataset, write_dataset
+from eqpot.evaluate import errors, report
+from eqpot.loss import Labels
+
+SMALL = [f"--set=model.{key}={value}" for key, value in MODEL.items()]
+SHORT = [*SMALL, "--set=train.batch_size=4", "--max-epochs=2", "--n-valid=3"]
+KEYS = {
+    *(f"{q}_{kind}" for q in ("energy", "energy_per_atom", "forces", "stress") for kind in ("mae", "rmse")),
+    "per_element",
+    "per_group",
+    "frames",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """toy.h5 and a run on it."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_dataset(folder / "toy.h5", toy_dataset())
+    assert main(["fit", str(folder / "toy.h5"), "-o", str(folder / "run"), *SHORT]) == 0
+    return folder
+
+
+def refused(arguments, capsys) -> str:
+    """The one line of a command that must fail."""
+    assert main([str(a) for a in arguments]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1 and text.endswith("\n"), text
+    return text
+
+
+def test_help_is_quick_and_version_is_told():
+    code = "import sys; from eqpot.cli import main; main(['fit', '--help']); print(set(sys.modules))"
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--show-config" in text
+    assert not any(f"'{name}'" in text for name in ("numpy", "numba", "ase", "matplotlib", "h5py"))
+    run = subprocess.run(
+        [sys.executable, "-m", "eqpot", "--version"], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.startswith("eqpot, version ")
+
+
+def test_show_config_is_the_complete_file(capsys, tmp_path):
+    assert main(["fit", "--show-config"]) == 0
+    assert Config.from_dict(tomllib.loads(capsys.readouterr().out)) == Config()
+    (tmp_path / "a.toml").write_text("[model]\ncutoff = 4.5\n[loss]\nenergy = 2\n")
+    options = [
+        "--config",
+        str(tmp_path / "a.toml"),
+        "--set",
+        "loss.energy=3",
+        "--seed",
+        "7",
+        "--max-time",
+        "2h",
+    ]
+    assert main(["fit", "--show-config", *options]) == 0
+    config = Config.from_dict(tomllib.loads(capsys.readouterr().out))
+    expected = {"model": {"cutoff": 4.5}, "loss": {"energy": 3}, "train": {"seed": 7, "max_time": "2h"}}
+    assert config == Config.from_dict(expected)
+
+
+def test_fit_tells_how_to_go_on(folder, tmp_path, capsys):
+    assert main(["fit", str(folder / "toy.h5"), "-o", str(tmp_path / "run"), *SHORT]) == 0
+    text = capsys.readouterr().out
+    assert text.count("epoch 1: ") == text.count("epoch 2: ") == 1
+    assert "errors on the 3 validation frames" in text
+    assert f"eqpot eval {tmp_path / 'run/model.h5'}" in text
+    assert (tmp_path / "run/learning_curve.png").stat().st_size > 5000
+    assert main(["fit", "--resume", "-o", str(tmp_path / "run"), "--max-epochs", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "epoch 3: " in text and "epoch 2: " not in text
+
+
+def test_ctrl_c(folder, tmp_path, capsys, monkeypatch):
+    from eqpot.fit import Trainer
+
+    step = Trainer.step
+
+    def stop(trainer, chosen):
+        if trainer.state.epoch == 1:
+            raise KeyboardInterrupt
+        return step(trainer, chosen)
+
+    monkeypatch.setattr(Trainer, "step", stop)
+    run = tmp_path / "run"
+    assert main(["fit", str(folder / "toy.h5"), "-o", str(run), *SHORT]) == 130
+    assert f"stopped in epoch 2; continue with: eqpot fit --resume -o {run}" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert main(["fit", "--resume", "-o", str(run)]) == 0
+
+
+def test_eval_writes_json_and_pictures(folder, tmp_path, capsys):
+    options = ["--json", str(tmp_path / "e.json"), "--plots", str(tmp_path / "plots")]
+    assert main(["eval", str(folder / "run/model.h5"), str(folder / "toy.h5"), *options]) == 0
+    content = json.loads((tmp_path / "e.json").read_text())
+    assert content.keys() == KEYS
+    assert content["frames"] == 12 and content["per_element"].keys() == {"H", "O"}
+    assert content["per_group"].keys() == {"cold", "warm"}
+    assert content["energy_mae"] == pytest.approx(4 * content["energy_per_atom_mae"])
+    names = {p.name for p in (tmp_path / "plots").iterdir()}
+    assert names == {"energy.png", "forces.png", "stress.png"}
+    text = capsys.readouterr().out
+    assert "force components" in text and f"{1000 * content['forces_rmse']:.4g}" in text
+
+
+def test_errors_by_hand():
+    data = toy_dataset(2)
+    prediction = Labels(data.energy + [2.0, 6.0], data.forces.copy(), data.stress + 0.5)
+    prediction.forces[0, 0] += 3.0  # a hydrogen of frame 0
+    found = report(data, prediction)
+    assert found["energy_mae"] == pytest.approx(4.0)
+    assert found["energy_rmse"] == pytest.approx(np.sqrt(20.0))
+    assert found["energy_per_atom_mae"] == pytest.approx(1.0)
+    assert found["forces_mae"] == pytest.approx(3.0 / 24)
+    assert found["forces_rmse"] == pytest.approx(np.sqrt(9.0 / 24))
+    assert found["stress_mae"] == found["stress_rmse"] == pytest.approx(0.5)
+    assert found["per_element"]["H"] == pytest.approx(
+        {"forces_mae": 0.25, "forces_rmse": np.sqrt(9 / 12), "atoms": 4}
+    )
+    assert found["per_element"]["O"]["forces_rmse"] == pytest.approx(0.0)
+    assert found["per_group"]["warm"]["energy_mae"] == pytest.approx(6.0)
+    assert found["per_group"]["warm"]["forces_mae"] == pytest.approx(0.0)
+
+
+def test_errors_leave_unknown_labels_out_but_not_nan_predictions():
+    data = toy_dataset(3)
+    prediction = Labels(data.energy + 1.0, data.forces + 2.0, data.stress + 3.0)
+    data.energy[0], data.forces[:4], data.stress[1:] = np.nan, np.nan, np.nan
+    found = errors(data, prediction)
+    assert (found["energy_mae"], found["forces_mae"], found["stress_mae"]) == pytest.approx((1.0, 2.0, 3.0))
+    found = errors(replace(data, stress=None), prediction)
+    assert found["stress_mae"] is None and found["stress_rmse"] is None
+    prediction.forces[5, 0] = np.inf
+    assert not np.isfinite(errors(data, prediction)["forces_mae"])
+
+
+def test_info(folder, capsys):
+    assert main(["info", str(folder / "run/model.h5")]) == 0
+    text = capsys.readouterr().out
+    for words in ("cutoff = 3.5", "parameters", "data hash", "command", "seed", "version", "H O"):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fitt"], "No such command 'fitt'"),
+        (["fit"], "expected a data set"),
+        (["fit", "toy.h5", "--max-epoch", "3"], "--max-epochs"),
+        (["fit", "toy.h5", "--n-train", "few"], "'few' is not a valid integer"),
+        (["fit", "toy.h5", "--set", "model.cutof=4"], "did you mean 'cutoff'"),
+        (["fit", "toy.h5", "--set", "cutoff=4"], "expected table.key=value"),
+        (["fit", "toy.h5", "--max-time", "long"], 'found "long"'),
+        (["fit", "toy.h5", "--max-epochs", "0"], "train.max_epochs: expected an integer at least 1, found 0"),
+        (["fit", "toy.h5", "--config", "none.toml"], "none.toml: no such file"),
+        (["fit", "toy.h5", "--resume", "--overwrite"], "exclude each other"),
+        (["fit", "none.h5", "-o", "new"], "none.h5"),
+        (["fit", "text.h5", "-o", "new"], "text.h5: not an HDF5 file"),
+        (["fit", "half.h5", "-o", "new"], "half.h5"),
+        (["fit", "foreign.h5", "-o", "new"], "foreign.h5: expected"),
+        (["fit", "bare.h5", "-o", "new"], "bare.h5: forces: expected forces"),
+        (["fit", "toy.h5", "-o", "run"], "run: the folder already holds a run"),
+        (["fit", "toy.h5", "-o", "text.h5/new"], "text.h5/new: cannot be written"),
+        (["fit", "toy.h5", "-o", "new", "--valid", "carbon.h5"], "carbon.h5"),
+        (["fit", "toy.h5", "-o", "new", "--n-train", "13"], "at most the 12 frames"),
+        (["fit", "--resume", "-o", "new"], "new/checkpoint.h5: nothing to resume"),
+        (["eval", "run/model.h5"], "Missing argument 'DATA.h5'"),
+        (["eval", "none.h5", "toy.h5"], "none.h5"),
+        (["eval", "text.h5", "toy.h5"], "text.h5"),
+        (["eval", "toy.h5", "toy.h5"], "toy.h5"),
+        (["eval", "run/checkpoint.h5", "toy.h5"], "run/checkpoint.h5"),
+        (["eval", "run/model.h5", "half.h5"], "half.h5"),
+        (["eval", "run/model.h5", "carbon.h5"], "carbon.h5"),
+        (["eval", "run/model.h5", "unlabelled.h5"], "unlabelled.h5: expected energy, forces or stress"),
+        (["eval", "run/model.h5", "toy.h5", "--json", "none/e.json"], "none/e.json: cannot be written"),
+        (["info", "none.h5"], "none.h5"),
+        (["info", "text.h5"], "text.h5"),
+    ],
+)
+def test_mistakes_get_one_line(arguments, words, bad_files, capsys, monkeypatch):
+    monkeypatch.chdir(bad_files)
+    assert words in refused(arguments, capsys)
+    assert not (bad_files / "new").exists()
+    assert not list(bad_files.glob("**/.*"))
+
+
+@pytest.fixture(scope="module")
+def bad_files(folder):
+    toy = folder / "toy.h5"
+    (folder / "text.h5").write_text("no HDF5 at all")
+    (folder / "half.h5").write_bytes(toy.read_bytes()[: toy.stat().st_size // 2])
+    import h5py
+
+    with h5py.File(folder / "foreign.h5", "w") as file:
+        file["x"] = [1.0]
+    data = read_dataset(toy)
+    write_dataset(folder / "bare.h5", replace(data, forces=None))
+    write_dataset(folder / "unlabelled.h5", replace(data, energy=None, forces=None, stress=None))
+    data.numbers[9] = 6
+    write_dataset(folder / "carbon.h5", data)
+    return folder
+
+
+def test_full_disk_leaves_nothing(folder, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    text = refused(["fit", folder / "toy.h5", "-o", tmp_path / "run", *SHORT], capsys)
+    assert "checkpoint.h5: cannot be written: No space left on device" in text
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_debug_shows_the_traceback(capsys):
+    for arguments in (["--debug", "fit", "none.h5"], ["fit", "none.h5", "--debug"]):
+        assert main(arguments) == 2
+        assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,308 @@
+"""Training: the same bits again, the same bits after a stop, and what each setting does."""
+
+import csv
+import math
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+from toy import MODEL, toy_dataset
+
+from eqpot.config import Config
+from eqpot.data import write_dataset
+from eqpot.errors import UserError
+from eqpot.evaluate import Frames, errors, predict
+from eqpot.files import sha256
+from eqpot.fit import State, Trainer, Watch, _element_weights, choose_frames, energy_shifts, read_checkpoint
+from eqpot.potential import Potential
+
+
+def settings(loss=None, **train) -> Config:
+    train = {"batch_size": 3, "max_epochs": 4, "ema": 0.9, "n_valid": 3, **train}
+    return Config.from_dict({"model": MODEL, "loss": loss or {}, "train": train})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "toy.h5"
+    write_dataset(path, toy_dataset())
+    return path
+
+
+def fitted(config, data, folder, **options) -> Trainer:
+    trainer = Trainer.start(config, data, folder, **options)
+    trainer.run()
+    return trainer
+
+
+def arrays(path) -> dict[str, np.ndarray]:
+    found = {}
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda name, x: found.update({name: x[()]}) if isinstance(x, h5py.Dataset) else None)
+    assert found
+    return found
+
+
+def same_arrays(one, other) -> bool:
+    one, other = arrays(one), arrays(other)
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+
+
+def log(folder) -> list[dict[str, str]]:
+    with open(folder / "log.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "time"} for row in csv.DictReader(file)]
+
+
+EVERYTHING = settings(
+    {"kind": "huber", "element_weights": "balanced"}, amsgrad=True, dtype="float64", patience=1, max_epochs=5
+)
+
+
+@pytest.mark.parametrize("config", [settings(), EVERYTHING], ids=["plain", "everything"])
+def test_same_seed_same_bits(config, data, tmp_path):
+    for name in ("a", "b"):
+        fitted(config, data, tmp_path / name)
+    assert same_arrays(tmp_path / "a/model.h5", tmp_path / "b/model.h5")
+    assert same_arrays(tmp_path / "a/checkpoint.h5", tmp_path / "b/checkpoint.h5")
+    assert log(tmp_path / "a") == log(tmp_path / "b")
+    other = config.replace({"train": {"seed": 1}})
+    fitted(other, data, tmp_path / "c")
+    assert not same_arrays(tmp_path / "a/model.h5", tmp_path / "c/model.h5")
+
+
+@pytest.mark.parametrize("config", [settings(), EVERYTHING], ids=["plain", "everything"])
+def test_resumed_equals_unbroken(config, data, tmp_path):
+    fitted(config, data, tmp_path / "unbroken")
+    fitted(config.replace({"train": {"max_epochs": 2}}), data, tmp_path / "broken")
+    assert len(log(tmp_path / "broken")) == 2
+    Trainer.resume(config, tmp_path / "broken").run()
+    assert same_arrays(tmp_path / "unbroken/model.h5", tmp_path / "broken/model.h5")
+    assert same_arrays(tmp_path / "unbroken/checkpoint.h5", tmp_path / "broken/checkpoint.h5")
+    assert log(tmp_path / "unbroken") == log(tmp_path / "broken")
+
+
+class Stop(Watch):
+    """Ctrl-C in the middle of the third epoch."""
+
+    def step_done(self, trainer, fraction, losses):
+        if trainer.state.epoch == 2 and fraction > 0.5:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_within_an_epoch_and_resumed(data, tmp_path):
+    fitted(settings(), data, tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        Trainer.start(settings(), data, tmp_path / "broken").run(Stop())
+    with open(tmp_path / "broken/log.csv", "a") as file:
+        file.write("3,9,9,9,9,9,9,9,9,9,9,9,9\n")  # a row that no checkpoint followed
+    (tmp_path / "broken/model.h5").unlink()
+    Trainer.resume(settings(), tmp_path / "broken").run()
+    for name in ("model.h5", "checkpoint.h5"):
+        assert same_arrays(tmp_path / "unbroken" / name, tmp_path / "broken" / name)
+    assert log(tmp_path / "unbroken") == log(tmp_path / "broken")
+
+
+def test_errors_fall_and_the_best_model_is_kept(data, tmp_path):
+    trainer = fitted(settings(max_epochs=30), data, tmp_path / "run")
+    rmse = [float(row["valid_forces_rmse"]) for row in log(tmp_path / "run")]
+    assert min(rmse) < 0.7 * rmse[0]
+    assert trainer.state.best_epoch == 1 + int(np.argmin(rmse))
+    potential = Potential.load(tmp_path / "run/model.h5")
+    frames = Frames(trainer.valid.dataset, potential.species, potential.config.cutoff)
+    found = errors(frames.dataset, predict(potential, frames))
+    assert found["forces_rmse"] == pytest.approx(min(rmse), rel=1e-5)
+    assert found == {k: v for k, v in trainer.report().items() if k in found}
+
+
+def test_run_folder_and_provenance(data, tmp_path):
+    trainer = fitted(settings(max_epochs=1), data, tmp_path / "run", command="eqpot fit toy.h5")
+    trainer.write_curve()
+    names = {"model.h5", "checkpoint.h5", "log.csv", "config.toml", "learning_curve.png"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == names
+    assert Config.from_toml(tmp_path / "run/config.toml") == settings(max_epochs=1)
+    origin = Potential.load(tmp_path / "run/model.h5").provenance
+    assert origin["data_hash"] == sha256(data) and origin["command"] == "eqpot fit toy.h5"
+    assert (origin["seed"], origin["n_train"], origin["n_valid"]) == (0, 9, 3)
+
+
+def test_a_folder_with_a_run_is_left_alone(data, tmp_path):
+    fitted(settings(max_epochs=1), data, tmp_path)
+    before = (tmp_path / "checkpoint.h5").read_bytes()
+    with pytest.raises(UserError, match="already holds a run.*--resume.*--overwrite"):
+        Trainer.start(settings(), data, tmp_path)
+    assert (tmp_path / "checkpoint.h5").read_bytes() == before
+    with pytest.raises(UserError, match="train.seed: expected 0 .* found 5"):
+        Trainer.resume(settings(seed=5), tmp_path)
+    with pytest.raises(UserError, match="model.blocks: expected 2 .* found 3"):
+        Trainer.resume(settings().replace({"model": {"blocks": 3}}), tmp_path)
+    Trainer.start(settings(), data, tmp_path, overwrite=True)
+    assert read_checkpoint(tmp_path)[0]["state"]["epoch"] == 0
+    assert not (tmp_path / "model.h5").exists()
+
+
+def test_resuming_on_other_data_or_from_nothing(data, tmp_path):
+    fitted(settings(max_epochs=1), data, tmp_path / "run")
+    write_dataset(tmp_path / "other.h5", toy_dataset(seed=1))
+    with pytest.raises(UserError, match="other.h5: expected the file that"):
+        Trainer.resume(settings(), tmp_path / "run", tmp_path / "other.h5")
+    with pytest.raises(UserError, match="expected no --valid"):
+        Trainer.resume(settings(), tmp_path / "run", valid=tmp_path / "other.h5")
+    with pytest.raises(UserError, match="nothing to resume"):
+        Trainer.resume(settings(), tmp_path / "none")
+    checkpoint = tmp_path / "run/checkpoint.h5"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
+    with pytest.raises(UserError, match="expected a whole checkpoint"):
+        Trainer.resume(settings(), tmp_path / "run")
+
+
+def test_loss_that_turns_nan(data, tmp_path):
+    """Stops, names the frames as the file counts them, keeps the last checkpoint; a lower rate goes on."""
+
+    class Break(Watch):
+        def epoch_done(self, trainer):
+            if trainer.state.epoch == 2:
+                trainer.weights[:] = np.nan
+
+    trainer = Trainer.start(settings(), data, tmp_path)
+    with pytest.raises(UserError) as error:
+        trainer.run(Break())
+    order = np.random.default_rng()
+    order.bit_generator.state = read_checkpoint(tmp_path)[0]["random"]
+    first = trainer.sources.train[order.permutation(9)[:3]]
+    assert f"frames {', '.join(map(str, first))}: training diverged in epoch 3" in str(error.value)
+    assert read_checkpoint(tmp_path)[0]["state"]["epoch"] == 2
+    assert np.isfinite(read_checkpoint(tmp_path)[1]["weights"]).all()
+    Trainer.resume(settings(), tmp_path).run()
+
+
+def test_timed_run_ends_with_rate_zero(data, tmp_path, monkeypatch):
+    trainer = Trainer.start(settings(max_time="100s", max_epochs=10**6, cooldown=0.25), data, tmp_path)
+    clock = iter(range(0, 10**6))
+    monkeypatch.setattr(trainer, "elapsed", lambda: next(clock))
+    assert trainer.run() == "max_time = 100s reached"
+    rates = [row["learning_rate"] for row in trainer.rows]
+    assert rates[0] == 0.01 and rates[-1] == 0
+    assert any(0 < r < 0.01 for r in rates) and rates == sorted(rates, reverse=True)
+
+
+def test_stop_patience_and_plateau(data, tmp_path):
+    state = State(rate=1.0)
+    better = [state.validated(rmse, patience=1, factor=0.5) for rmse in (3.0, 2.0, 2.5, 2.5, 2.5, 2.5, 1.0)]
+    assert better == [True, True, False, False, False, False, True]
+    assert (state.rate, state.best_epoch, state.best_rmse, state.epoch) == (0.25, 7, 1.0, 7)
+    trainer = Trainer.start(settings(stop_patience=2, min_learning_rate=1e-3), data, tmp_path)
+    trainer.state = State(rate=0.01, epoch=3, best_epoch=1)
+    assert "stop_patience = 2" in trainer.finished()
+    trainer.state = State(rate=0.0009, epoch=3, best_epoch=2)
+    assert "min_learning_rate" in trainer.finished()
+
+
+def test_frames_are_drawn_apart():
+    data = toy_dataset(12)
+    train, valid = choose_frames(settings(), data, None)
+    assert len(train) == 9 and len(valid) == 3 and not set(train) & set(valid)
+    train, valid = choose_frames(settings(n_train=4, n_valid=0), data, None)
+    assert len(train) == 4 and len(valid) == 1
+    train, valid = choose_frames(settings(n_train=0, n_valid=2), data, toy_dataset(5))
+    assert np.array_equal(train, np.arange(12)) and len(valid) == 2
+    more = choose_frames(settings(n_train=6), data, None)[0]
+    assert not np.array_equal(more, choose_frames(settings(n_train=6, seed=1), data, None)[0])
+
+
+def test_every_element_is_met_in_training():
+    data = toy_dataset(20)
+    data.numbers[4 * 13] = 6  # carbon in one frame only
+    for seed in range(5):
+        train, valid = choose_frames(settings(n_train=2, n_valid=18, seed=seed), data, None)
+        assert 13 in train and len(train) == 2 and len(valid) == 18
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"n_train": 10, "n_valid": 3}, "at most the 12 frames of the file, found 13"),
+        ({"n_train": 20}, "at most the 12 frames"),
+        ({"n_valid": 12}, "no frames are left to train on"),
+    ],
+)
+def test_too_few_frames(train, words, data, tmp_path):
+    with pytest.raises(UserError, match=words) as error:
+        Trainer.start(settings(**train), data, tmp_path / "run")
+    assert str(data) in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_shifts_by_least_squares():
+    parts = [toy_dataset(2, k, symbols) for k, symbols in enumerate(("H2O2", "H3O", "HO3"))]
+    counts = np.array([[2, 2], [3, 1], [1, 3]])
+    for data, (h, o) in zip(parts, counts, strict=True):
+        data.energy[:] = -13.5 * h - 430.25 * o
+        data.energy[1] = np.nan
+    from eqpot.data import concatenate
+
+    assert energy_shifts(concatenate(parts)) == pytest.approx(np.array([-13.5, -430.25]), abs=1e-9)
+    one = parts[0]
+    assert one.composition()[0] @ energy_shifts(one) == pytest.approx(one.energy[0])
+    assert not energy_shifts(replace(one, energy=None)).any()
+
+
+def test_given_shifts_and_scale(data, tmp_path):
+    trainer = Trainer.start(settings(shifts={"O": -3.0, "H": 0.5}, scale=0.25), data, tmp_path / "a")
+    assert np.array_equal(trainer.potential.shift, [0.5, -3.0])
+    assert np.array_equal(trainer.potential.scale, [0.25, 0.25])
+    with pytest.raises(UserError, match="train.shifts: .* found none for H"):
+        Trainer.start(settings(shifts={"O": -3.0}), data, tmp_path / "b")
+
+
+def test_statistics_of_the_training_frames(data, tmp_path):
+    trainer = Trainer.start(settings(), data, tmp_path)
+    train = trainer.train.dataset
+    assert trainer.potential.scale == pytest.approx(np.sqrt(np.mean(train.forces**2)))
+    inside = 0
+    for k in range(len(train)):
+        distances = train.atoms(k).get_all_distances(mic=True)
+        inside += (distances < MODEL["cutoff"]).sum() - 4  # the box is larger than twice the cutoff's reach
+    assert trainer.potential.mean_neighbours >= inside / len(train.numbers) > 0
+
+
+def test_balanced_elements_count_alike():
+    data = toy_dataset(3, symbols="HO3")
+    weights = _element_weights(data, True)
+    assert (weights[1], weights[8]) == pytest.approx((2.0, 2 / 3))
+    assert weights[data.numbers].mean() == pytest.approx(1.0)
+    assert (_element_weights(data, False) == 1).all()
+
+
+def test_missing_labels(data, tmp_path):
+    write_dataset(tmp_path / "bare.h5", replace(toy_dataset(), forces=None))
+    with pytest.raises(UserError, match="bare.h5: forces: expected forces in the training frames"):
+        Trainer.start(settings(), tmp_path / "bare.h5", tmp_path / "run")
+    with pytest.raises(UserError, match="bare.h5: forces: expected forces in the validation frames"):
+        Trainer.start(settings(), data, tmp_path / "run", tmp_path / "bare.h5")
+    assert not (tmp_path / "run").exists()
+    write_dataset(tmp_path / "forces.h5", replace(toy_dataset(), energy=None, stress=None))
+    trainer = fitted(settings(max_epochs=1), tmp_path / "forces.h5", tmp_path / "run")
+    assert not trainer.stress and any("no energies" in line for line in trainer.warnings())
+    assert trainer.rows[0]["valid_stress_rmse"] is None and math.isfinite(trainer.rows[0]["loss"])
+
+
+def test_unknown_element_in_validation(data, tmp_path):
+    other = toy_dataset(3)
+    other.numbers[5] = 6
+    write_dataset(tmp_path / "carbon.h5", other)
+    with pytest.raises(UserError) as error:
+        Trainer.start(settings(), data, tmp_path / "run", tmp_path / "carbon.h5")
+    assert "carbon.h5" in str(error.value) and "C" in str(error.value) and "frame 1" in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_frames_without_edges_are_legal_and_told(tmp_path):
+    data = toy_dataset()
+    data.positions[:4] *= 3.0
+    data.cell[0] *= 3.0
+    write_dataset(tmp_path / "far.h5", data)
+    config = settings(n_train=11, n_valid=1).replace({"model": {"cutoff": 2.8}})
+    trainer = fitted(config, tmp_path / "far.h5", tmp_path / "run")
+    lines = trainer.warnings()
+    assert len(lines) == 1 and "1 of " in lines[0] and "within the cutoff of 2.8 Å" in lines[0]
