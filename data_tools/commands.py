@@ -1,0 +1,305 @@
+"""The commands `eqpot data ...`: arguments in, tables out; the other modules do the work."""
+
+from pathlib import Path
+
+import click
+from ase.data import chemical_symbols
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from eqpot.data import LABELS, Dataset, read_dataset
+from eqpot.data_tools.convert import ENERGY_UNITS, LENGTH_UNITS, SPELLINGS, Conversion
+from eqpot.data_tools.convert import convert as convert_sources
+from eqpot.data_tools.info import Info, Statistics, describe
+from eqpot.data_tools.sample import sample as make_sample
+from eqpot.data_tools.split import METHODS, PARTS, Part
+from eqpot.data_tools.split import split as split_file
+
+ROWS = 20  # of a table that could be as long as the data
+
+
+@click.group()
+def data() -> None:
+    """Convert, describe, split or make a data set."""
+
+
+def _key_options(command):
+    for name in reversed((*SPELLINGS, "group")):
+        command = click.option(f"--{name}-key", metavar="NAME", help=f"Name of {name} in the sources.")(
+            command
+        )
+    return command
+
+
+@data.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.argument("out", metavar="OUT.h5")
+@click.option(
+    "--energy-unit", type=click.Choice(list(ENERGY_UNITS)), help="Of the sources. [eV; MD17: kcal/mol]"
+)
+@click.option("--length-unit", type=click.Choice(list(LENGTH_UNITS)), help="Of the sources. [Ang]")
+@_key_options
+@click.option("--type-map", metavar="EL,EL,...", help="Element of each DeepMD type, without type_map.raw.")
+@click.option(
+    "--allow-missing",
+    "--allow-missing-labels",
+    "allow_missing",
+    multiple=True,
+    type=click.Choice(LABELS),
+    help="A label that frames may lack; repeatable.",
+)
+@click.option("--level-of-theory", metavar="TEXT", help="Kept in the file.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.h5.")
+def convert(
+    sources, out, energy_unit, length_unit, type_map, allow_missing, level_of_theory, overwrite, **keys
+):
+    """Convert SRC... into the data set file OUT.h5, in eV and Å.
+
+    A SRC is anything ASE reads (extxyz first), an npz (MD17, sGDML, rMD17, or arrays of the usual names), a
+    folder of DeepMD systems, or a data set file. Forces are in energy/length, stress in energy/length^3 and
+    positive under tension. Energy and forces are required of every frame, stress of all periodic ones or none.
+    """
+    result = convert_sources(
+        sources,
+        out,
+        energy_unit=energy_unit,
+        length_unit=length_unit,
+        keys={name.removesuffix("_key"): key for name, key in keys.items() if key is not None},
+        type_map=type_map.split(",") if type_map else None,
+        allow_missing=allow_missing,
+        attrs={"level_of_theory": level_of_theory} if level_of_theory else None,
+        overwrite=overwrite,
+    )
+    _print_conversion(result, out)
+
+
+@data.command()
+@click.argument("file", metavar="FILE")
+@click.option("--cutoff", type=float, default=5.0, show_default=True, metavar="R", help="Of neighbours, Å.")
+@click.option("--all", "everything", is_flag=True, help=f"Every row of a table, not the first {ROWS}.")
+def info(file, cutoff, everything):
+    """Composition, label statistics, shortest distances and neighbours of a data set FILE."""
+    dataset = read_dataset(file)
+    _print_info(dataset, describe(dataset, cutoff), None if everything else ROWS)
+
+
+class _Amount(click.ParamType):
+    name = "amount"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, int | float):
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            pass
+        try:
+            return float(value[:-1]) / 100 if value.endswith("%") else float(value)
+        except ValueError:
+            self.fail(
+                f"expected a number of frames or a fraction such as 0.8 or 80%, found {value!r}", param, ctx
+            )
+
+
+@data.command()
+@click.argument("file", metavar="FILE")
+@click.option("--train", type=_Amount(), metavar="N", help="Frames (450) or fraction (0.9, 90%). [0.8]")
+@click.option("--valid", type=_Amount(), metavar="N", help="Likewise. [0.1]")
+@click.option(
+    "--test", type=_Amount(), metavar="N", help="Likewise. [0.1] Given some, the others are not written."
+)
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N")
+@click.option("--method", type=click.Choice(METHODS), default="uniform", show_default=True)
+@click.option(
+    "--fraction",
+    type=float,
+    default=0.3,
+    show_default=True,
+    metavar="F",
+    help="With shortest: how much of training is frames of the shortest interatomic distances.",
+)
+@click.option("-o", "--output", metavar="PREFIX", help="Write PREFIX_train.h5 ... [FILE without its ending]")
+@click.option("--overwrite", is_flag=True, help="Replace the files.")
+def split(file, train, valid, test, seed, method, fraction, output, overwrite):
+    """Split a data set FILE into FILE_train.h5, FILE_valid.h5 and FILE_test.h5."""
+    amounts = dict(zip(PARTS, (train, valid, test), strict=True))
+    parts = split_file(
+        file, **amounts, seed=seed, method=method, fraction=fraction, prefix=output, overwrite=overwrite
+    )
+    _print_parts(parts, f"{file}: {method}, seed {seed}")
+
+
+@data.command()
+@click.argument("out", metavar="OUT.h5")
+@click.option("--frames", type=int, default=1000, show_default=True, metavar="N")
+@click.option("--temperature", type=float, default=500.0, show_default=True, metavar="K")
+@click.option("--interval", type=float, default=50.0, show_default=True, metavar="FS", help="Between frames.")
+@click.option(
+    "--equilibrate", type=float, default=2000.0, show_default=True, metavar="FS", help="Before them."
+)
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.h5.")
+def sample(out, frames, temperature, interval, equilibrate, seed, overwrite):
+    """Make the demonstration set: ethanol, Langevin dynamics on GFN2-xTB. Needs tblite (extra: demo)."""
+    console = _console()
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("frames", total=frames)
+        dataset = make_sample(
+            out,
+            frames,
+            temperature=temperature,
+            interval=interval,
+            equilibrate=equilibrate,
+            seed=seed,
+            overwrite=overwrite,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    _say(console, f"{out}: {_contents(dataset)}, {_size(out)}")
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(escape(text), soft_wrap=True)
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    """A table whose first ``left`` columns hold words, the others numbers."""
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD)
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="left" if k < left else "right", overflow="fold", no_wrap=k >= left)
+    return table
+
+
+def _print_conversion(result: Conversion, out: str) -> None:
+    console = _console()
+    columns = ("source", "kind", "units", "labels", "elements", "frames", "atoms", "per frame")
+    table = _table("found", *columns, left=5)
+    for source in result.sources[:ROWS]:
+        part = source.dataset
+        table.add_row(
+            escape("/".join(Path(source.name).parts[-2:])),
+            source.kind,
+            f"{source.energy_unit}, {source.length_unit}",
+            _labels(part),
+            _elements(part),
+            str(len(part)),
+            str(len(part.numbers)),
+            _range(part.sizes),
+        )
+    console.print(table)
+    if len(result.sources) > ROWS:
+        _say(console, f"and {len(result.sources) - ROWS} more sources")
+    for source in result.sources:
+        for note in source.notes:
+            _say(console, f"{source.name}: {note}")
+    _say(console, f"{out}: {_contents(result.dataset)}, {_size(out)}, in eV and Å")
+
+
+def _print_info(dataset: Dataset, found: Info, rows: int | None) -> None:
+    console = _console()
+    _say(console, f"{dataset.path}: {_contents(dataset)}, {_size(dataset.path)}, sha256 {dataset.hash[:12]}")
+    for key, value in sorted(dataset.attrs.items()):
+        _say(console, f"  {key}: {value}")
+    periodic = ", ".join(f"{count} in {k} directions" for k, count in sorted(found.periodic.items()))
+    _say(console, f"periodic frames: {periodic}")
+
+    table = _table("composition", "formula", "frames")
+    for formula, count in found.formulas.most_common(rows):
+        table.add_row(formula, str(count))
+    _print_table(console, table, len(found.formulas), rows)
+    if found.groups:
+        table = _table("groups", "group", "frames")
+        for group, count in found.groups.most_common(rows):
+            table.add_row(escape(str(group)) or "(none)", str(count))
+        _print_table(console, table, len(found.groups), rows)
+
+    table = _table("statistics", "quantity", "unit", "mean", "std", "min", "max", left=2)
+    _add(table, "atoms per frame", "", found.sizes)
+    _add(table, "energy per atom", "eV", found.energy)
+    _add(table, "  less one per element", "eV", found.residual)
+    _add(table, "force, length", "eV/Å", found.force_size)
+    _add(table, "force, components", "eV/Å", found.forces.get("all"))
+    elements = [(symbol, part) for symbol, part in found.forces.items() if symbol != "all"]
+    for symbol, part in elements[:rows]:
+        _add(table, f"  {symbol} ({found.elements[symbol]})", "eV/Å", part)
+    _add(table, "stress, components", "eV/Å^3", found.stress)
+    _add(table, f"neighbours within {found.cutoff:g} Å", "", found.neighbours)
+    _print_table(console, table, len(elements), rows)
+
+    table = _table(f"shortest distance per pair of elements, within {found.cutoff:g} Å", "pair", "Å")
+    for (a, b), distance in list(found.shortest.items())[:rows]:
+        table.add_row(f"{a}-{b}", f"{distance:.3f}")
+    _print_table(console, table, len(found.shortest), rows)
+
+    if len(found.edgeless):
+        frames = ", ".join(str(k) for k in found.edgeless[:5]) + (", ..." if len(found.edgeless) > 5 else "")
+        _say(
+            console, f"warning: {len(found.edgeless)} frames have no pair within {found.cutoff:g} Å: {frames}"
+        )
+    elif found.isolated:
+        _say(console, f"warning: {found.isolated} atoms have no neighbour within {found.cutoff:g} Å")
+    for label, count in found.known.items():
+        if 0 < count < found.frames:
+            _say(console, f"warning: {label} is known in {count} of {found.frames} frames")
+
+
+def _print_parts(parts: dict[str, Part], title: str) -> None:
+    console = _console()
+    table = _table(title, "part", "file", "frames", left=2)
+    for name, part in parts.items():
+        table.add_row(name, escape(part.path), str(len(part.frames)))
+    console.print(table)
+
+
+def _print_table(console: Console, table: Table, total: int, rows: int | None) -> None:
+    console.print(table)
+    if rows is not None and total > rows:
+        _say(console, f"and {total - rows} more (--all)")
+
+
+def _add(table: Table, name: str, unit: str, statistics: Statistics | None) -> None:
+    if statistics is not None:
+        values = (statistics.mean, statistics.std, statistics.min, statistics.max)
+        noise = 1e-9 * statistics.rms
+        table.add_row(name, unit, *(f"{value if abs(value) > noise else 0.0:.4g}" for value in values))
+
+
+def _contents(dataset: Dataset) -> str:
+    atoms, frames = len(dataset.numbers), len(dataset)
+    return f"{frames} frames, {atoms} atoms ({_elements(dataset)}), labels: {_labels(dataset)}"
+
+
+def _elements(dataset: Dataset) -> str:
+    symbols = [chemical_symbols[z] for z in dataset.species]
+    return (
+        " ".join(symbols) if len(symbols) <= 12 else f"{' '.join(symbols[:10])} ... ({len(symbols)} elements)"
+    )
+
+
+def _labels(dataset: Dataset) -> str:
+    counts = {label: int(dataset.known(label).sum()) for label in LABELS}
+    names = [
+        label if count == len(dataset) else f"{label} ({count} of {len(dataset)})"
+        for label, count in counts.items()
+        if count
+    ]
+    return ", ".join(names) or "none"
+
+
+def _range(sizes) -> str:
+    return str(sizes[0]) if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+
+
+def _size(path: str) -> str:
+    size = Path(path).stat().st_size
+    return f"{size / 1e6:.2f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -1,0 +1,118 @@
+"""Split a data set file into training, validation and test files."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from eqpot.data import Dataset, check_output, read_dataset, shortest_distances, write_dataset
+from eqpot.errors import UserError
+
+PARTS = ("train", "valid", "test")
+METHODS = ("uniform", "shortest")
+
+
+@dataclass
+class Part:
+    """One file that a split wrote, and the frames of the source in it (rising)."""
+
+    path: str
+    frames: np.ndarray
+
+
+def split(
+    path: str | os.PathLike,
+    *,
+    train: int | float | None = None,
+    valid: int | float | None = None,
+    test: int | float | None = None,
+    seed: int = 0,
+    method: str = "uniform",
+    fraction: float = 0.3,
+    prefix: str | os.PathLike | None = None,
+    overwrite: bool = False,
+) -> dict[str, Part]:
+    """Write ``{prefix}_train.h5``, ``_valid.h5``, ``_test.h5``; no frame is in two of them.
+
+    train, valid, test: an int is a number of frames, a float a fraction of all; None writes no such file.
+    All None means 0.8, 0.1, 0.1. Fractions that add up to one use every frame.
+    method: "uniform", or "shortest": ``fraction`` of the training frames are those of all frames with the
+    shortest interatomic distances, so that the model sees the repulsive wall; all else is uniform.
+    prefix: default the name of ``path`` without its ending.
+
+    Raises UserError when more is asked than exists, a part would be empty, or a file is in the way.
+    """
+    path = os.fspath(path)
+    if method not in METHODS:
+        raise UserError(f"method: expected one of {', '.join(METHODS)}; found {method}")
+    if not 0 <= fraction <= 1:
+        raise UserError(f"fraction: expected 0 to 1, found {fraction:g}")
+    wanted = {"train": train, "valid": valid, "test": test}
+    if all(amount is None for amount in wanted.values()):
+        wanted = {"train": 0.8, "valid": 0.1, "test": 0.1}
+    prefix = os.path.splitext(path)[0] if prefix is None else os.fspath(prefix)
+    paths = {name: f"{prefix}_{name}.h5" for name in PARTS if wanted[name] is not None}
+    for file in paths.values():
+        check_output(file, overwrite)
+
+    dataset = read_dataset(path)
+    counts = part_sizes(len(dataset), {name: wanted[name] for name in paths}, path)
+    frames = choose(dataset, counts, seed, method, fraction)
+    parts = {}
+    for name, indices in frames.items():
+        part = dataset.subset(indices)
+        part.attrs.update(
+            split_part=name,
+            split_of=os.path.basename(path),
+            split_of_hash=dataset.hash,
+            split_method=method if method == "uniform" else f"shortest, fraction {fraction:g} of training",
+            split_seed=seed,
+            split_frames=", ".join(f"{key} {count}" for key, count in counts.items()),
+        )
+        write_dataset(paths[name], part)
+        parts[name] = Part(paths[name], indices)
+    return parts
+
+
+def part_sizes(frames: int, wanted: dict[str, int | float], path: str) -> dict[str, int]:
+    """Number of frames of each part, from counts (int) and fractions (float)."""
+    counts = {}
+    for name, amount in wanted.items():
+        if isinstance(amount, float):
+            if not 0 < amount <= 1:
+                raise UserError(f"{path}: {name}: expected a fraction over 0 and up to 1, found {amount:g}")
+            counts[name] = int(amount * frames + 1e-9)
+        else:
+            counts[name] = int(amount)
+    fractions = [amount for amount in wanted.values() if isinstance(amount, float)]
+    if len(fractions) == len(wanted) and abs(sum(fractions) - 1) < 1e-9:
+        counts[next(iter(counts))] += frames - sum(counts.values())
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(
+                f"{path}: {name}: expected at least 1 frame, found {count} ({wanted[name]} of {frames})"
+            )
+    total = sum(counts.values())
+    if total > frames:
+        asked = " + ".join(f"{count} {name}" for name, count in counts.items())
+        raise UserError(f"{path}: expected at most {frames} frames, found {asked} = {total} wanted")
+    return counts
+
+
+def choose(
+    dataset: Dataset, counts: dict[str, int], seed: int = 0, method: str = "uniform", fraction: float = 0.3
+) -> dict[str, np.ndarray]:
+    """Disjoint frames for each part of ``counts``, each sorted; see ``split``."""
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    first = np.zeros(0, dtype=int)
+    if method == "shortest" and "train" in counts:
+        # a stable sort of the permuted frames leaves ties to the seed
+        by_distance = order[np.argsort(shortest_distances(dataset)[order], kind="stable")]
+        first = by_distance[: round(fraction * counts["train"])]
+        order = order[~np.isin(order, first)]
+    chosen = {}
+    for name, count in counts.items():
+        here = first if name == "train" else first[:0]
+        rest, order = np.split(order, [count - len(here)])
+        chosen[name] = np.sort(np.concatenate([here, rest]))
+    return chosen
