@@ -58,9 +58,9 @@ def convert(
 ):
     """Convert SRC... into the data set file OUT.h5, in eV and Å.
 
-    A SRC is anything ASE reads (extxyz first), an npz (MD17, sGDML, rMD17, or arrays of the usual names), a
+    A SRC is anything ASE reads (extxyz first), an npz (MD17, sGDML, rMD17, or the usual names), a
     folder of DeepMD systems, or a data set file. Forces are in energy/length, stress in energy/length^3 and
-    positive under tension. Energy and forces are required of every frame, stress of all periodic ones or none.
+    positive under tension. Energy and forces are required of all frames, stress of all periodic ones or none.
     """
     result = convert_sources(
         sources,
@@ -236,7 +236,7 @@ def _print_info(dataset: Dataset, found: Info, rows: int | None) -> None:
     _add(table, f"neighbours within {found.cutoff:g} Å", "", found.neighbours)
     _print_table(console, table, len(elements), rows)
 
-    table = _table(f"shortest distance per pair of elements, within {found.cutoff:g} Å", "pair", "Å")
+    table = _table("shortest distances", "pair", "Å")
     for (a, b), distance in list(found.shortest.items())[:rows]:
         table.add_row(f"{a}-{b}", f"{distance:.3f}")
     _print_table(console, table, len(found.shortest), rows)

@@ -160,10 +160,8 @@ def convert(
     _check_stress(parts, allow_missing)
     names = [part.name for part in parts]
     about = {"source": ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")}
-    theories = {
-        part.dataset.attrs["level_of_theory"] for part in parts if "level_of_theory" in part.dataset.attrs
-    }
-    if len(theories) == 1:
+    theories = {part.dataset.attrs.get("level_of_theory") for part in parts}
+    if len(theories) == 1 and None not in theories:
         about["level_of_theory"] = theories.pop()
     dataset = concatenate([part.dataset for part in parts], about | dict(attrs or {}))
     write_dataset(out, dataset)

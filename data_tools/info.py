@@ -33,12 +33,12 @@ class Statistics:
 class Info:
     """Everything ``eqpot data info`` prints.
 
-    formulas: frames of each formula. elements: atoms of each. known: frames that have each label. sizes: atoms
-    per frame. energy: eV/atom. residual: eV/atom, what a least-squares fit of one energy per element leaves.
-    forces: components for each element and for "all", eV/Å; force_size: their lengths. stress: components,
-    eV/Å^3. shortest: Å, for pairs of elements nearer than cutoff somewhere. neighbours: of an atom, within
-    cutoff. isolated: atoms without a neighbour. edgeless: frames without one. periodic: frames with 0 to 3
-    periodic directions.
+    formulas: frames of each formula. elements: atoms of each. known: frames that have each label.
+    sizes: atoms per frame. energy: eV/atom. residual: eV/atom, what a least-squares fit of one energy per
+    element leaves. forces: components for each element and for "all", eV/Å; force_size: their lengths.
+    stress: components, eV/Å^3. shortest: Å, for pairs of elements nearer than cutoff somewhere.
+    neighbours: of an atom, within cutoff. isolated: atoms without a neighbour. edgeless: frames without
+    one. periodic: frames with 0 to 3 periodic directions.
     """
 
     frames: int
