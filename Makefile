@@ -23,10 +23,10 @@ help:
 	@echo "make clean      remove .venv, ./$(DEMO) and everything that was built"
 
 demo: $(VENV)/.installed
-	rm -rf $(DEMO)
-	$(EQPOT) data split $(SAMPLE) -o $(DEMO)/data --n-train 200 --n-valid 50 --n-test 100 --seed 0
-	$(EQPOT) fit $(DEMO)/data/train.h5 --valid $(DEMO)/data/valid.h5 -o $(DEMO)/run --max-time 3m --seed 0
-	$(EQPOT) eval $(DEMO)/run/model.h5 $(DEMO)/data/test.h5 --plots $(DEMO)/plots --json $(DEMO)/errors.json
+	rm -rf $(DEMO) && mkdir $(DEMO)
+	$(EQPOT) data split $(SAMPLE) --train 800 --valid 50 --test 150 --seed 0 -o $(DEMO)/ethanol
+	$(EQPOT) fit $(DEMO)/ethanol_train.h5 --valid $(DEMO)/ethanol_valid.h5 --max-time 3m --seed 0 -o $(DEMO)/run
+	$(EQPOT) eval $(DEMO)/run/model.h5 $(DEMO)/ethanol_test.h5 --json $(DEMO)/errors.json --plots $(DEMO)/plots
 	@echo "Pictures:"; ls $(DEMO)/run/*.png $(DEMO)/plots/*.png | sed 's/^/  /'
 
 test: $(VENV)/.installed-test

@@ -43,6 +43,7 @@ class Source:
     n_train: int = 24
 
 
+# Told outright, though the converter knows it of this layout.
 KCAL = ("--energy-unit", "kcal/mol")
 SOURCES = {
     "aspirin": Source(("rmd17/rmd17_aspirin_train_01.npz",), 1000, 3, KCAL),
