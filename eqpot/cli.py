@@ -10,25 +10,28 @@ import click
 from eqpot.errors import UserError
 
 
-class Commands(click.Group):
-    """The data tools are imported when asked for."""
+class DataTools(click.Group):
+    """The commands of `eqpot.data_tools`, imported when one is asked for."""
 
     def list_commands(self, context):
-        return [*super().list_commands(context), "data"]
+        from eqpot.data_tools.commands import data
+
+        return data.list_commands(context)
 
     def get_command(self, context, name):
-        if name == "data":
-            from eqpot.data_tools.commands import data
+        from eqpot.data_tools.commands import data
 
-            return data
-        return super().get_command(context, name)
+        return data.get_command(context, name)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="eqpot")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Equivariant interatomic potentials: fit one to a data set, evaluate it, use it."""
+
+
+cli.add_command(DataTools("data", help="Convert, describe, split or make a data set."))
 
 
 @cli.command()
