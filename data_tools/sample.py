@@ -7,7 +7,6 @@ import numpy as np
 from ase import units
 from ase.build import molecule
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from eqpot.data import Dataset, check_output, write_dataset
 from eqpot.errors import UserError
@@ -50,7 +49,8 @@ def sample(
     # accuracy 0.1 tightens the self-consistency: at the default its noise would be part of the forces
     atoms.calc = TBLite(method="GFN2-xTB", accuracy=0.1, verbosity=0)
     rng = np.random.default_rng(seed)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    thermal = np.sqrt(units.kB * temperature * atoms.get_masses())[:, None]
+    atoms.set_momenta(thermal * rng.standard_normal((len(atoms), 3)))
     dynamics = Langevin(
         atoms,
         TIME_STEP * units.fs,

@@ -1,0 +1,181 @@
+"""Splits: disjoint, seeded, of the size that was asked, and with the short distances where they belong."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from eqpot.data import Dataset, read_dataset, shortest_distances, write_dataset
+from eqpot.data_tools.commands import data
+from eqpot.data_tools.split import choose, split
+from eqpot.errors import UserError
+
+FRAMES = 60
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Dimers; frame k has the energy k, and a bond length that has nothing to do with k."""
+    bond = np.random.default_rng(0).permutation(np.linspace(0.8, 2.0, FRAMES))
+    positions = np.zeros((FRAMES, 2, 3))
+    positions[:, 1, 2] = bond
+    dataset = Dataset(
+        atom_ptr=2 * np.arange(FRAMES + 1),
+        numbers=np.tile(np.array([1, 9], dtype=np.uint8), FRAMES),
+        positions=positions.reshape(-1, 3),
+        cell=np.zeros((FRAMES, 3, 3)),
+        pbc=np.zeros((FRAMES, 3), dtype=bool),
+        energy=np.arange(float(FRAMES)),
+        forces=np.zeros((2 * FRAMES, 3)),
+        attrs={"level_of_theory": "none"},
+    )
+    path = tmp_path / "all.h5"
+    write_dataset(path, dataset)
+    return path
+
+
+def frames_of(path) -> list[int]:
+    """Which frames of the source a file holds, by their energies."""
+    return [int(energy) for energy in read_dataset(path).energy]
+
+
+def test_parts_are_disjoint_and_hold_what_they_say(source, tmp_path):
+    parts = split(source, train=30, valid=10, test=5, seed=1)
+    assert {name: len(part.frames) for name, part in parts.items()} == {"train": 30, "valid": 10, "test": 5}
+    seen = []
+    for name, part in parts.items():
+        assert part.path == str(tmp_path / f"all_{name}.h5")
+        assert frames_of(part.path) == part.frames.tolist() == sorted(part.frames)
+        seen += frames_of(part.path)
+    assert len(set(seen)) == 45
+    whole, train = read_dataset(source), read_dataset(tmp_path / "all_train.h5")
+    np.testing.assert_array_equal(train.positions, whole.subset(parts["train"].frames).positions)
+
+
+def test_attributes_say_how_it_was_made(source):
+    train = read_dataset(
+        split(source, train=5, valid=4, seed=9, method="shortest", fraction=0.4)["train"].path
+    )
+    assert train.attrs == {
+        "level_of_theory": "none",
+        "split_part": "train",
+        "split_of": "all.h5",
+        "split_of_hash": read_dataset(source).hash,
+        "split_method": "shortest, fraction 0.4 of training",
+        "split_seed": 9,
+        "split_frames": "train 5, valid 4",
+    }
+
+
+def test_the_seed_decides(source):
+    chosen = {seed: split(source, train=20, valid=20, seed=seed, overwrite=True) for seed in (0, 1)}
+    contents = Path(chosen[1]["train"].path).read_bytes()
+    again = split(source, train=20, valid=20, seed=1, overwrite=True)
+    assert Path(again["train"].path).read_bytes() == contents
+    for name in ("train", "valid"):
+        np.testing.assert_array_equal(again[name].frames, chosen[1][name].frames)
+        assert set(chosen[0][name].frames) != set(chosen[1][name].frames)
+
+
+def test_uniform_is_uniform(source):
+    """Over many seeds every frame is drawn as often as every other."""
+    dataset = read_dataset(source)
+    drawn = np.zeros(FRAMES)
+    for seed in range(600):
+        drawn[choose(dataset, {"train": 15, "valid": 5}, seed)["train"]] += 1
+    # binomial: 600 draws at 1/4, standard deviation 10.6
+    assert abs(drawn - 150).max() < 5 * 10.6 and drawn.std() > 5
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sizes"),
+    [
+        ({}, (48, 6, 6)),
+        ({"train": 0.5, "valid": 0.25, "test": 0.25}, (30, 15, 15)),
+        ({"train": 0.7, "valid": 0.19, "test": 0.11}, (43, 11, 6)),  # all are used: the rest goes to training
+        ({"train": 50, "valid": 10}, (50, 10)),
+        ({"train": 10, "valid": 0.1, "test": 1.0 / 3}, (10, 6, 20)),
+        ({"test": 0.99}, (59,)),
+    ],
+    ids=str,
+)
+def test_counts_and_fractions(source, wanted, sizes):
+    parts = split(source, **wanted)
+    assert tuple(len(frames_of(part.path)) for part in parts.values()) == sizes
+    assert tuple(parts) == (tuple(wanted) or ("train", "valid", "test"))
+
+
+def test_shortest_takes_a_fraction_of_training_from_the_short_end(source):
+    dataset = read_dataset(source)
+    by_distance = np.argsort(shortest_distances(dataset))
+    short, rest = set(by_distance[:6]), set(by_distance[6:])
+    others = []
+    for seed in range(20):
+        chosen = choose(dataset, {"train": 20, "valid": 20}, seed, "shortest", 0.3)
+        assert short <= set(chosen["train"])
+        assert len(chosen["train"]) == 20 and not set(chosen["train"]) & set(chosen["valid"])
+        others.append(set(chosen["train"]) - short)
+    # the other 14 are from everywhere, and differ from seed to seed
+    assert set.union(*others) == rest and len({frozenset(other) for other in others}) == 20
+    uniform = choose(dataset, {"train": 20, "valid": 20}, 0)
+    assert not short <= set(uniform["train"])
+    none = choose(dataset, {"train": 20, "valid": 20}, 0, "shortest", 0.0)
+    np.testing.assert_array_equal(none["train"], uniform["train"])
+    assert set(choose(dataset, {"train": 20}, 0, "shortest", 1.0)["train"]) == set(by_distance[:20])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"train": 50, "valid": 11}, r"at most 60 frames, found 50 train \+ 11 valid = 61 wanted"),
+        ({"train": 0.9, "valid": 0.2}, r"at most 60 frames, found 54 train \+ 12 valid = 66"),
+        ({"train": 61}, "at most 60 frames, found 61 train"),
+        ({"train": 10, "valid": 0}, r"valid: expected at least 1 frame, found 0"),
+        ({"train": 10, "test": -3}, "test: expected at least 1 frame, found -3"),
+        ({"train": 0.9, "valid": 0.01}, r"valid: expected at least 1 frame, found 0 \(0.01 of 60\)"),
+        ({"train": 1.5}, "train: expected a fraction over 0 and up to 1, found 1.5"),
+        ({"train": float("nan")}, "train: expected a fraction"),
+        ({"train": 5, "method": "longest"}, "method: expected one of uniform, shortest; found longest"),
+        ({"train": 5, "fraction": 1.2}, "fraction: expected 0 to 1, found 1.2"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_and_nothing_written(source, wanted, message):
+    with pytest.raises(UserError, match=message) as caught:
+        split(source, **wanted)
+    assert "\n" not in str(caught.value)
+    assert list(source.parent.iterdir()) == [source]
+
+
+def test_files_in_the_way_are_kept(source, tmp_path):
+    (tmp_path / "all_test.h5").write_text("precious")
+    with pytest.raises(UserError, match="all_test.h5: exists already; give --overwrite"):
+        split(source, train=5, test=5)
+    assert {path.name for path in tmp_path.iterdir()} == {"all.h5", "all_test.h5"}
+    split(source, train=5, test=5, overwrite=True)
+    assert len(frames_of(tmp_path / "all_test.h5")) == 5
+
+
+def test_the_command(source, tmp_path):
+    words = ["split", str(source), "--train", "50%", "--valid", "0.1", "--test", "3", "--seed", "4"]
+    words += ["--method", "shortest", "--fraction", "0.2", "-o", str(tmp_path / "part")]
+    run = CliRunner().invoke(data, words, catch_exceptions=False)
+    assert run.exit_code == 0, run.output
+    rows = {name: int(count) for name, count in re.findall(r"(\w+) +\S*part_\w+\.h5 +(\d+)", run.output)}
+    assert rows == {"train": 30, "valid": 6, "test": 3}
+    expected = split(
+        source,
+        train=0.5,
+        valid=0.1,
+        test=3,
+        seed=4,
+        method="shortest",
+        fraction=0.2,
+        prefix=tmp_path / "same",
+    )
+    for name, part in expected.items():
+        assert frames_of(tmp_path / f"part_{name}.h5") == part.frames.tolist()
+    run = CliRunner().invoke(data, ["split", str(source), "--train", "some"])
+    assert run.exit_code == 2 and "found 'some'" in run.output
