@@ -71,6 +71,8 @@ def test_attributes_say_how_it_was_made(source):
 
 def test_the_seed_decides(source):
     chosen = {seed: split(source, train=20, valid=20, seed=seed, overwrite=True) for seed in (0, 1)}
+    for parts in chosen.values():
+        assert parts["train"].frames.tolist() != list(range(20))
     contents = Path(chosen[1]["train"].path).read_bytes()
     again = split(source, train=20, valid=20, seed=1, overwrite=True)
     assert Path(again["train"].path).read_bytes() == contents
