@@ -37,6 +37,7 @@ class Frames:
     def __init__(self, dataset: Dataset, species: Sequence[int], cutoff: float):
         self.dataset = dataset
         self.cutoff = cutoff
+        self.n_species = len(species)
         self.graphs = frame_graphs(dataset, species, cutoff)
 
     def __len__(self) -> int:
@@ -54,7 +55,7 @@ class Frames:
 
     def batch(self, frames: Sequence[int]):
         """The frames as one Batch, and their atoms' rows in the data set, in the batch's order."""
-        batch = collate([self.graphs[k] for k in frames])
+        batch = collate([self.graphs[k] for k in frames], self.n_species)
         ptr = self.dataset.atom_ptr
         return batch, np.concatenate([np.arange(ptr[k], ptr[k + 1]) for k in frames])[batch.order]
 

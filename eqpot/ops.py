@@ -72,7 +72,7 @@ class Signature:
 # norm           s_out[n,C], v_out[n,3,Cv]      s[n,C], v[n,3,Cv]
 #                n_even
 # add            y[...,M]                       a[...,M], b[...,K]
-#                col: b is added to the columns from here on
+#                col, count: b's first `count` columns are added from column col on
 SIGNATURES: dict[str, Signature] = {
     "edge_geometry": Signature("edge_geometry", ("r", "unit"), ("edge_vec",), ()),
     "radial_basis": Signature("radial_basis", ("basis",), ("r", "frequencies"), ("cutoff", "envelope_p")),
@@ -87,7 +87,7 @@ SIGNATURES: dict[str, Signature] = {
     ),
     "gate": Signature("gate", ("s_out", "v_out"), ("g", "v"), ("n_even",)),
     "norm": Signature("gate", ("s_out", "v_out"), ("s", "v"), ("n_even",)),
-    "add": Signature("dense", ("y",), ("a", "b"), ("col",)),
+    "add": Signature("dense", ("y",), ("a", "b"), ("col", "count")),
 }
 BACKENDS = ("ref", "cpu")
 WALKS = ("fwd", "bwd", "fwd_tan", "bwd_tan")

@@ -180,16 +180,18 @@ def norm_bwd(ds_out: Array, dv_out: Array, s: Array, v: Array, n_even: int) -> t
     return scalar_slope(s, n_even, SSP) * ds_out, dv
 
 
-def add_fwd(a: Array, b: Array, col: int) -> Array:
-    """y = a, with b added to its columns from col on: a[..., M], b[..., K], K <= M - col -> y[..., M]."""
+def add_fwd(a: Array, b: Array, col: int, count: int) -> Array:
+    """y = a, with b's first `count` columns added from column col on: a[..., M], b[..., K] -> y[..., M]."""
     y = np.array(a, np.result_type(a, b))
-    y[..., col : col + b.shape[-1]] += b
+    y[..., col : col + count] += b[..., :count]
     return y
 
 
-def add_bwd(dy: Array, a: Array, b: Array, col: int) -> tuple[Array, Array]:
-    """da = dy, db = those columns of dy."""
-    return dy, dy[..., col : col + b.shape[-1]]
+def add_bwd(dy: Array, a: Array, b: Array, col: int, count: int) -> tuple[Array, Array]:
+    """da = dy; db = those columns of dy, zero beyond `count`."""
+    db = np.zeros(b.shape, dy.dtype)
+    db[..., :count] = dy[..., col : col + count]
+    return dy, db
 
 
 # ------------------------------------------------------------ matrices and tables
@@ -486,9 +488,9 @@ def energies(
                 v_new = v_new + dense(f"{block}.self_connection.v", v, v_labels, v_next, gain)
         else:
             alike = sum(a == b for a, b in zip(s_labels, s_next, strict=True))
-            s_new = add_fwd(s_new, s[:, :alike], len(gates))
+            s_new = add_fwd(s_new, s, len(gates), alike)
             if v_labels and v_next:
-                v_new = add_fwd(v_new, v, 0)
+                v_new = add_fwd(v_new, v, 0, channels)
 
         nonlinearity = gate_fwd if gated else norm_fwd
         s, v = nonlinearity(s_new, v_new, s_next.count("e"))

@@ -1,0 +1,251 @@
+"""The network, from edge vectors to one number per atom: which operators run, in what order, on which channels.
+
+Batzner et al., "E(3)-equivariant graph neural networks" (Nature Communications 13, 2453, 2022) at l <= 1. Features of
+an atom are scalars s[n, C] and vectors v[n, 3, C].
+
+Parity. Under O(3) a channel is even ("e") or odd ("o"), by what a point inversion does to it: of the scalars the
+first half is even, of the vectors the first half is odd (polar), the second even (axial). Y1 is odd, so a path with Y1
+flips the label of the channel that it carries. The kernels know nothing of it: matrices connect equal labels
+only. Under SO(3) all channels have one label and every matrix is full.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eqpot.config import ModelConfig
+from eqpot.graph import Batch
+from eqpot.kernels.activation import SILU, SSP
+from eqpot.params import Params
+from eqpot.tape import Node, Tape
+
+# Weights start as standard normals; static factors keep features near unit variance through the network.
+ACTIVATION_GAIN = 1.68  # 1 / sqrt(<silu(x)^2>) of a standard normal x
+RADIAL_GAIN = 2.0  # the basis and ssp are about half as large
+
+SCALAR_PATHS, VECTOR_PATHS = (0, 3), (1, 2, 4)  # 0x0->0, 1x1->0; 0x1->1, 1x0->1, 1x1->1
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A block-diagonal matrix as the dense operator takes it."""
+
+    name: str
+    columns: int
+    blocks: np.ndarray
+    scales: np.ndarray
+    per_species: bool
+
+    @property
+    def size(self) -> int:
+        """Weights of one group of rows."""
+        return int(np.sum(self.blocks[:, 1] * self.blocks[:, 3]))
+
+
+def dense(
+    name: str,
+    inputs: str,
+    outputs: str,
+    gain: float = 1.0,
+    neighbours: float = 1.0,
+    per_species: bool = False,
+) -> Dense:
+    """Connect columns of equal label, given one letter per column.
+
+    The factor gain / sqrt(fan-in · neighbours) keeps the variance of sums of independent terms at gain^2.
+    """
+    blocks, scales, offset = [], [], 0
+    for y_col, m, label in _runs(outputs):
+        for x_col, k, other in _runs(inputs):
+            if other == label:
+                blocks.append((x_col, k, y_col, m, offset))
+                scales.append(gain / np.sqrt(inputs.count(label) * neighbours))
+                offset += k * m
+    return Dense(name, len(outputs), np.array(blocks, np.int64).reshape(-1, 5), np.array(scales), per_species)
+
+
+def _runs(labels: str) -> list[tuple[int, int, str]]:
+    """(start, length, label) of each stretch of equal labels."""
+    starts = [k for k, label in enumerate(labels) if k == 0 or labels[k - 1] != label]
+    return [(a, b - a, labels[a]) for a, b in zip(starts, [*starts[1:], len(labels)], strict=True)]
+
+
+def _flip(labels: str) -> str:
+    return labels.translate(str.maketrans("eo", "oe"))
+
+
+@dataclass(frozen=True)
+class Block:
+    """One interaction block: conv between two self-interactions, self-connection, nonlinearity."""
+
+    radial: list[Dense]
+    paths: np.ndarray  # [5, 2]: slot in w, slot in ms or mv; -1 where absent
+    self_in_s: Dense
+    self_in_v: Dense | None
+    self_out_s: Dense
+    self_out_v: Dense | None
+    self_connection_s: Dense | None
+    self_connection_v: Dense | None
+    residual: int  # leading scalars that a plain residual may carry over
+    gates: int
+    n_even: int
+    features: int
+
+
+class Model:
+    """The network's layout for given settings; it holds no weights."""
+
+    def __init__(self, config: ModelConfig, n_species: int, mean_neighbours: float):
+        self.config = config
+        self.n_species = n_species
+        C = config.features
+        self.parity = config.symmetry == "o3" and config.l_max == 1
+        s, v = "e" * C, ""
+        self.blocks: list[Block] = []
+        for k in range(config.blocks):
+            block, s, v = self._block(k, s, v, mean_neighbours)
+            self.blocks.append(block)
+        self.output = [
+            dense("output.0", s, "e" * (C // 2), ACTIVATION_GAIN),
+            dense("output.1", "e" * (C // 2), "e", ACTIVATION_GAIN),
+        ]
+
+    def _block(self, k: int, s: str, v: str, mean_neighbours: float) -> tuple[Block, str, str]:
+        """Block k from the labels of its input; also the labels of its output."""
+        config, C, name = self.config, self.config.features, f"block{k}"
+        gain = ACTIVATION_GAIN if k > 0 else 1.0
+        last = k == config.blocks - 1
+        half = C // 2
+
+        flip = _flip if self.parity else str
+        s_next = "e" * half + "o" * half if self.parity and not last else "e" * C
+        v_next = "" if last or config.l_max == 0 else "o" * half + "e" * half if self.parity else "e" * C
+        gates = "e" * len(v_next) if config.nonlinearity == "gate" else ""
+
+        carried = {0: s, 1: flip(s), 2: v, 3: flip(v), 4: flip(v)}
+        into_s = [p for p in SCALAR_PATHS if carried[p]]
+        into_v = [p for p in VECTOR_PATHS if carried[p]] if v_next else []
+        paths = np.full((5, 2), -1, np.int64)
+        for slot, p in enumerate(sorted(into_s + into_v)):
+            paths[p] = slot, (into_s if p in into_s else into_v).index(p)
+
+        widths = [config.basis_size] + [config.radial_width] * config.radial_depth
+        widths.append(C * len(into_s + into_v))
+        radial = [
+            dense(f"{name}.radial.{d}", "e" * a, "e" * b, RADIAL_GAIN)
+            for d, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        ]
+        species = config.self_connection == "species"
+        both = bool(v and v_next)
+        message_s = "".join(carried[p] for p in into_s)
+        message_v = "".join(carried[p] for p in into_v)
+        block = Block(
+            radial=radial,
+            paths=paths,
+            self_in_s=dense(f"{name}.self_in.s", s, s, gain),
+            self_in_v=dense(f"{name}.self_in.v", v, v, gain) if v else None,
+            self_out_s=dense(f"{name}.self_out.s", message_s, gates + s_next, 1.0, mean_neighbours),
+            self_out_v=dense(f"{name}.self_out.v", message_v, v_next, 1.0, mean_neighbours)
+            if v_next
+            else None,
+            self_connection_s=dense(f"{name}.self_connection.s", s, gates + s_next, gain, per_species=True)
+            if species
+            else None,
+            self_connection_v=dense(f"{name}.self_connection.v", v, v_next, gain, per_species=True)
+            if species and both
+            else None,
+            residual=sum(a == b for a, b in zip(s, s_next, strict=True)),
+            gates=len(gates),
+            n_even=s_next.count("e"),
+            features=C,
+        )
+        return block, s_next, v_next
+
+    def matrices(self) -> list[Dense]:
+        """Every dense matrix of the model, in order."""
+        found: list[Dense] = []
+        for b in self.blocks:
+            rest = (
+                b.self_in_s,
+                b.self_in_v,
+                b.self_out_s,
+                b.self_out_v,
+                b.self_connection_s,
+                b.self_connection_v,
+            )
+            found += [*b.radial, *(m for m in rest if m is not None)]
+        return found + self.output
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter array; a matrix is a flat row, or one for each species."""
+        rows = {m.name: (self.n_species if m.per_species else 1, m.size) for m in self.matrices()}
+        C, B = self.config.features, self.config.basis_size
+        return {"embedding": (self.n_species, C), "frequencies": (B,), **rows}
+
+    def initial(self, seed: int, dtype: str) -> Params:
+        """Standard normal weights; Bessel frequencies n pi."""
+        params = Params(self.shapes(), dtype)
+        random = np.random.default_rng(seed)
+        for name, array in params.items():
+            array[...] = random.standard_normal(array.shape)
+            if name == "frequencies":
+                array[...] = np.pi * np.arange(1, array.size + 1)
+        return params
+
+    def run(self, tape: Tape, p: dict[str, Node], batch: Batch, edge_vec: Node) -> Node:
+        """Record the network on the tape; returns x[n, 1], each atom's energy in units of its species' scale."""
+        config, n, E = self.config, len(batch.species), batch.edge_count
+        C, B = config.features, config.basis_size
+        graph = (batch.senders, batch.receivers, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
+
+        def mix(matrix: Dense, x: Node) -> Node:
+            lead = x.value.shape[:-1]
+            rows = int(np.prod(lead))
+            row_ptr = batch.species_ptr * (rows // max(n, 1)) if matrix.per_species else np.array([0, rows])
+            shape = (*lead, matrix.columns)
+            (y,) = tape.apply("dense", (x, p[matrix.name]), (shape,), row_ptr, matrix.blocks, matrix.scales)
+            return y
+
+        def act(x: Node, kind: int) -> Node:
+            return tape.apply("activation", (x,), (x.value.shape,), kind)[0]
+
+        def add(a: Node, b: Node, col: int, count: int) -> Node:
+            return tape.apply("add", (a, b), (a.value.shape,), col, count)[0]
+
+        r, unit = tape.apply("edge_geometry", (edge_vec,), ((E,), (E, 3)))
+        (basis,) = tape.apply(
+            "radial_basis", (r, p["frequencies"]), ((E, B),), config.cutoff, config.envelope_p
+        )
+        (s,) = tape.apply("embedding", (p["embedding"],), ((n, C),), batch.species, batch.species_ptr)
+        v = none = Node(tape.pool.take((n, 3, 0)))
+
+        for b in self.blocks:
+            w = basis
+            for matrix in b.radial[:-1]:
+                w = act(mix(matrix, w), SSP)
+            w = mix(b.radial[-1], w)
+
+            into_s = np.count_nonzero(b.paths[SCALAR_PATHS, 0] >= 0)
+            into_v = np.count_nonzero(b.paths[VECTOR_PATHS, 0] >= 0)
+            neighbour_s = mix(b.self_in_s, s)
+            neighbour_v = mix(b.self_in_v, v) if b.self_in_v else none
+            ms, mv = tape.apply(
+                "interaction",
+                (neighbour_s, neighbour_v, unit, w),
+                ((n, into_s * C), (n, 3, into_v * C)),
+                *graph,
+                b.paths,
+            )
+            new_s = mix(b.self_out_s, ms)
+            new_v = mix(b.self_out_v, mv) if b.self_out_v else none
+
+            if config.self_connection == "species":
+                new_s = add(new_s, mix(b.self_connection_s, s), 0, b.gates + C)
+                new_v = add(new_v, mix(b.self_connection_v, v), 0, C) if b.self_connection_v else new_v
+            else:
+                new_s = add(new_s, s, b.gates, b.residual)
+                new_v = add(new_v, v, 0, C) if v is not none and new_v is not none else new_v
+            s, v = tape.apply(config.nonlinearity, (new_s, new_v), ((n, C), new_v.value.shape), b.n_even)
+            v = v if b.self_out_v else none
+
+        return mix(self.output[1], act(mix(self.output[0], s), SILU))

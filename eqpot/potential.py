@@ -1,0 +1,261 @@
+"""The potential: settings, weights and constants in one object; energies, forces and stress of structures."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+
+from eqpot.config import ModelConfig
+from eqpot.errors import UserError
+from eqpot.files import new_hdf5
+from eqpot.graph import Batch, collate, frame_graph
+from eqpot.kernels.forces import forces_cpu
+from eqpot.loss import Labels
+from eqpot.model import Model
+from eqpot.ops import operators
+from eqpot.params import Params
+from eqpot.tape import Node, Pool, Tape
+
+FORMAT, VERSION = "eqpot-model", 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a structure has: energy (eV), forces [n, 3] (eV/Å), energies of the atoms [n] (eV), and stress [3, 3]
+    (eV/Å^3, positive under tension), None without periodicity in all three directions."""
+
+    energy: float
+    forces: np.ndarray
+    stress: np.ndarray | None
+    energies: np.ndarray
+
+
+@dataclass
+class Prediction(Labels):
+    """Predictions for a batch, atoms in the batch's order; stress is NaN for structures without a 3D cell."""
+
+    energies: np.ndarray | None = None
+
+
+class Potential:
+    """E = sum over atoms of scale[species] x + shift[species], where x is the network's number for the atom.
+
+    species: atomic numbers, rising; scale, shift: float64 [Z], eV; mean_neighbours: edges per atom in the training
+    set, which normalises sums over neighbours; params: the weights.
+    """
+
+    def __init__(self, config: ModelConfig, species: Sequence[int], dtype: str, backend: str = "cpu"):
+        if dtype not in ("float32", "float64"):
+            raise UserError(f"dtype: expected float32 or float64, found {dtype!r}")
+        self.config = config
+        self.species = tuple(sorted(int(z) for z in species))
+        self.dtype = dtype
+        self.scale = np.ones(len(self.species))
+        self.shift = np.zeros(len(self.species))
+        self.mean_neighbours = 1.0
+        self.params = Params(self._model.shapes(), dtype)
+        self.provenance: dict[str, Any] = {}
+        self._operators = operators(backend)
+        self._pool = Pool(np.dtype(dtype))
+
+    @classmethod
+    def create(
+        cls, species: Sequence[str | int], seed: int = 0, dtype: str = "float32", **settings: Any
+    ) -> Self:
+        """An untrained potential for some elements (symbols or atomic numbers); settings as in `[model]`."""
+        potential = cls(ModelConfig.from_dict(settings), _numbers(species), dtype)
+        potential.params.flat[:] = potential._model.initial(seed, dtype).flat
+        return potential
+
+    @property
+    def mean_neighbours(self) -> float:
+        """Edges per atom that sums over neighbours are normalised by."""
+        return self._mean_neighbours
+
+    @mean_neighbours.setter
+    def mean_neighbours(self, value: float) -> None:
+        self._mean_neighbours = float(value)
+        self._model = Model(self.config, len(self.species), self._mean_neighbours)
+
+    # ---- files
+
+    def save(self, path: str | Path) -> None:
+        """Write a model file (HDF5: arrays, and JSON for settings and origin)."""
+        with new_hdf5(path) as file:
+            file.attrs.update(
+                format=FORMAT,
+                version=VERSION,
+                config=json.dumps(asdict(self.config)),
+                dtype=self.dtype,
+                mean_neighbours=self.mean_neighbours,
+                provenance=json.dumps(self.provenance),
+            )
+            file["species"] = np.array(self.species, np.int64)
+            file["scale"], file["shift"] = self.scale, self.shift
+            for name, array in self.params.items():
+                file[f"params/{name}"] = array
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a model file; UserError where it is missing, damaged or something else."""
+        if not Path(path).is_file():
+            raise UserError(
+                f"{path}: expected a model file, found {'a folder' if Path(path).exists() else 'none'}"
+            )
+        try:
+            with h5py.File(path, "r") as file:
+                found = file.attrs.get("format")
+                if found != FORMAT or file.attrs["version"] != VERSION:
+                    raise UserError(
+                        f"{path}: expected format {FORMAT!r} version {VERSION}, "
+                        f"found {found!r} version {file.attrs.get('version')}"
+                    )
+                config = ModelConfig.from_dict(json.loads(file.attrs["config"]))
+                potential = cls(config, file["species"][()], str(file.attrs["dtype"]))
+                potential.mean_neighbours = file.attrs["mean_neighbours"]
+                potential.provenance = json.loads(file.attrs["provenance"])
+                arrays = {"scale": potential.scale, "shift": potential.shift}
+                arrays |= {f"params/{name}": array for name, array in potential.params.items()}
+                for name, array in arrays.items():
+                    if file[name].shape != array.shape:
+                        raise UserError(
+                            f"{path}: {name}: expected shape {array.shape}, found {file[name].shape}"
+                        )
+                    array[...] = file[name][()]
+                    if not np.isfinite(array).all():
+                        raise UserError(f"{path}: {name}: expected finite numbers, found NaN or infinity")
+        except (OSError, KeyError, ValueError, RuntimeError) as e:
+            raise UserError(f"{path}: cannot be read as a model file ({str(e).splitlines()[0]})") from e
+        return potential
+
+    # ---- structures
+
+    def evaluate(self, atoms: Atoms | Sequence[Atoms]) -> Result | list[Result]:
+        """Energy, forces and stress of one structure, or of each of several, taken together as one batch.
+
+        UserError at an element that the potential has not learned, a position that is not finite, or a periodic
+        cell without volume.
+        """
+        if isinstance(atoms, Atoms):
+            return self.evaluate([atoms])[0]
+        graphs = []
+        for k, a in enumerate(atoms):
+            name = f"structure {k}"
+            if not np.isfinite(a.positions).all():
+                raise UserError(f"{name}: positions: expected finite numbers, found NaN or infinity")
+            if a.pbc.any() and abs(np.linalg.det(a.cell.complete()[:])) < 1e-6:
+                raise UserError(f"{name}: cell: expected a volume, found linearly dependent vectors")
+            graphs.append(
+                frame_graph(a.numbers, a.positions, a.cell[:], a.pbc, self.species, self.config.cutoff, name)
+            )
+        if not graphs:
+            return []
+        batch = collate(graphs, len(self.species))
+        p = self.predict(batch, forces=True, stress=True)
+        energies, forces = np.empty_like(p.energies), np.empty_like(p.forces)
+        energies[batch.order], forces[batch.order] = p.energies, p.forces
+        ends = np.cumsum(batch.atom_counts)
+        return [
+            Result(
+                energy=float(p.energy[k]),
+                forces=forces[end - count : end].copy(),
+                stress=None if np.isnan(batch.volume[k]) else p.stress[k],
+                energies=energies[end - count : end].copy(),
+            )
+            for k, (end, count) in enumerate(zip(ends, batch.atom_counts, strict=True))
+        ]
+
+    # ---- batches
+
+    def predict(self, batch: Batch, forces: bool = True, stress: bool = False) -> Prediction:
+        """Energies, and forces and stress where asked for, of a batch."""
+        try:
+            return self._record(batch, forces or stress, stress)[0]
+        finally:
+            self._pool.release()
+
+    def loss_gradient(
+        self, batch: Batch, loss: Callable[[Prediction], tuple], stress: bool = False
+    ) -> tuple[tuple, np.ndarray]:
+        """What `loss(prediction)` returns, and the gradient of its value by the weights, laid out as params.flat.
+
+        `loss` returns (value, anything, dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3]) for a prediction whose atoms are in
+        the batch's order. Four walks over the tape; see `eqpot.tape`.
+        """
+        try:
+            prediction, tape, x, edge_vec, nodes = self._record(batch, True, stress)
+            outcome = loss(prediction)
+            _, _, grad_energy, grad_forces, grad_stress = outcome
+            tape.tangent({edge_vec: self._edge_tangent(batch, grad_forces, grad_stress if stress else None)})
+            gradient = np.zeros_like(self.params.flat)
+            for name, view in self.params.split(gradient).items():
+                nodes[name].td = view
+            seed = self.scale[batch.species] * grad_energy[batch.frame]
+            tape.reverse_tangent({x: self._column(seed)}, nodes.values())
+        finally:
+            self._pool.release()
+        return outcome, gradient
+
+    def _record(self, batch: Batch, forces: bool, stress: bool) -> tuple[Prediction, Tape, Node, Node, dict]:
+        """Walks one and two."""
+        tape = Tape(self._operators, self._pool)
+        nodes = {name: Node(array) for name, array in self.params.items()}
+        edge_vec = Node(batch.edge_vec.astype(self.dtype))
+        x = self._model.run(tape, nodes, batch, edge_vec)
+        energies = self.scale[batch.species] * x.value[:, 0] + self.shift[batch.species]
+        prediction = Prediction(
+            energy=np.bincount(batch.frame, energies, minlength=batch.n_frames), energies=energies
+        )
+        if forces:
+            tape.reverse({x: self._column(self.scale[batch.species])}, [edge_vec])
+            d = np.zeros_like(edge_vec.value) if edge_vec.d is None else edge_vec.d
+            prediction.forces = np.empty((len(batch.species), 3))
+            forces_cpu(prediction.forces, d, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
+            if stress:
+                prediction.stress = self._stress(batch, d)
+        return prediction, tape, x, edge_vec, nodes
+
+    def _column(self, seed: np.ndarray) -> np.ndarray:
+        return seed.astype(self.dtype)[:, None]
+
+    @staticmethod
+    def _stress(batch: Batch, d: np.ndarray) -> np.ndarray:
+        """(1/V) sum over edges of the symmetric part of edge_vec d^T, d = dE/d edge_vec [E, 3]; [f, 3, 3]."""
+        frame = batch.frame[batch.receivers]
+        virial = np.empty((batch.n_frames, 3, 3))
+        for a in range(3):
+            for b in range(a + 1):
+                product = 0.5 * (batch.edge_vec[:, a] * d[:, b] + batch.edge_vec[:, b] * d[:, a])
+                virial[:, a, b] = virial[:, b, a] = np.bincount(frame, product, minlength=batch.n_frames)
+        return virial / batch.volume[:, None, None]
+
+    def _edge_tangent(
+        self, batch: Batch, grad_forces: np.ndarray, grad_stress: np.ndarray | None
+    ) -> np.ndarray:
+        """dL/d(dE/d edge_vec) [E, 3]: the transpose of how forces and stress follow from dE/d edge_vec."""
+        t = grad_forces[batch.receivers] - grad_forces[batch.senders]
+        if grad_stress is not None:
+            symmetric = 0.5 * (grad_stress + grad_stress.swapaxes(1, 2)) / batch.volume[:, None, None]
+            symmetric[np.isnan(batch.volume)] = 0
+            t += np.einsum("eab,eb->ea", symmetric[batch.frame[batch.receivers]], batch.edge_vec)
+        return t.astype(self.dtype)
+
+
+def _numbers(species: Sequence[str | int]) -> list[int]:
+    """Atomic numbers of elements given by symbol or number."""
+    found = set()
+    for s in species:
+        if s not in atomic_numbers and not (
+            isinstance(s, int | np.integer) and 0 < s < len(chemical_symbols)
+        ):
+            raise UserError(f"species: expected symbols or atomic numbers of elements, found {s!r}")
+        found.add(atomic_numbers[s] if isinstance(s, str) else int(s))
+    if not found:
+        raise UserError("species: expected at least one element, found none")
+    return sorted(found)

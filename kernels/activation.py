@@ -1,0 +1,111 @@
+"""Activations, number by number, with their first two derivatives.
+
+    kind  f(x)                           f'                        f''
+    0     ssp  = ln(e^x / 2 + 1/2)       g = 1 / (1 + e^-x)        g (1 - g)
+    1     silu = x g                     g + x g (1 - g)           g (1 - g) (2 + x (1 - 2 g))
+    2     tanh = t                       1 - t^2                   -2 t (1 - t^2)
+
+ssp is the shifted softplus of the radial network (Batzner et al., eq. 6), zero at zero. Exponentials are taken
+of negative numbers only, so none overflows.
+
+fwd: y = f(x); bwd: dx = f' dy; fwd_tan: ty = f' tx; bwd_tan: tdx = f' tdy + f'' tx dy.
+Shapes: x[..., K], y[..., K]. Threads share chunks of numbers.
+"""
+
+import numpy as np
+from numba import prange
+
+from .compile import inner, kernel
+
+CHUNK = 2048
+SSP, SILU, TANH = 0, 1, 2
+
+
+@inner
+def sigmoid(x):
+    one = type(x)(1)
+    q = np.exp(-abs(x))
+    g = one / (one + q)
+    return g if x >= 0 else q * g
+
+
+@inner
+def value(x, kind):
+    """f(x)"""
+    t = type(x)
+    if kind == SSP:
+        return max(x, t(0)) + np.log1p(t(0.5) * np.expm1(-abs(x)))  # no cancellation near zero
+    if kind == SILU:
+        return x * sigmoid(x)
+    return np.tanh(x)
+
+
+@inner
+def slope(x, kind):
+    """f'(x)"""
+    one = type(x)(1)
+    if kind == TANH:
+        f = np.tanh(x)
+        return one - f * f
+    g = sigmoid(x)
+    return g if kind == SSP else g + x * g * (one - g)
+
+
+@inner
+def slope_curvature(x, kind):
+    """f'(x), f''(x)"""
+    one, two = type(x)(1), type(x)(2)
+    if kind == TANH:
+        f = np.tanh(x)
+        return one - f * f, -two * f * (one - f * f)
+    g = sigmoid(x)
+    h = g * (one - g)
+    if kind == SSP:
+        return g, h
+    return g + x * h, h * (two + x * (one - two * g))
+
+
+@kernel
+def _fwd(y, x, kind):
+    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
+        for k in range(chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)):
+            y[k] = value(x[k], kind)
+
+
+@kernel
+def _bwd(dx, dy, x, kind):
+    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
+        for k in range(chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)):
+            dx[k] += slope(x[k], kind) * dy[k]
+
+
+@kernel
+def _bwd_tan(tdx, tdy, tx, dy, x, kind):
+    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
+        for k in range(chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)):
+            f1, f2 = slope_curvature(x[k], kind)
+            tdx[k] += f1 * tdy[k] + f2 * tx[k] * dy[k]
+
+
+def activation_fwd_cpu(y, x, kind):
+    _fwd(y.reshape(-1), x.reshape(-1), kind)
+
+
+def activation_bwd_cpu(dx, dy, x, kind):
+    if dx is not None:
+        _bwd(dx.reshape(-1), dy.reshape(-1), x.reshape(-1), kind)
+
+
+def activation_fwd_tan_cpu(ty, tx, x, kind):
+    ty[...] = 0
+    if tx is not None:
+        _bwd(ty.reshape(-1), tx.reshape(-1), x.reshape(-1), kind)
+
+
+def activation_bwd_tan_cpu(tdx, tdy, tx, dy, x, kind):
+    if tdx is None:
+        return
+    if tx is None:
+        activation_bwd_cpu(tdx, tdy, x, kind)
+    else:
+        _bwd_tan(tdx.reshape(-1), tdy.reshape(-1), tx.reshape(-1), dy.reshape(-1), x.reshape(-1), kind)

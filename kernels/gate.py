@@ -1,0 +1,213 @@
+"""Equivariant nonlinearities: `gate` (Batzner et al. 2022, Methods) and the preprint's `norm`.
+
+gate, on g[n] = [gates (Cv) | scalars (C)] and v[n, 3, Cv]:
+
+    s_out = act(scalars)      v_out = v q,  q = silu(gates)
+
+norm, on s[n, C] and v[n, 3, Cv]:
+
+    s_out = act(s)            v_out = v q,  q = ssp(l),  l = sqrt(v . v + eps^2)
+
+`act` is silu (norm: ssp) for the first n_even scalars and tanh for the rest, which are odd under a mirror and need an
+odd function. eps = 1e-3 keeps l, and so the forces, smooth where a vector vanishes. Cv may be 0.
+
+Backward of the gate: dg = [q' (v . dv_out) | act' ds_out], dv += q dv_out. Its tangents, with b = v . dv_out:
+    tv_out = tv q + v q' tgates
+    tdgates += q'' tgates b + q' (tv . dv_out + v . tdv_out)      tdv += q tdv_out + q' tgates dv_out
+Backward of the norm, with q'(l) = dq/dl and k = q'/l:  dv += q dv_out + k b v. Its tangents, with
+m = v . tv (so tl = m / l), tk = (q''/l - q'/l^2) m / l:
+    tv_out = tv q + k m v
+    tdv += q tdv_out + k m dv_out + k b tv + (tk b + k (tv . dv_out + v . tdv_out)) v
+
+Shapes: s_out[n, C], v_out[n, 3, Cv]; none has a unit. Threads share chunks of atoms.
+"""
+
+from functools import partial
+
+import numpy as np
+from numba import prange
+
+from .activation import SILU, SSP, TANH, slope, slope_curvature, value
+from .compile import inner, kernel
+
+CHUNK = 16
+NORM_EPS = 1e-3
+
+
+# ---- the scalars of one atom
+
+
+@inner
+def _act(s_out, s, n_even, even):
+    for c in range(s_out.size):
+        s_out[c] = value(s[c], even if c < n_even else TANH)
+
+
+@inner
+def _add_slope(ds, ds_out, s, n_even, even):
+    """ds += act' ds_out; also the forward tangent, into zeros."""
+    for c in range(s.size):
+        ds[c] += ds_out[c] * slope(s[c], even if c < n_even else TANH)
+
+
+@inner
+def _add_slope_tan(tds, tds_out, ts, ds_out, s, n_even, even):
+    for c in range(s.size):
+        f1, f2 = slope_curvature(s[c], even if c < n_even else TANH)
+        tds[c] += f1 * tds_out[c] + f2 * ts[c] * ds_out[c]
+
+
+@inner
+def _dot(a, b, i, c):
+    """a . b of atom i, channel c"""
+    return a[i, 0, c] * b[i, 0, c] + a[i, 1, c] * b[i, 1, c] + a[i, 2, c] * b[i, 2, c]
+
+
+# ---- gate
+
+
+@kernel
+def gate_fwd_cpu(s_out, v_out, g, v, n_even):
+    n, _, Cv = v.shape
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            _act(s_out[i], g[i, Cv:], n_even, SILU)
+            for c in range(Cv):
+                q = value(g[i, c], SILU)
+                for d in range(3):
+                    v_out[i, d, c] = q * v[i, d, c]
+
+
+@kernel
+def _gate_bwd(dg, dv, ds_out, dv_out, g, v, n_even):
+    n, _, Cv = v.shape
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            _add_slope(dg[i, Cv:], ds_out[i], g[i, Cv:], n_even, SILU)
+            for c in range(Cv):
+                q, q1 = value(g[i, c], SILU), slope(g[i, c], SILU)
+                dg[i, c] += q1 * _dot(v, dv_out, i, c)
+                for d in range(3):
+                    dv[i, d, c] += q * dv_out[i, d, c]
+
+
+@kernel
+def _gate_fwd_tan(ts_out, tv_out, tg, tv, g, v, n_even):
+    n, _, Cv = v.shape
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            ts_out[i] = 0
+            _add_slope(ts_out[i], tg[i, Cv:], g[i, Cv:], n_even, SILU)
+            for c in range(Cv):
+                q, tq = value(g[i, c], SILU), slope(g[i, c], SILU) * tg[i, c]
+                for d in range(3):
+                    tv_out[i, d, c] = q * tv[i, d, c] + tq * v[i, d, c]
+
+
+@kernel
+def _gate_bwd_tan(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v, n_even):
+    n, _, Cv = v.shape
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            _add_slope_tan(tdg[i, Cv:], tds_out[i], tg[i, Cv:], ds_out[i], g[i, Cv:], n_even, SILU)
+            for c in range(Cv):
+                q = value(g[i, c], SILU)
+                q1, q2 = slope_curvature(g[i, c], SILU)
+                tq = q1 * tg[i, c]
+                tdg[i, c] += q2 * tg[i, c] * _dot(v, dv_out, i, c)
+                tdg[i, c] += q1 * (_dot(tv, dv_out, i, c) + _dot(v, tdv_out, i, c))
+                for d in range(3):
+                    tdv[i, d, c] += q * tdv_out[i, d, c] + tq * dv_out[i, d, c]
+
+
+# ---- norm
+
+
+@inner
+def _length(v, i, c):
+    t = v.dtype.type
+    return np.sqrt(_dot(v, v, i, c) + t(NORM_EPS) * t(NORM_EPS))
+
+
+@kernel
+def norm_fwd_cpu(s_out, v_out, s, v, n_even):
+    n, _, Cv = v.shape
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            _act(s_out[i], s[i], n_even, SSP)
+            for c in range(Cv):
+                q = value(_length(v, i, c), SSP)
+                for d in range(3):
+                    v_out[i, d, c] = q * v[i, d, c]
+
+
+@kernel
+def _norm_bwd(ds, dv, ds_out, dv_out, s, v, n_even):
+    n, _, Cv = v.shape
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            _add_slope(ds[i], ds_out[i], s[i], n_even, SSP)
+            for c in range(Cv):
+                length = _length(v, i, c)
+                q, k = value(length, SSP), slope(length, SSP) / length
+                kb = k * _dot(v, dv_out, i, c)
+                for d in range(3):
+                    dv[i, d, c] += q * dv_out[i, d, c] + kb * v[i, d, c]
+
+
+@kernel
+def _norm_fwd_tan(ts_out, tv_out, ts, tv, s, v, n_even):
+    n, _, Cv = v.shape
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            ts_out[i] = 0
+            _add_slope(ts_out[i], ts[i], s[i], n_even, SSP)
+            for c in range(Cv):
+                length = _length(v, i, c)
+                q, k = value(length, SSP), slope(length, SSP) / length
+                km = k * _dot(v, tv, i, c)
+                for d in range(3):
+                    tv_out[i, d, c] = q * tv[i, d, c] + km * v[i, d, c]
+
+
+@kernel
+def _norm_bwd_tan(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even):
+    n, _, Cv = v.shape
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            _add_slope_tan(tds[i], tds_out[i], ts[i], ds_out[i], s[i], n_even, SSP)
+            for c in range(Cv):
+                length = _length(v, i, c)
+                q1, q2 = slope_curvature(length, SSP)
+                q, k = value(length, SSP), q1 / length
+                m, b = _dot(v, tv, i, c), _dot(v, dv_out, i, c)
+                tk = (q2 - k) * m / (length * length)
+                along = tk * b + k * (_dot(tv, dv_out, i, c) + _dot(v, tdv_out, i, c))
+                for d in range(3):
+                    tdv[i, d, c] += q * tdv_out[i, d, c] + k * m * dv_out[i, d, c]
+                    tdv[i, d, c] += k * b * tv[i, d, c] + along * v[i, d, c]
+
+
+# ---- the table's signatures: inputs that do not move, results that nobody asked for
+
+
+def _or_zero(array, like):
+    return np.zeros_like(like) if array is None else array
+
+
+def _bwd(kernel, ds, dv, ds_out, dv_out, s, v, n_even):
+    kernel(_or_zero(ds, s), _or_zero(dv, v), ds_out, dv_out, s, v, n_even)
+
+
+def _fwd_tan(kernel, ts_out, tv_out, ts, tv, s, v, n_even):
+    kernel(ts_out, tv_out, _or_zero(ts, s), _or_zero(tv, v), s, v, n_even)
+
+
+def _bwd_tan(kernel, tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even):
+    tds, tdv, ts, tv = _or_zero(tds, s), _or_zero(tdv, v), _or_zero(ts, s), _or_zero(tv, v)
+    kernel(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even)
+
+
+gate_bwd_cpu, norm_bwd_cpu = partial(_bwd, _gate_bwd), partial(_bwd, _norm_bwd)
+gate_fwd_tan_cpu, norm_fwd_tan_cpu = partial(_fwd_tan, _gate_fwd_tan), partial(_fwd_tan, _norm_fwd_tan)
+gate_bwd_tan_cpu, norm_bwd_tan_cpu = partial(_bwd_tan, _gate_bwd_tan), partial(_bwd_tan, _norm_bwd_tan)

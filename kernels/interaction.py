@@ -1,0 +1,436 @@
+"""The interaction: five scalar/vector products along every edge, summed over the edges into each atom.
+
+Receiver i, sender j, edge e = (i <- j), Y = Y1(e) = sqrt(3) edge_vec / r. With w_p[e, c] from the radial network,
+channel by channel (Batzner et al. 2022, eq. 8 to 11; constants as in e3nn's component normalisation):
+
+    p   path       message into i
+    0   0x0 -> 0   w0 s_j
+    1   0x1 -> 1   w1 s_j Y
+    2   1x0 -> 1   w2 v_j
+    3   1x1 -> 0   w3 (Y . v_j) / sqrt(3)
+    4   1x1 -> 1   w4 (Y x v_j) / sqrt(2)
+
+ms[i] = [p0 | p3] and mv[i] = [p1 | p2 | p4] hold the sums, the paths of one l side by side in the last axis.
+
+Shapes: s[n, C], v[n, 3, C] (or [n, 3, 0]), unit[E, 3], w[E, P C], ms[n, P0 C], mv[n, 3, P1 C]; none has a unit.
+`paths[p] = (slot of path p in w, slot of its message in ms or mv)`, -1 where the block has no such path.
+
+Backward, for the cotangent (a, A) of (ms, mv) at i, from A . (Y x v) = Y . (v x A) = v . (A x Y):
+
+    dw0 = s a0                     ds_j += w0 a0 + w1 (Y . A1)
+    dw1 = s (Y . A1)               dv_j += w2 A2 + (w3 / sqrt 3) a3 Y + (w4 / sqrt 2) A4 x Y
+    dw2 = v . A2                   dY   += sum_c [w1 s A1 + (w3 / sqrt 3) a3 v + (w4 / sqrt 2) v x A4]
+    dw3 = (Y . v) a3 / sqrt 3
+    dw4 = (Y x v) . A4 / sqrt 2
+
+Every term is linear in each of its factors, so both tangents follow by the product rule: the same function of
+one edge is called once for each factor, with that factor replaced by its tangent, while the rows of the edge
+are in the first-level cache.
+
+Threads share chunks of receivers, or of senders where the result belongs to the sender: no atomics, the same bits
+for any number of threads.
+"""
+
+import numpy as np
+from numba import prange
+
+from .compile import inner, kernel
+
+CHUNK = 8  # atoms per unit of parallel work
+R3 = 1.0 / np.sqrt(3.0)
+R2 = 1.0 / np.sqrt(2.0)
+
+
+# ---- loops over the channels of one row
+
+
+@inner
+def _add_product(out, a, b, x):
+    """out += x a b"""
+    for c in range(out.size):
+        out[c] += x * a[c] * b[c]
+
+
+@inner
+def _add_dot(out, a, b, x, y, z):
+    """out += a (x, y, z) . b for b[3, C]"""
+    bx, by, bz = b[0], b[1], b[2]
+    for c in range(out.size):
+        out[c] += a[c] * (x * bx[c] + y * by[c] + z * bz[c])
+
+
+@inner
+def _add_cross(out, a, b, d, x, y):
+    """out += a (x b - y d), one component of a cross product"""
+    for c in range(out.size):
+        out[c] += a[c] * (x * b[c] - y * d[c])
+
+
+@inner
+def _add_dot_rows(out, a, b):
+    """out += a . b for a[3, C], b[3, C]"""
+    ax, ay, az, bx, by, bz = a[0], a[1], a[2], b[0], b[1], b[2]
+    for c in range(out.size):
+        out[c] += ax[c] * bx[c] + ay[c] * by[c] + az[c] * bz[c]
+
+
+@inner
+def _add_triple(out, a, b, x, y, z):
+    """out += (x, y, z) . (a x b) for a[3, C], b[3, C]"""
+    ax, ay, az, bx, by, bz = a[0], a[1], a[2], b[0], b[1], b[2]
+    for c in range(out.size):
+        out[c] += (
+            x * (ay[c] * bz[c] - az[c] * by[c])
+            + y * (az[c] * bx[c] - ax[c] * bz[c])
+            + z * (ax[c] * by[c] - ay[c] * bx[c])
+        )
+
+
+@inner
+def _sum_product(a, b, d):
+    total = a.dtype.type(0)
+    for c in range(a.size):
+        total += a[c] * b[c] * d[c]
+    return total
+
+
+@inner
+def _sum_cross(a, b, d, f, g):
+    """sum of a (b d - f g)"""
+    total = a.dtype.type(0)
+    for c in range(a.size):
+        total += a[c] * (b[c] * d[c] - f[c] * g[c])
+    return total
+
+
+# ---- one edge
+
+
+@inner
+def _message(ms, mv, s, v, x, y, z, w, paths):
+    """Add the messages of one edge to its receiver's rows ms[P0 C], mv[3, P1 C]."""
+    C = s.size
+    t3, t2 = s.dtype.type(R3), s.dtype.type(R2)
+    if paths[0, 0] >= 0:
+        k, q = paths[0, 0] * C, paths[0, 1] * C
+        _add_product(ms[q : q + C], w[k : k + C], s, s.dtype.type(1))
+    if paths[1, 0] >= 0:
+        k, q = paths[1, 0] * C, paths[1, 1] * C
+        _add_product(mv[0, q : q + C], w[k : k + C], s, x)
+        _add_product(mv[1, q : q + C], w[k : k + C], s, y)
+        _add_product(mv[2, q : q + C], w[k : k + C], s, z)
+    if paths[2, 0] >= 0:
+        k, q = paths[2, 0] * C, paths[2, 1] * C
+        for d in range(3):
+            _add_product(mv[d, q : q + C], w[k : k + C], v[d], s.dtype.type(1))
+    if paths[3, 0] >= 0:
+        k, q = paths[3, 0] * C, paths[3, 1] * C
+        _add_dot(ms[q : q + C], w[k : k + C], v, t3 * x, t3 * y, t3 * z)
+    if paths[4, 0] >= 0:
+        k, q = paths[4, 0] * C, paths[4, 1] * C
+        _add_cross(mv[0, q : q + C], w[k : k + C], v[2], v[1], t2 * y, t2 * z)
+        _add_cross(mv[1, q : q + C], w[k : k + C], v[0], v[2], t2 * z, t2 * x)
+        _add_cross(mv[2, q : q + C], w[k : k + C], v[1], v[0], t2 * x, t2 * y)
+
+
+@inner
+def _message_bwd_sender(ds, dv, a, A, x, y, z, w, paths):
+    """Add what one edge gives its sender: ds[C], dv[3, C] from the receiver's a[P0 C], A[3, P1 C]."""
+    C = ds.size
+    t3, t2 = ds.dtype.type(R3), ds.dtype.type(R2)
+    if paths[0, 0] >= 0:
+        k, q = paths[0, 0] * C, paths[0, 1] * C
+        _add_product(ds, w[k : k + C], a[q : q + C], ds.dtype.type(1))
+    if paths[1, 0] >= 0:
+        k, q = paths[1, 0] * C, paths[1, 1] * C
+        _add_dot(ds, w[k : k + C], A[:, q : q + C], x, y, z)
+    if paths[2, 0] >= 0:
+        k, q = paths[2, 0] * C, paths[2, 1] * C
+        for d in range(3):
+            _add_product(dv[d], w[k : k + C], A[d, q : q + C], ds.dtype.type(1))
+    if paths[3, 0] >= 0:
+        k, q = paths[3, 0] * C, paths[3, 1] * C
+        _add_product(dv[0], w[k : k + C], a[q : q + C], t3 * x)
+        _add_product(dv[1], w[k : k + C], a[q : q + C], t3 * y)
+        _add_product(dv[2], w[k : k + C], a[q : q + C], t3 * z)
+    if paths[4, 0] >= 0:
+        k, q = paths[4, 0] * C, paths[4, 1] * C
+        _add_cross(dv[0], w[k : k + C], A[1, q : q + C], A[2, q : q + C], t2 * z, t2 * y)
+        _add_cross(dv[1], w[k : k + C], A[2, q : q + C], A[0, q : q + C], t2 * x, t2 * z)
+        _add_cross(dv[2], w[k : k + C], A[0, q : q + C], A[1, q : q + C], t2 * y, t2 * x)
+
+
+@inner
+def _message_bwd_w(dw, a, A, s, v, x, y, z, paths):
+    """Add the cotangent of one edge's weights, dw[P C]."""
+    C = s.size
+    t3, t2 = s.dtype.type(R3), s.dtype.type(R2)
+    if paths[0, 0] >= 0:
+        k, q = paths[0, 0] * C, paths[0, 1] * C
+        _add_product(dw[k : k + C], s, a[q : q + C], s.dtype.type(1))
+    if paths[1, 0] >= 0:
+        k, q = paths[1, 0] * C, paths[1, 1] * C
+        _add_dot(dw[k : k + C], s, A[:, q : q + C], x, y, z)
+    if paths[2, 0] >= 0:
+        k, q = paths[2, 0] * C, paths[2, 1] * C
+        _add_dot_rows(dw[k : k + C], v, A[:, q : q + C])
+    if paths[3, 0] >= 0:
+        k, q = paths[3, 0] * C, paths[3, 1] * C
+        _add_dot(dw[k : k + C], a[q : q + C], v, t3 * x, t3 * y, t3 * z)
+    if paths[4, 0] >= 0:
+        k, q = paths[4, 0] * C, paths[4, 1] * C
+        _add_triple(dw[k : k + C], v, A[:, q : q + C], t2 * x, t2 * y, t2 * z)
+
+
+@inner
+def _message_bwd_unit(dy, a, A, s, v, w, paths):
+    """Add the cotangent of one edge's direction, dy[3]."""
+    C = s.size
+    t3, t2 = s.dtype.type(R3), s.dtype.type(R2)
+    if paths[1, 0] >= 0:
+        k, q = paths[1, 0] * C, paths[1, 1] * C
+        for d in range(3):
+            dy[d] += _sum_product(w[k : k + C], s, A[d, q : q + C])
+    if paths[3, 0] >= 0:
+        k, q = paths[3, 0] * C, paths[3, 1] * C
+        for d in range(3):
+            dy[d] += t3 * _sum_product(w[k : k + C], a[q : q + C], v[d])
+    if paths[4, 0] >= 0:
+        k, q = paths[4, 0] * C, paths[4, 1] * C
+        for d in range(3):
+            f, g = (d + 1) % 3, (d + 2) % 3
+            dy[d] += t2 * _sum_cross(w[k : k + C], v[f], A[g, q : q + C], v[g], A[f, q : q + C])
+
+
+# ---- all edges
+
+
+@kernel
+def interaction_fwd_cpu(
+    ms, mv, s, v, unit, w, senders, receivers, receiver_ptr, sender_perm, sender_ptr, paths
+):
+    n = s.shape[0]
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            ms[i] = 0
+            mv[i] = 0
+            for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+                j = senders[e]
+                _message(ms[i], mv[i], s[j], v[j], unit[e, 0], unit[e, 1], unit[e, 2], w[e], paths)
+
+
+@kernel
+def _fwd_tan(
+    tms,
+    tmv,
+    ts,
+    tv,
+    tunit,
+    tw,
+    s,
+    v,
+    unit,
+    w,
+    senders,
+    receivers,
+    receiver_ptr,
+    sender_perm,
+    sender_ptr,
+    paths,
+):
+    n = s.shape[0]
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            tms[i] = 0
+            tmv[i] = 0
+            for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+                j = senders[e]
+                x, y, z = unit[e, 0], unit[e, 1], unit[e, 2]
+                _message(tms[i], tmv[i], ts[j], tv[j], x, y, z, w[e], paths)
+                _message(tms[i], tmv[i], s[j], v[j], x, y, z, tw[e], paths)
+                # Only paths with Y move with it, and an absent path is skipped.
+                _message(
+                    tms[i], tmv[i], s[j], v[j], tunit[e, 0], tunit[e, 1], tunit[e, 2], w[e], _with_y(paths)
+                )
+
+
+@inner
+def _with_y(paths):
+    """The paths whose product holds Y1."""
+    only = paths.copy()
+    only[0] = -1
+    only[2] = -1
+    return only
+
+
+@kernel
+def _bwd_sender(ds, dv, dms, dmv, unit, w, receivers, sender_perm, sender_ptr, paths):
+    n = ds.shape[0]
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for j in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            for p in range(sender_ptr[j], sender_ptr[j + 1]):
+                e = sender_perm[p]
+                i = receivers[e]
+                _message_bwd_sender(
+                    ds[j], dv[j], dms[i], dmv[i], unit[e, 0], unit[e, 1], unit[e, 2], w[e], paths
+                )
+
+
+@kernel
+def _bwd_edge(dunit, dw, dms, dmv, s, v, unit, w, senders, receiver_ptr, paths, want_unit):
+    n = s.shape[0]
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+                j = senders[e]
+                _message_bwd_w(dw[e], dms[i], dmv[i], s[j], v[j], unit[e, 0], unit[e, 1], unit[e, 2], paths)
+                if want_unit:
+                    _message_bwd_unit(dunit[e], dms[i], dmv[i], s[j], v[j], w[e], paths)
+
+
+@kernel
+def _bwd_tan_sender(
+    tds, tdv, tdms, tdmv, tunit, tw, dms, dmv, unit, w, receivers, sender_perm, sender_ptr, paths
+):
+    n = tds.shape[0]
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        with_y = _with_y(paths)
+        for j in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            for p in range(sender_ptr[j], sender_ptr[j + 1]):
+                e = sender_perm[p]
+                i = receivers[e]
+                x, y, z = unit[e, 0], unit[e, 1], unit[e, 2]
+                _message_bwd_sender(tds[j], tdv[j], tdms[i], tdmv[i], x, y, z, w[e], paths)
+                _message_bwd_sender(tds[j], tdv[j], dms[i], dmv[i], x, y, z, tw[e], paths)
+                x, y, z = tunit[e, 0], tunit[e, 1], tunit[e, 2]
+                _message_bwd_sender(tds[j], tdv[j], dms[i], dmv[i], x, y, z, w[e], with_y)
+
+
+@kernel
+def _bwd_tan_edge(
+    tdunit,
+    tdw,
+    tdms,
+    tdmv,
+    ts,
+    tv,
+    tunit,
+    tw,
+    dms,
+    dmv,
+    s,
+    v,
+    unit,
+    w,
+    senders,
+    receiver_ptr,
+    paths,
+    want_unit,
+):
+    n = s.shape[0]
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        with_y = _with_y(paths)
+        for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+                j = senders[e]
+                x, y, z = unit[e, 0], unit[e, 1], unit[e, 2]
+                _message_bwd_w(tdw[e], tdms[i], tdmv[i], s[j], v[j], x, y, z, paths)
+                _message_bwd_w(tdw[e], dms[i], dmv[i], ts[j], tv[j], x, y, z, paths)
+                x, y, z = tunit[e, 0], tunit[e, 1], tunit[e, 2]
+                _message_bwd_w(tdw[e], dms[i], dmv[i], s[j], v[j], x, y, z, with_y)
+                if want_unit:
+                    _message_bwd_unit(tdunit[e], tdms[i], tdmv[i], s[j], v[j], w[e], paths)
+                    _message_bwd_unit(tdunit[e], dms[i], dmv[i], ts[j], tv[j], w[e], paths)
+                    _message_bwd_unit(tdunit[e], dms[i], dmv[i], s[j], v[j], tw[e], paths)
+
+
+def interaction_fwd_tan_cpu(tms, tmv, ts, tv, tunit, tw, s, v, unit, w, *graph):
+    ts, tv, tunit, tw = _or_zero(ts, s), _or_zero(tv, v), _or_zero(tunit, unit), _or_zero(tw, w)
+    _fwd_tan(tms, tmv, ts, tv, tunit, tw, s, v, unit, w, *graph)
+
+
+def interaction_bwd_cpu(
+    ds,
+    dv,
+    dunit,
+    dw,
+    dms,
+    dmv,
+    s,
+    v,
+    unit,
+    w,
+    senders,
+    receivers,
+    receiver_ptr,
+    sender_perm,
+    sender_ptr,
+    paths,
+):
+    if ds is not None or dv is not None:
+        ds, dv = _or_zero(ds, s), _or_zero(dv, v)
+        _bwd_sender(ds, dv, dms, dmv, unit, w, receivers, sender_perm, sender_ptr, paths)
+    if dunit is not None or dw is not None:
+        want_unit = dunit is not None
+        dunit, dw = dunit if want_unit else unit, _or_zero(dw, w)
+        _bwd_edge(dunit, dw, dms, dmv, s, v, unit, w, senders, receiver_ptr, paths, want_unit)
+
+
+def interaction_bwd_tan_cpu(
+    tds,
+    tdv,
+    tdunit,
+    tdw,
+    tdms,
+    tdmv,
+    ts,
+    tv,
+    tunit,
+    tw,
+    dms,
+    dmv,
+    s,
+    v,
+    unit,
+    w,
+    senders,
+    receivers,
+    receiver_ptr,
+    sender_perm,
+    sender_ptr,
+    paths,
+):
+    ts, tv, tunit, tw = _or_zero(ts, s), _or_zero(tv, v), _or_zero(tunit, unit), _or_zero(tw, w)
+    if tds is not None or tdv is not None:
+        tds, tdv = _or_zero(tds, s), _or_zero(tdv, v)
+        _bwd_tan_sender(
+            tds, tdv, tdms, tdmv, tunit, tw, dms, dmv, unit, w, receivers, sender_perm, sender_ptr, paths
+        )
+    if tdunit is not None or tdw is not None:
+        want_unit = tdunit is not None
+        tdunit, tdw = tdunit if want_unit else unit, _or_zero(tdw, w)
+        _bwd_tan_edge(
+            tdunit,
+            tdw,
+            tdms,
+            tdmv,
+            ts,
+            tv,
+            tunit,
+            tw,
+            dms,
+            dmv,
+            s,
+            v,
+            unit,
+            w,
+            senders,
+            receiver_ptr,
+            paths,
+            want_unit,
+        )
+
+
+def _or_zero(array, like):
+    """The array, or zeros in its place: an input that does not move, or a result that nobody asked for."""
+    return np.zeros_like(like) if array is None else array
