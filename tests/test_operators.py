@@ -176,15 +176,16 @@ def nonlinearity_cases():
 
 
 def add_cases():
-    for a, b, col in [
-        ((6, 5), (6, 5), 0),
-        ((6, 9), (6, 4), 5),
-        ((6, 9), (6, 2), 3),
-        ((4, 3, 7), (4, 3, 7), 0),
+    for a, b, col, count in [
+        ((6, 5), (6, 5), 0, 5),
+        ((6, 9), (6, 4), 5, 4),
+        ((6, 9), (6, 4), 3, 2),
+        ((4, 3, 7), (4, 3, 7), 0, 7),
+        ((0, 4), (0, 4), 0, 4),
     ]:
         rng = np.random.default_rng(col)
-        label = f"{'x'.join(map(str, b))}_into_{'x'.join(map(str, a))}"
-        yield Case("add", label, (rng.normal(size=a), rng.normal(size=b)), (a,), (col,))
+        label = f"{count}_of_{'x'.join(map(str, b))}_into_{'x'.join(map(str, a))}"
+        yield Case("add", label, (rng.normal(size=a), rng.normal(size=b)), (a,), (col, count))
 
 
 CASES = [
@@ -211,7 +212,7 @@ TYPICAL = [
         "interaction-molecule_4_paths_01234",
         "gate-33_scalars_17_even_33_vectors",
         "norm-33_scalars_17_even_33_vectors",
-        "add-6x4_into_6x9",
+        "add-2_of_6x4_into_6x9",
     }
 ]
 
