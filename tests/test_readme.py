@@ -13,7 +13,8 @@ from eqpot.cli import cli
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^eqpot (.*)", README, re.MULTILINE)
+SHELL = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"^eqpot (.*)", "".join(SHELL), re.MULTILINE)
 
 
 def run(text: str) -> dict:

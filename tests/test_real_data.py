@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -52,10 +53,19 @@ SOURCES = {
     "water_pbe0ts": Source(tuple(f"water_pbe0ts/data_{k}" for k in range(3)), 320, 2, n_train=6),
     "lips": Source(("lips/lips_200.npz",), 200, 3, n_train=8),
     "formate_cu110": Source(("formate_cu110/deal_0.05_selected.xyz",), 408, 4, n_train=12),
-    "mota_stress": Source(("mota_stress/MoTa_SS.xyz",), 658, 2, stress=True, n_train=16),
+    "mota_stress": Source(("mota_stress/MoTa_SS.xyz",), 658, 2, stress=True, n_train=64),
     # Every element must be met in training, and some occur in few frames.
-    "mptrj": Source(("mptrj/mptrj-random-1k.xyz",), 1000, 85, stress=True, n_train=90),
+    "mptrj": Source(("mptrj/mptrj-random-1k.xyz",), 1000, 85, stress=True, n_train=64),
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Batches this small gain nothing from a second thread, and lose much where the cores are busy."""
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(threads)
 
 
 def eqpot(*words: object) -> None:
