@@ -9,6 +9,7 @@ flips the label of the channel that it carries. The kernels know nothing of it: 
 only. Under SO(3) all channels have one label and every matrix is full.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,9 @@ from eqpot.tape import Node, Tape
 # Weights start as standard normals; static factors keep features near unit variance through the network.
 ACTIVATION_GAIN = 1.68  # 1 / sqrt(<silu(x)^2>) of a standard normal x
 RADIAL_GAIN = 2.0  # the basis and ssp are about half as large
+SUM_GAIN = 1 / np.sqrt(
+    2
+)  # of two terms, messages and self-connection; else vectors, gated by their own products, run away
 
 SCALAR_PATHS, VECTOR_PATHS = (0, 3), (1, 2, 4)  # 0x0->0, 1x1->0; 0x1->1, 1x0->1, 1x1->1
 
@@ -144,14 +148,16 @@ class Model:
             paths=paths,
             self_in_s=dense(f"{name}.self_in.s", s, s, gain),
             self_in_v=dense(f"{name}.self_in.v", v, v, gain) if v else None,
-            self_out_s=dense(f"{name}.self_out.s", message_s, gates + s_next, 1.0, mean_neighbours),
-            self_out_v=dense(f"{name}.self_out.v", message_v, v_next, 1.0, mean_neighbours)
+            self_out_s=dense(f"{name}.self_out.s", message_s, gates + s_next, SUM_GAIN, mean_neighbours),
+            self_out_v=dense(f"{name}.self_out.v", message_v, v_next, SUM_GAIN, mean_neighbours)
             if v_next
             else None,
-            self_connection_s=dense(f"{name}.self_connection.s", s, gates + s_next, gain, per_species=True)
+            self_connection_s=dense(
+                f"{name}.self_connection.s", s, gates + s_next, gain * SUM_GAIN, per_species=True
+            )
             if species
             else None,
-            self_connection_v=dense(f"{name}.self_connection.v", v, v_next, gain, per_species=True)
+            self_connection_v=dense(f"{name}.self_connection.v", v, v_next, gain * SUM_GAIN, per_species=True)
             if species and both
             else None,
             residual=sum(a == b for a, b in zip(s, s_next, strict=True)),
@@ -200,7 +206,7 @@ class Model:
 
         def mix(matrix: Dense, x: Node) -> Node:
             lead = x.value.shape[:-1]
-            rows = int(np.prod(lead))
+            rows = math.prod(lead)
             row_ptr = batch.species_ptr * (rows // max(n, 1)) if matrix.per_species else np.array([0, rows])
             shape = (*lead, matrix.columns)
             (y,) = tape.apply("dense", (x, p[matrix.name]), (shape,), row_ptr, matrix.blocks, matrix.scales)
@@ -225,8 +231,8 @@ class Model:
                 w = act(mix(matrix, w), SSP)
             w = mix(b.radial[-1], w)
 
-            into_s = np.count_nonzero(b.paths[SCALAR_PATHS, 0] >= 0)
-            into_v = np.count_nonzero(b.paths[VECTOR_PATHS, 0] >= 0)
+            into_s = int(np.count_nonzero(b.paths[SCALAR_PATHS, 0] >= 0))
+            into_v = int(np.count_nonzero(b.paths[VECTOR_PATHS, 0] >= 0))
             neighbour_s = mix(b.self_in_s, s)
             neighbour_v = mix(b.self_in_v, v) if b.self_in_v else none
             ms, mv = tape.apply(

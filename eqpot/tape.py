@@ -16,6 +16,7 @@ Backward walks go only where a wanted array can be reached: forces need no cotan
 gradient needs no second derivative by the positions.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -33,7 +34,7 @@ class Pool:
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
         """An array with undefined content, ours until `release`."""
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         room = 1 << max(size - 1, 63).bit_length()
         stack = self._free.get(room)
         buffer = stack.pop() if stack else np.empty(room, self.dtype)

@@ -14,4 +14,4 @@ kernel = njit(parallel=True, nogil=True, cache=True, fastmath=FAST, error_model=
 
 # What a kernel calls inside its loop. LLVM vectorises a loop over channels only if it can check that what is
 # written overlaps nothing that is read, and gives up beyond a handful of arrays: so each loop writes one row.
-inner = njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+inner = njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy", forceinline=True)

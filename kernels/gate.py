@@ -34,27 +34,48 @@ CHUNK = 16
 NORM_EPS = 1e-3
 
 
-# ---- the scalars of one atom
+# ---- rows of channels; one row is written per loop, and each kind of activation has its own, so that all are SIMD
 
 
 @inner
 def _act(s_out, s, n_even, even):
-    for c in range(s_out.size):
-        s_out[c] = value(s[c], even if c < n_even else TANH)
+    for c in range(n_even):
+        s_out[c] = value(s[c], even)
+    for c in range(n_even, s.size):
+        s_out[c] = value(s[c], TANH)
 
 
 @inner
 def _add_slope(ds, ds_out, s, n_even, even):
     """ds += act' ds_out; also the forward tangent, into zeros."""
-    for c in range(s.size):
-        ds[c] += ds_out[c] * slope(s[c], even if c < n_even else TANH)
+    for c in range(n_even):
+        ds[c] += ds_out[c] * slope(s[c], even)
+    for c in range(n_even, s.size):
+        ds[c] += ds_out[c] * slope(s[c], TANH)
 
 
 @inner
 def _add_slope_tan(tds, tds_out, ts, ds_out, s, n_even, even):
-    for c in range(s.size):
-        f1, f2 = slope_curvature(s[c], even if c < n_even else TANH)
+    for c in range(n_even):
+        f1, f2 = slope_curvature(s[c], even)
         tds[c] += f1 * tds_out[c] + f2 * ts[c] * ds_out[c]
+    for c in range(n_even, s.size):
+        f1, f2 = slope_curvature(s[c], TANH)
+        tds[c] += f1 * tds_out[c] + f2 * ts[c] * ds_out[c]
+
+
+@inner
+def _add_product(out, a, b):
+    for c in range(out.size):
+        out[c] += a[c] * b[c]
+
+
+@inner
+def _dot_rows(out, a, b):
+    """out = a . b for a[3, C], b[3, C]"""
+    out[:] = 0
+    for d in range(3):
+        _add_product(out, a[d], b[d])
 
 
 @inner
@@ -70,54 +91,73 @@ def _dot(a, b, i, c):
 def gate_fwd_cpu(s_out, v_out, g, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
+        q = np.empty(Cv, g.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            _act(s_out[i], g[i, Cv:], n_even, SILU)
-            for c in range(Cv):
-                q = value(g[i, c], SILU)
-                for d in range(3):
-                    v_out[i, d, c] = q * v[i, d, c]
+            gates, s = g[i, :Cv], g[i, Cv:]
+            _act(s_out[i], s, n_even, SILU)
+            _act(q, gates, Cv, SILU)
+            v_out[i] = 0
+            for d in range(3):
+                _add_product(v_out[i, d], q, v[i, d])
 
 
 @kernel
 def _gate_bwd(dg, dv, ds_out, dv_out, g, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
+        q, b = np.empty(Cv, g.dtype), np.empty(Cv, g.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            _add_slope(dg[i, Cv:], ds_out[i], g[i, Cv:], n_even, SILU)
-            for c in range(Cv):
-                q, q1 = value(g[i, c], SILU), slope(g[i, c], SILU)
-                dg[i, c] += q1 * _dot(v, dv_out, i, c)
-                for d in range(3):
-                    dv[i, d, c] += q * dv_out[i, d, c]
+            gates, s = g[i, :Cv], g[i, Cv:]
+            _add_slope(dg[i, Cv:], ds_out[i], s, n_even, SILU)
+            _act(q, gates, Cv, SILU)
+            _dot_rows(b, v[i], dv_out[i])
+            _add_slope(dg[i, :Cv], b, gates, Cv, SILU)
+            for d in range(3):
+                _add_product(dv[i, d], q, dv_out[i, d])
 
 
 @kernel
 def _gate_fwd_tan(ts_out, tv_out, tg, tv, g, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
+        q, tq = np.empty(Cv, g.dtype), np.empty(Cv, g.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            gates, s = g[i, :Cv], g[i, Cv:]
             ts_out[i] = 0
-            _add_slope(ts_out[i], tg[i, Cv:], g[i, Cv:], n_even, SILU)
-            for c in range(Cv):
-                q, tq = value(g[i, c], SILU), slope(g[i, c], SILU) * tg[i, c]
-                for d in range(3):
-                    tv_out[i, d, c] = q * tv[i, d, c] + tq * v[i, d, c]
+            tv_out[i] = 0
+            tq[:] = 0
+            _add_slope(ts_out[i], tg[i, Cv:], s, n_even, SILU)
+            _act(q, gates, Cv, SILU)
+            _add_slope(tq, tg[i, :Cv], gates, Cv, SILU)
+            for d in range(3):
+                _add_product(tv_out[i, d], q, tv[i, d])
+                _add_product(tv_out[i, d], tq, v[i, d])
 
 
 @kernel
 def _gate_bwd_tan(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
+        q, tq, b, tb = (
+            np.empty(Cv, g.dtype),
+            np.empty(Cv, g.dtype),
+            np.empty(Cv, g.dtype),
+            np.empty(Cv, g.dtype),
+        )
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            _add_slope_tan(tdg[i, Cv:], tds_out[i], tg[i, Cv:], ds_out[i], g[i, Cv:], n_even, SILU)
-            for c in range(Cv):
-                q = value(g[i, c], SILU)
-                q1, q2 = slope_curvature(g[i, c], SILU)
-                tq = q1 * tg[i, c]
-                tdg[i, c] += q2 * tg[i, c] * _dot(v, dv_out, i, c)
-                tdg[i, c] += q1 * (_dot(tv, dv_out, i, c) + _dot(v, tdv_out, i, c))
-                for d in range(3):
-                    tdv[i, d, c] += q * tdv_out[i, d, c] + tq * dv_out[i, d, c]
+            gates, s = g[i, :Cv], g[i, Cv:]
+            _add_slope_tan(tdg[i, Cv:], tds_out[i], tg[i, Cv:], ds_out[i], s, n_even, SILU)
+            _act(q, gates, Cv, SILU)
+            tq[:] = 0
+            _add_slope(tq, tg[i, :Cv], gates, Cv, SILU)
+            _dot_rows(b, v[i], dv_out[i])
+            _dot_rows(tb, v[i], tdv_out[i])
+            for d in range(3):
+                _add_product(tb, tv[i, d], dv_out[i, d])
+            _add_slope_tan(tdg[i, :Cv], tb, tg[i, :Cv], b, gates, Cv, SILU)
+            for d in range(3):
+                _add_product(tdv[i, d], q, tdv_out[i, d])
+                _add_product(tdv[i, d], tq, dv_out[i, d])
 
 
 # ---- norm

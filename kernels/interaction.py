@@ -52,9 +52,8 @@ def _add_product(out, a, b, x):
 
 
 @inner
-def _add_dot(out, a, b, x, y, z):
-    """out += a (x, y, z) . b for b[3, C]"""
-    bx, by, bz = b[0], b[1], b[2]
+def _add_dot(out, a, bx, by, bz, x, y, z):
+    """out += a (x, y, z) . b"""
     for c in range(out.size):
         out[c] += a[c] * (x * bx[c] + y * by[c] + z * bz[c])
 
@@ -67,17 +66,15 @@ def _add_cross(out, a, b, d, x, y):
 
 
 @inner
-def _add_dot_rows(out, a, b):
-    """out += a . b for a[3, C], b[3, C]"""
-    ax, ay, az, bx, by, bz = a[0], a[1], a[2], b[0], b[1], b[2]
+def _add_dot_rows(out, ax, ay, az, bx, by, bz):
+    """out += a . b"""
     for c in range(out.size):
         out[c] += ax[c] * bx[c] + ay[c] * by[c] + az[c] * bz[c]
 
 
 @inner
-def _add_triple(out, a, b, x, y, z):
-    """out += (x, y, z) . (a x b) for a[3, C], b[3, C]"""
-    ax, ay, az, bx, by, bz = a[0], a[1], a[2], b[0], b[1], b[2]
+def _add_triple(out, ax, ay, az, bx, by, bz, x, y, z):
+    """out += (x, y, z) . (a x b)"""
     for c in range(out.size):
         out[c] += (
             x * (ay[c] * bz[c] - az[c] * by[c])
@@ -108,107 +105,101 @@ def _sum_cross(a, b, d, f, g):
 
 @inner
 def _message(ms, mv, s, v, x, y, z, w, paths):
-    """Add the messages of one edge to its receiver's rows ms[P0 C], mv[3, P1 C]."""
-    C = s.size
+    """Add the messages of one edge to its receiver's rows ms[P0, C], mv[3, P1, C]."""
     t3, t2 = s.dtype.type(R3), s.dtype.type(R2)
     if paths[0, 0] >= 0:
-        k, q = paths[0, 0] * C, paths[0, 1] * C
-        _add_product(ms[q : q + C], w[k : k + C], s, s.dtype.type(1))
+        k, q = paths[0, 0], paths[0, 1]
+        _add_product(ms[q], w[k], s, s.dtype.type(1))
     if paths[1, 0] >= 0:
-        k, q = paths[1, 0] * C, paths[1, 1] * C
-        _add_product(mv[0, q : q + C], w[k : k + C], s, x)
-        _add_product(mv[1, q : q + C], w[k : k + C], s, y)
-        _add_product(mv[2, q : q + C], w[k : k + C], s, z)
+        k, q = paths[1, 0], paths[1, 1]
+        _add_product(mv[0, q], w[k], s, x)
+        _add_product(mv[1, q], w[k], s, y)
+        _add_product(mv[2, q], w[k], s, z)
     if paths[2, 0] >= 0:
-        k, q = paths[2, 0] * C, paths[2, 1] * C
+        k, q = paths[2, 0], paths[2, 1]
         for d in range(3):
-            _add_product(mv[d, q : q + C], w[k : k + C], v[d], s.dtype.type(1))
+            _add_product(mv[d, q], w[k], v[d], s.dtype.type(1))
     if paths[3, 0] >= 0:
-        k, q = paths[3, 0] * C, paths[3, 1] * C
-        _add_dot(ms[q : q + C], w[k : k + C], v, t3 * x, t3 * y, t3 * z)
+        k, q = paths[3, 0], paths[3, 1]
+        _add_dot(ms[q], w[k], v[0], v[1], v[2], t3 * x, t3 * y, t3 * z)
     if paths[4, 0] >= 0:
-        k, q = paths[4, 0] * C, paths[4, 1] * C
-        _add_cross(mv[0, q : q + C], w[k : k + C], v[2], v[1], t2 * y, t2 * z)
-        _add_cross(mv[1, q : q + C], w[k : k + C], v[0], v[2], t2 * z, t2 * x)
-        _add_cross(mv[2, q : q + C], w[k : k + C], v[1], v[0], t2 * x, t2 * y)
+        k, q = paths[4, 0], paths[4, 1]
+        _add_cross(mv[0, q], w[k], v[2], v[1], t2 * y, t2 * z)
+        _add_cross(mv[1, q], w[k], v[0], v[2], t2 * z, t2 * x)
+        _add_cross(mv[2, q], w[k], v[1], v[0], t2 * x, t2 * y)
 
 
 @inner
 def _message_bwd_sender(ds, dv, a, A, x, y, z, w, paths):
-    """Add what one edge gives its sender: ds[C], dv[3, C] from the receiver's a[P0 C], A[3, P1 C]."""
-    C = ds.size
+    """Add what one edge gives its sender: ds[C], dv[3, C] from the receiver's a[P0, C], A[3, P1, C]."""
     t3, t2 = ds.dtype.type(R3), ds.dtype.type(R2)
     if paths[0, 0] >= 0:
-        k, q = paths[0, 0] * C, paths[0, 1] * C
-        _add_product(ds, w[k : k + C], a[q : q + C], ds.dtype.type(1))
+        k, q = paths[0, 0], paths[0, 1]
+        _add_product(ds, w[k], a[q], ds.dtype.type(1))
     if paths[1, 0] >= 0:
-        k, q = paths[1, 0] * C, paths[1, 1] * C
-        _add_dot(ds, w[k : k + C], A[:, q : q + C], x, y, z)
+        k, q = paths[1, 0], paths[1, 1]
+        _add_dot(ds, w[k], A[0, q], A[1, q], A[2, q], x, y, z)
     if paths[2, 0] >= 0:
-        k, q = paths[2, 0] * C, paths[2, 1] * C
+        k, q = paths[2, 0], paths[2, 1]
         for d in range(3):
-            _add_product(dv[d], w[k : k + C], A[d, q : q + C], ds.dtype.type(1))
+            _add_product(dv[d], w[k], A[d, q], ds.dtype.type(1))
     if paths[3, 0] >= 0:
-        k, q = paths[3, 0] * C, paths[3, 1] * C
-        _add_product(dv[0], w[k : k + C], a[q : q + C], t3 * x)
-        _add_product(dv[1], w[k : k + C], a[q : q + C], t3 * y)
-        _add_product(dv[2], w[k : k + C], a[q : q + C], t3 * z)
+        k, q = paths[3, 0], paths[3, 1]
+        _add_product(dv[0], w[k], a[q], t3 * x)
+        _add_product(dv[1], w[k], a[q], t3 * y)
+        _add_product(dv[2], w[k], a[q], t3 * z)
     if paths[4, 0] >= 0:
-        k, q = paths[4, 0] * C, paths[4, 1] * C
-        _add_cross(dv[0], w[k : k + C], A[1, q : q + C], A[2, q : q + C], t2 * z, t2 * y)
-        _add_cross(dv[1], w[k : k + C], A[2, q : q + C], A[0, q : q + C], t2 * x, t2 * z)
-        _add_cross(dv[2], w[k : k + C], A[0, q : q + C], A[1, q : q + C], t2 * y, t2 * x)
+        k, q = paths[4, 0], paths[4, 1]
+        _add_cross(dv[0], w[k], A[1, q], A[2, q], t2 * z, t2 * y)
+        _add_cross(dv[1], w[k], A[2, q], A[0, q], t2 * x, t2 * z)
+        _add_cross(dv[2], w[k], A[0, q], A[1, q], t2 * y, t2 * x)
 
 
 @inner
 def _message_bwd_w(dw, a, A, s, v, x, y, z, paths):
-    """Add the cotangent of one edge's weights, dw[P C]."""
-    C = s.size
+    """Add the cotangent of one edge's weights, dw[P, C]."""
     t3, t2 = s.dtype.type(R3), s.dtype.type(R2)
     if paths[0, 0] >= 0:
-        k, q = paths[0, 0] * C, paths[0, 1] * C
-        _add_product(dw[k : k + C], s, a[q : q + C], s.dtype.type(1))
+        k, q = paths[0, 0], paths[0, 1]
+        _add_product(dw[k], s, a[q], s.dtype.type(1))
     if paths[1, 0] >= 0:
-        k, q = paths[1, 0] * C, paths[1, 1] * C
-        _add_dot(dw[k : k + C], s, A[:, q : q + C], x, y, z)
+        k, q = paths[1, 0], paths[1, 1]
+        _add_dot(dw[k], s, A[0, q], A[1, q], A[2, q], x, y, z)
     if paths[2, 0] >= 0:
-        k, q = paths[2, 0] * C, paths[2, 1] * C
-        _add_dot_rows(dw[k : k + C], v, A[:, q : q + C])
+        k, q = paths[2, 0], paths[2, 1]
+        _add_dot_rows(dw[k], v[0], v[1], v[2], A[0, q], A[1, q], A[2, q])
     if paths[3, 0] >= 0:
-        k, q = paths[3, 0] * C, paths[3, 1] * C
-        _add_dot(dw[k : k + C], a[q : q + C], v, t3 * x, t3 * y, t3 * z)
+        k, q = paths[3, 0], paths[3, 1]
+        _add_dot(dw[k], a[q], v[0], v[1], v[2], t3 * x, t3 * y, t3 * z)
     if paths[4, 0] >= 0:
-        k, q = paths[4, 0] * C, paths[4, 1] * C
-        _add_triple(dw[k : k + C], v, A[:, q : q + C], t2 * x, t2 * y, t2 * z)
+        k, q = paths[4, 0], paths[4, 1]
+        _add_triple(dw[k], v[0], v[1], v[2], A[0, q], A[1, q], A[2, q], t2 * x, t2 * y, t2 * z)
 
 
 @inner
 def _message_bwd_unit(dy, a, A, s, v, w, paths):
     """Add the cotangent of one edge's direction, dy[3]."""
-    C = s.size
     t3, t2 = s.dtype.type(R3), s.dtype.type(R2)
     if paths[1, 0] >= 0:
-        k, q = paths[1, 0] * C, paths[1, 1] * C
+        k, q = paths[1, 0], paths[1, 1]
         for d in range(3):
-            dy[d] += _sum_product(w[k : k + C], s, A[d, q : q + C])
+            dy[d] += _sum_product(w[k], s, A[d, q])
     if paths[3, 0] >= 0:
-        k, q = paths[3, 0] * C, paths[3, 1] * C
+        k, q = paths[3, 0], paths[3, 1]
         for d in range(3):
-            dy[d] += t3 * _sum_product(w[k : k + C], a[q : q + C], v[d])
+            dy[d] += t3 * _sum_product(w[k], a[q], v[d])
     if paths[4, 0] >= 0:
-        k, q = paths[4, 0] * C, paths[4, 1] * C
+        k, q = paths[4, 0], paths[4, 1]
         for d in range(3):
             f, g = (d + 1) % 3, (d + 2) % 3
-            dy[d] += t2 * _sum_cross(w[k : k + C], v[f], A[g, q : q + C], v[g], A[f, q : q + C])
+            dy[d] += t2 * _sum_cross(w[k], v[f], A[g, q], v[g], A[f, q])
 
 
 # ---- all edges
 
 
 @kernel
-def interaction_fwd_cpu(
-    ms, mv, s, v, unit, w, senders, receivers, receiver_ptr, sender_perm, sender_ptr, paths
-):
+def _fwd(ms, mv, s, v, unit, w, senders, receivers, receiver_ptr, sender_perm, sender_ptr, paths):
     n = s.shape[0]
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
@@ -344,63 +335,42 @@ def _bwd_tan_edge(
                     _message_bwd_unit(tdunit[e], dms[i], dmv[i], s[j], v[j], tw[e], paths)
 
 
+# ---- the table's signatures
+
+
+def interaction_fwd_cpu(ms, mv, s, v, unit, w, *graph):
+    C = s.shape[-1]
+    _fwd(_by_path(ms, C), _by_path(mv, C), s, v, unit, _by_path(w, C), *graph)
+
+
 def interaction_fwd_tan_cpu(tms, tmv, ts, tv, tunit, tw, s, v, unit, w, *graph):
+    C = s.shape[-1]
     ts, tv, tunit, tw = _or_zero(ts, s), _or_zero(tv, v), _or_zero(tunit, unit), _or_zero(tw, w)
+    tms, tmv, tw, w = _by_path(tms, C), _by_path(tmv, C), _by_path(tw, C), _by_path(w, C)
     _fwd_tan(tms, tmv, ts, tv, tunit, tw, s, v, unit, w, *graph)
 
 
-def interaction_bwd_cpu(
-    ds,
-    dv,
-    dunit,
-    dw,
-    dms,
-    dmv,
-    s,
-    v,
-    unit,
-    w,
-    senders,
-    receivers,
-    receiver_ptr,
-    sender_perm,
-    sender_ptr,
-    paths,
-):
+def interaction_bwd_cpu(ds, dv, dunit, dw, dms, dmv, s, v, unit, w, *graph):
+    senders, receivers, receiver_ptr, sender_perm, sender_ptr, paths = graph
+    C = s.shape[-1]
+    dms, dmv, w = _by_path(dms, C), _by_path(dmv, C), _by_path(w, C)
     if ds is not None or dv is not None:
         ds, dv = _or_zero(ds, s), _or_zero(dv, v)
         _bwd_sender(ds, dv, dms, dmv, unit, w, receivers, sender_perm, sender_ptr, paths)
     if dunit is not None or dw is not None:
         want_unit = dunit is not None
-        dunit, dw = dunit if want_unit else unit, _or_zero(dw, w)
+        dunit, dw = dunit if want_unit else unit, np.zeros_like(w) if dw is None else _by_path(dw, C)
         _bwd_edge(dunit, dw, dms, dmv, s, v, unit, w, senders, receiver_ptr, paths, want_unit)
 
 
 def interaction_bwd_tan_cpu(
-    tds,
-    tdv,
-    tdunit,
-    tdw,
-    tdms,
-    tdmv,
-    ts,
-    tv,
-    tunit,
-    tw,
-    dms,
-    dmv,
-    s,
-    v,
-    unit,
-    w,
-    senders,
-    receivers,
-    receiver_ptr,
-    sender_perm,
-    sender_ptr,
-    paths,
+    tds, tdv, tdunit, tdw, tdms, tdmv, ts, tv, tunit, tw, dms, dmv, s, v, unit, w, *graph
 ):
+    senders, receivers, receiver_ptr, sender_perm, sender_ptr, paths = graph
+    C = s.shape[-1]
     ts, tv, tunit, tw = _or_zero(ts, s), _or_zero(tv, v), _or_zero(tunit, unit), _or_zero(tw, w)
+    tdms, tdmv, dms, dmv = _by_path(tdms, C), _by_path(tdmv, C), _by_path(dms, C), _by_path(dmv, C)
+    tw, w = _by_path(tw, C), _by_path(w, C)
     if tds is not None or tdv is not None:
         tds, tdv = _or_zero(tds, s), _or_zero(tdv, v)
         _bwd_tan_sender(
@@ -408,27 +378,15 @@ def interaction_bwd_tan_cpu(
         )
     if tdunit is not None or tdw is not None:
         want_unit = tdunit is not None
-        tdunit, tdw = tdunit if want_unit else unit, _or_zero(tdw, w)
-        _bwd_tan_edge(
-            tdunit,
-            tdw,
-            tdms,
-            tdmv,
-            ts,
-            tv,
-            tunit,
-            tw,
-            dms,
-            dmv,
-            s,
-            v,
-            unit,
-            w,
-            senders,
-            receiver_ptr,
-            paths,
-            want_unit,
-        )
+        tdunit, tdw = tdunit if want_unit else unit, np.zeros_like(w) if tdw is None else _by_path(tdw, C)
+        inputs = (ts, tv, tunit, tw, dms, dmv, s, v, unit, w)
+        _bwd_tan_edge(tdunit, tdw, tdms, tdmv, *inputs, senders, receiver_ptr, paths, want_unit)
+
+
+def _by_path(array, channels):
+    """The same array with the paths, side by side in its last axis, on an axis of their own."""
+    *lead, columns = array.shape
+    return array.reshape(*lead, columns // channels, channels)
 
 
 def _or_zero(array, like):

@@ -27,6 +27,7 @@ SSP, SILU, TANH = 0, 1, 2
 # Standard deviations are kept near one through the network by static factors on standard-normal weights.
 ACTIVATION_GAIN = 1.68  # 1 / sqrt(E[silu(x)^2]) for x ~ N(0, 1)
 RADIAL_GAIN = 2.0  # about 1 / sqrt(E[ssp(x)^2]), and about the inverse size of the enveloped basis
+SUM_GAIN = 1 / np.sqrt(2)  # messages and self-connection are added
 NORM_EPS = 1e-3  # keeps the norm of a vector smooth where the vector vanishes
 
 
@@ -475,17 +476,17 @@ def energies(
         carried = [s_labels, flip(s_labels), v_labels, flip(v_labels), flip(v_labels)]
         ms_labels = "".join(carried[p] for p in scalar_paths)
         mv_labels = "".join(carried[p] for p in vector_paths)
-        s_new = dense(f"{block}.self_out.s", ms, ms_labels, gates + s_next, 1.0, mean_neighbours)
+        s_new = dense(f"{block}.self_out.s", ms, ms_labels, gates + s_next, SUM_GAIN, mean_neighbours)
         v_new = np.zeros((n, 3, 0))
         if v_next:
-            v_new = dense(f"{block}.self_out.v", mv, mv_labels, v_next, 1.0, mean_neighbours)
+            v_new = dense(f"{block}.self_out.v", mv, mv_labels, v_next, SUM_GAIN, mean_neighbours)
 
         # Self-connection from the block's input: a matrix per species, or the input itself where parity
         # allows.
         if config.self_connection == "species":
-            s_new = s_new + dense(f"{block}.self_connection.s", s, s_labels, gates + s_next, gain)
+            s_new = s_new + dense(f"{block}.self_connection.s", s, s_labels, gates + s_next, gain * SUM_GAIN)
             if v_labels and v_next:
-                v_new = v_new + dense(f"{block}.self_connection.v", v, v_labels, v_next, gain)
+                v_new = v_new + dense(f"{block}.self_connection.v", v, v_labels, v_next, gain * SUM_GAIN)
         else:
             alike = sum(a == b for a, b in zip(s_labels, s_next, strict=True))
             s_new = add_fwd(s_new, s, len(gates), alike)
