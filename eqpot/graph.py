@@ -1,7 +1,7 @@
 """Neighbour lists, and batches of structures as one graph.
 
-Edge e = (i <- j) says that sender j lies within the cutoff of receiver i: edge_vec = r_j + shift·cell - r_i (Å).
-Every edge has its reverse; periodic images count as neighbours, an atom's own images too.
+Edge e = (i <- j) says that sender j lies within the cutoff of receiver i: edge_vec = r_j + shift·cell - r_i
+(Å). Every edge has its reverse; periodic images count as neighbours, an atom's own images too.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from eqpot.errors import UserError
 
 @dataclass(frozen=True)
 class FrameGraph:
-    """One structure. species[n] are indices into the potential's species, volume (Å^3) is NaN without a 3D cell."""
+    """One structure: species[n] index the potential's species; volume in Å^3, NaN without a 3D cell."""
 
     species: np.ndarray
     senders: np.ndarray
@@ -76,7 +76,7 @@ def frame_graph(
     cutoff: float,
     name: str = "structure",
 ) -> FrameGraph:
-    """Graph of one structure; UserError, which begins with `name`, at an element that is not among `species`."""
+    """Graph of one structure; UserError, beginning with `name`, at an element not among `species`."""
     index = np.searchsorted(species, numbers)
     known = np.append(species, -1)[index] == numbers
     if not known.all():

@@ -1,12 +1,13 @@
-"""The network, from edge vectors to one number per atom: which operators run, in what order, on which channels.
+"""The network, from edge vectors to one number per atom: which operators run, in what order, on which
+channels.
 
-Batzner et al., "E(3)-equivariant graph neural networks" (Nature Communications 13, 2453, 2022) at l <= 1. Features of
-an atom are scalars s[n, C] and vectors v[n, 3, C].
+Batzner et al., "E(3)-equivariant graph neural networks" (Nature Communications 13, 2453, 2022) at l <= 1.
+Features of an atom are scalars s[n, C] and vectors v[n, 3, C].
 
-Parity. Under O(3) a channel is even ("e") or odd ("o"), by what a point inversion does to it: of the scalars the
-first half is even, of the vectors the first half is odd (polar), the second even (axial). Y1 is odd, so a path with Y1
-flips the label of the channel that it carries. The kernels know nothing of it: matrices connect equal labels
-only. Under SO(3) all channels have one label and every matrix is full.
+Parity. Under O(3) a channel is even ("e") or odd ("o"), by what a point inversion does to it: of the scalars
+the first half is even, of the vectors the first half is odd (polar), the second even (axial). Y1 is odd, so a
+path with Y1 flips the label of the channel that it carries. The kernels know nothing of it: matrices connect
+equal labels only. Under SO(3) all channels have one label and every matrix is full.
 """
 
 import math
@@ -199,7 +200,7 @@ class Model:
         return params
 
     def run(self, tape: Tape, p: dict[str, Node], batch: Batch, edge_vec: Node) -> Node:
-        """Record the network on the tape; returns x[n, 1], each atom's energy in units of its species' scale."""
+        """Record the network on the tape; returns x[n, 1], energies in units of the species' scale."""
         config, n, E = self.config, len(batch.species), batch.edge_count
         C, B = config.features, config.basis_size
         graph = (batch.senders, batch.receivers, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)

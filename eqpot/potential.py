@@ -27,8 +27,8 @@ FORMAT, VERSION = "eqpot-model", 1
 
 @dataclass(frozen=True)
 class Result:
-    """What a structure has: energy (eV), forces [n, 3] (eV/Å), energies of the atoms [n] (eV), and stress [3, 3]
-    (eV/Å^3, positive under tension), None without periodicity in all three directions."""
+    """What a structure has: energy (eV), forces [n, 3] (eV/Å), energies of the atoms [n] (eV), and stress [3,
+    3] (eV/Å^3, positive under tension), None without periodicity in all three directions."""
 
     energy: float
     forces: np.ndarray
@@ -46,8 +46,8 @@ class Prediction(Labels):
 class Potential:
     """E = sum over atoms of scale[species] x + shift[species], where x is the network's number for the atom.
 
-    species: atomic numbers, rising; scale, shift: float64 [Z], eV; mean_neighbours: edges per atom in the training
-    set, which normalises sums over neighbours; params: the weights.
+    species: atomic numbers, rising; scale, shift: float64 [Z], eV; mean_neighbours: edges per atom in the
+    training set, which normalises sums over neighbours; params: the weights.
     """
 
     def __init__(self, config: ModelConfig, species: Sequence[int], dtype: str, backend: str = "cpu"):
@@ -139,8 +139,8 @@ class Potential:
     def evaluate(self, atoms: Atoms | Sequence[Atoms]) -> Result | list[Result]:
         """Energy, forces and stress of one structure, or of each of several, taken together as one batch.
 
-        UserError at an element that the potential has not learned, a position that is not finite, or a periodic
-        cell without volume.
+        UserError at an element that the potential has not learned, a position that is not finite, or a
+        periodic cell without volume.
         """
         if isinstance(atoms, Atoms):
             return self.evaluate([atoms])[0]
@@ -183,10 +183,11 @@ class Potential:
     def loss_gradient(
         self, batch: Batch, loss: Callable[[Prediction], tuple], stress: bool = False
     ) -> tuple[tuple, np.ndarray]:
-        """What `loss(prediction)` returns, and the gradient of its value by the weights, laid out as params.flat.
+        """What `loss(prediction)` returns, and the gradient of its value by the weights, laid out as
+        params.flat.
 
-        `loss` returns (value, anything, dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3]) for a prediction whose atoms are in
-        the batch's order. Four walks over the tape; see `eqpot.tape`.
+        `loss` returns (value, anything, dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3]) for a prediction whose
+        atoms are in the batch's order. Four walks over the tape; see `eqpot.tape`.
         """
         try:
             prediction, tape, x, edge_vec, nodes = self._record(batch, True, stress)

@@ -1,7 +1,7 @@
 """The tape: a flat list of operators, walked four times for the gradient of a loss that holds forces.
 
-Each array on the tape has four slots: its value, d (cotangent dE/dx), t (tangent dx/d epsilon) and td (tangent of
-the cotangent). With E(r) recorded once, and a loss L(E, F) of energies and forces F = -dE/dr,
+Each array on the tape has four slots: its value, d (cotangent dE/dx), t (tangent dx/d epsilon) and td
+(tangent of the cotangent). With E(r) recorded once, and a loss L(E, F) of energies and forces F = -dE/dr,
 
     dL/dW = d/d(epsilon) grad_W E(r + epsilon t_r) + dL/dE grad_W E,      t_r = -dL/dF
 

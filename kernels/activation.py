@@ -5,8 +5,8 @@
     1     silu = x g                     g + x g (1 - g)           g (1 - g) (2 + x (1 - 2 g))
     2     tanh = t                       1 - t^2                   -2 t (1 - t^2)
 
-ssp is the shifted softplus of the radial network (Batzner et al., eq. 6), zero at zero. Exponentials are taken
-of negative numbers only, so none overflows.
+ssp is the shifted softplus of the radial network (Batzner et al., eq. 6), zero at zero. Exponentials are
+taken of negative numbers only, so none overflows.
 
 fwd: y = f(x); bwd: dx = f' dy; fwd_tan: ty = f' tx; bwd_tan: tdx = f' tdy + f'' tx dy.
 Shapes: x[..., K], y[..., K]. Threads share chunks of numbers.
@@ -27,8 +27,8 @@ SSP, SILU, TANH = 0, 1, 2
 def exp(x):
     """e^x for loops that are to become SIMD, which calls to the C library prevent; only inside kernels.
 
-    x = n ln 2 + y, |y| <= ln 2 / 2; a polynomial for e^y, times 2^n written into the exponent's bits. Relative error
-    about two units in the last place; x is clipped to where e^x is a normal number.
+    x = n ln 2 + y, |y| <= ln 2 / 2; a polynomial for e^y, times 2^n written into the exponent's bits.
+    Relative error about two units in the last place; x is clipped to where e^x is a normal number.
     """
     raise NotImplementedError
 

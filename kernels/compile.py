@@ -1,17 +1,52 @@
-"""How every CPU kernel is compiled: two decorators, one set of flags.
+"""How every CPU kernel is compiled: two decorators, one set of flags, one cache.
 
-`fastmath` lets the compiler contract a*b + c and reorder sums, so that loops over channels become SIMD; it does
-not let it assume that NaN and infinity are absent, since a diverging training run must stay visible.
+`fastmath` lets the compiler contract a*b + c and reorder sums, so that loops over channels become SIMD; it
+does not let it assume that NaN and infinity are absent, since a diverging training run must stay visible.
+
+Compiled kernels are kept on disk. Numba compares only the file of the kernel itself, not those of the
+functions that are inlined into it, so the folder is named after the content of this whole package: a changed
+kernel is never mixed with an old one.
 """
 
-from numba import njit
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+# Idle threads sleep instead of spinning: with as many threads as cores, one other busy process on the machine
+# otherwise costs a factor of ten and more. Numba's OpenMP layer reads this when it starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from numba import config, njit  # noqa: E402
 
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 
+
+def _cache_folder() -> str:
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    content = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    base = config.CACHE_DIR or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "eqpot"
+    return str(Path(base) / content[:16])
+
+
+CACHE = _cache_folder()
+
+
+def _compiled(**options: object) -> Callable[[Callable], Callable]:
+    def decorate(function: Callable) -> Callable:
+        users, config.CACHE_DIR = config.CACHE_DIR, CACHE
+        try:
+            return njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy", **options)(function)
+        finally:
+            config.CACHE_DIR = users
+
+    return decorate
+
+
 # A loop over a fixed partition of the work, shared among threads. The partition depends on shapes alone, so
 # results are the same bits for any number of threads.
-kernel = njit(parallel=True, nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+kernel = _compiled(parallel=True)
 
 # What a kernel calls inside its loop. LLVM vectorises a loop over channels only if it can check that what is
 # written overlaps nothing that is read, and gives up beyond a handful of arrays: so each loop writes one row.
-inner = njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy", forceinline=True)
+inner = _compiled(forceinline=True)

@@ -1,18 +1,20 @@
-"""Dense mixing of channels: the self-interactions, the self-connection and the radial network are this operator.
+"""Dense mixing of channels: the self-interactions, the self-connection and the radial network are this
+operator.
 
     y[R_g, y_col : y_col + m] += scale x[R_g, x_col : x_col + k] @ W_g[k, m]     for every group g and block
 
 `x[..., K]`: all leading axes are rows, so a vector's three components share one matrix. Rows come in groups
-(one group, or one per species): R_g = row_ptr[g] : row_ptr[g + 1]. `blocks[nb, 5]` = (x_col, k, y_col, m, offset)
-place each matrix, which starts at `offset` in the flat weights w[g] (parity under O(3) makes the mixing block-diagonal);
-`scales[nb]` are static factors such as 1 / sqrt(k). Columns that no block writes are zero.
+(one group, or one per species): R_g = row_ptr[g] : row_ptr[g + 1]. `blocks[nb, 5]` = (x_col, k, y_col, m,
+offset) place each matrix, which starts at `offset` in the flat weights w[g] (parity under O(3) makes the
+mixing block-diagonal); `scales[nb]` are static factors such as 1 / sqrt(k). Columns that no block writes are
+zero.
 
 Backward: dx = scale dy W^T, dW = scale x^T dy. The product is bilinear, hence
 fwd_tan: ty = scale (tx W + x tW); bwd_tan: tdx = scale (tdy W^T + dy tW^T), tdW = scale (x^T tdy + tx^T dy).
 
 Matrix products go to the BLAS that Numba itself uses (SciPy's), on one thread each: threads share chunks of
-rows, or tiles of dW, which fixes every sum's order whatever the number of threads. That is why importing this file sets
-SciPy's BLAS to one thread.
+rows, or tiles of dW, which fixes every sum's order whatever the number of threads. That is why importing this
+file sets SciPy's BLAS to one thread.
 """
 
 import numpy as np

@@ -1,6 +1,7 @@
 """Edge geometry: length and direction of an edge vector d = edge_vec (Å).
 
-    r = |d| (Å),   unit = Y1 = sqrt(3) n,   n = d / r          component normalisation, order x, y, z, as in e3nn
+    r = |d| (Å),   unit = Y1 = sqrt(3) n,   n = d / r          component normalisation, order x, y, z, as in
+    e3nn
 
 Backward, with P = 1 - n n^T (the projector across the edge) and g = dunit:
 

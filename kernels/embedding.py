@@ -2,8 +2,9 @@
 
     s_i = table[species_i]          dtable[z] = sum over the atoms i of species z of ds_i
 
-Linear, so the tangents are the same maps of the tangents. Shapes: table[Z, C], s[n, C], species[n] in rising order,
-so that the atoms of species z are species_ptr[z] : species_ptr[z + 1]. One gather and one segmented sum: NumPy.
+Linear, so the tangents are the same maps of the tangents. Shapes: table[Z, C], s[n, C], species[n] in rising
+order, so that the atoms of species z are species_ptr[z] : species_ptr[z + 1]. One gather and one segmented
+sum: NumPy.
 """
 
 import numpy as np

@@ -8,8 +8,8 @@ norm, on s[n, C] and v[n, 3, Cv]:
 
     s_out = act(s)            v_out = v q,  q = ssp(l),  l = sqrt(v . v + eps^2)
 
-`act` is silu (norm: ssp) for the first n_even scalars and tanh for the rest, which are odd under a mirror and need an
-odd function. eps = 1e-3 keeps l, and so the forces, smooth where a vector vanishes. Cv may be 0.
+`act` is silu (norm: ssp) for the first n_even scalars and tanh for the rest, which are odd under a mirror and
+need an odd function. eps = 1e-3 keeps l, and so the forces, smooth where a vector vanishes. Cv may be 0.
 
 Backward of the gate: dg = [q' (v . dv_out) | act' ds_out], dv += q dv_out. Its tangents, with b = v . dv_out:
     tv_out = tv q + v q' tgates
@@ -34,7 +34,7 @@ CHUNK = 16
 NORM_EPS = 1e-3
 
 
-# ---- rows of channels; one row is written per loop, and each kind of activation has its own, so that all are SIMD
+# ---- rows of channels: a loop writes one row and knows its activation, so all become SIMD
 
 
 @inner

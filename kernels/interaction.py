@@ -1,7 +1,8 @@
 """The interaction: five scalar/vector products along every edge, summed over the edges into each atom.
 
-Receiver i, sender j, edge e = (i <- j), Y = Y1(e) = sqrt(3) edge_vec / r. With w_p[e, c] from the radial network,
-channel by channel (Batzner et al. 2022, eq. 8 to 11; constants as in e3nn's component normalisation):
+Receiver i, sender j, edge e = (i <- j), Y = Y1(e) = sqrt(3) edge_vec / r. With w_p[e, c] from the radial
+network, channel by channel (Batzner et al. 2022, eq. 8 to 11; constants as in e3nn's component
+normalisation):
 
     p   path       message into i
     0   0x0 -> 0   w0 s_j
@@ -12,8 +13,9 @@ channel by channel (Batzner et al. 2022, eq. 8 to 11; constants as in e3nn's com
 
 ms[i] = [p0 | p3] and mv[i] = [p1 | p2 | p4] hold the sums, the paths of one l side by side in the last axis.
 
-Shapes: s[n, C], v[n, 3, C] (or [n, 3, 0]), unit[E, 3], w[E, P C], ms[n, P0 C], mv[n, 3, P1 C]; none has a unit.
-`paths[p] = (slot of path p in w, slot of its message in ms or mv)`, -1 where the block has no such path.
+Shapes: s[n, C], v[n, 3, C] (or [n, 3, 0]), unit[E, 3], w[E, P C], ms[n, P0 C], mv[n, 3, P1 C]; none has a
+unit. `paths[p] = (slot of path p in w, slot of its message in ms or mv)`, -1 where the block has no such
+path.
 
 Backward, for the cotangent (a, A) of (ms, mv) at i, from A . (Y x v) = Y . (v x A) = v . (A x Y):
 
@@ -27,8 +29,8 @@ Every term is linear in each of its factors, so both tangents follow by the prod
 one edge is called once for each factor, with that factor replaced by its tangent, while the rows of the edge
 are in the first-level cache.
 
-Threads share chunks of receivers, or of senders where the result belongs to the sender: no atomics, the same bits
-for any number of threads.
+Threads share chunks of receivers, or of senders where the result belongs to the sender: no atomics, the same
+bits for any number of threads.
 """
 
 import numpy as np

@@ -2,9 +2,9 @@
 
     B_n(r) = a(r) S_n(r),   a = sqrt(2 / c) f(r / c) / r,   S_n = sin(k_n r),   k_n = w_n / c
 
-with cutoff c (Å) and the envelope of DimeNet (eq. 8 there), f = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2),
-whose value and first two derivatives vanish at the cutoff: f' = -p(p+1)(p+2)/2 x^(p-1) (1-x)^2,
-f'' = -p(p+1)(p+2)/2 x^(p-2) (1-x) (p - 1 - (p+1) x). With primes for d/dr, C_n = cos(k_n r):
+with cutoff c (Å) and the envelope of DimeNet (eq. 8 there), f = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) -
+p(p+1)/2 x^(p+2), whose value and first two derivatives vanish at the cutoff: f' = -p(p+1)(p+2)/2 x^(p-1)
+(1-x)^2, f'' = -p(p+1)(p+2)/2 x^(p-2) (1-x) (p - 1 - (p+1) x). With primes for d/dr, C_n = cos(k_n r):
 
     dB_n/dr    = a' S + a k C                        dB_n/dw_n      = a (r/c) C
     d2B_n/dr2  = a'' S + 2 a' k C - a k^2 S          d2B_n/dr dw_n  = (a' r C + a C - a k r S) / c
