@@ -233,23 +233,30 @@ def _fwd_tan(
 ):
     n = s.shape[0]
     for chunk in prange((n + CHUNK - 1) // CHUNK):
+        with_y = _with_y(paths)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             tms[i] = 0
             tmv[i] = 0
             for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
                 j = senders[e]
-                x, y, z = unit[e, 0], unit[e, 1], unit[e, 2]
-                _message(tms[i], tmv[i], ts[j], tv[j], x, y, z, w[e], paths)
-                _message(tms[i], tmv[i], s[j], v[j], x, y, z, tw[e], paths)
-                # Only paths with Y move with it, and an absent path is skipped.
-                _message(
-                    tms[i], tmv[i], s[j], v[j], tunit[e, 0], tunit[e, 1], tunit[e, 2], w[e], _with_y(paths)
-                )
+                for moved in range(3):  # the features, then the weights, then the direction
+                    y = tunit[e] if moved == 2 else unit[e]
+                    _message(
+                        tms[i],
+                        tmv[i],
+                        ts[j] if moved == 0 else s[j],
+                        tv[j] if moved == 0 else v[j],
+                        y[0],
+                        y[1],
+                        y[2],
+                        tw[e] if moved == 1 else w[e],
+                        with_y if moved == 2 else paths,
+                    )
 
 
 @inner
 def _with_y(paths):
-    """The paths whose product holds Y1."""
+    """The paths whose product holds Y1: the others do not move with it."""
     only = paths.copy()
     only[0] = -1
     only[2] = -1
@@ -263,10 +270,8 @@ def _bwd_sender(ds, dv, dms, dmv, unit, w, receivers, sender_perm, sender_ptr, p
         for j in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             for p in range(sender_ptr[j], sender_ptr[j + 1]):
                 e = sender_perm[p]
-                i = receivers[e]
-                _message_bwd_sender(
-                    ds[j], dv[j], dms[i], dmv[i], unit[e, 0], unit[e, 1], unit[e, 2], w[e], paths
-                )
+                i, y = receivers[e], unit[e]
+                _message_bwd_sender(ds[j], dv[j], dms[i], dmv[i], y[0], y[1], y[2], w[e], paths)
 
 
 @kernel
@@ -275,8 +280,8 @@ def _bwd_edge(dunit, dw, dms, dmv, s, v, unit, w, senders, receiver_ptr, paths, 
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
-                j = senders[e]
-                _message_bwd_w(dw[e], dms[i], dmv[i], s[j], v[j], unit[e, 0], unit[e, 1], unit[e, 2], paths)
+                j, y = senders[e], unit[e]
+                _message_bwd_w(dw[e], dms[i], dmv[i], s[j], v[j], y[0], y[1], y[2], paths)
                 if want_unit:
                     _message_bwd_unit(dunit[e], dms[i], dmv[i], s[j], v[j], w[e], paths)
 
@@ -292,11 +297,19 @@ def _bwd_tan_sender(
             for p in range(sender_ptr[j], sender_ptr[j + 1]):
                 e = sender_perm[p]
                 i = receivers[e]
-                x, y, z = unit[e, 0], unit[e, 1], unit[e, 2]
-                _message_bwd_sender(tds[j], tdv[j], tdms[i], tdmv[i], x, y, z, w[e], paths)
-                _message_bwd_sender(tds[j], tdv[j], dms[i], dmv[i], x, y, z, tw[e], paths)
-                x, y, z = tunit[e, 0], tunit[e, 1], tunit[e, 2]
-                _message_bwd_sender(tds[j], tdv[j], dms[i], dmv[i], x, y, z, w[e], with_y)
+                for moved in range(3):  # the messages' cotangents, then the weights, then the direction
+                    y = tunit[e] if moved == 2 else unit[e]
+                    _message_bwd_sender(
+                        tds[j],
+                        tdv[j],
+                        tdms[i] if moved == 0 else dms[i],
+                        tdmv[i] if moved == 0 else dmv[i],
+                        y[0],
+                        y[1],
+                        y[2],
+                        tw[e] if moved == 1 else w[e],
+                        with_y if moved == 2 else paths,
+                    )
 
 
 @kernel
@@ -326,15 +339,14 @@ def _bwd_tan_edge(
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
                 j = senders[e]
-                x, y, z = unit[e, 0], unit[e, 1], unit[e, 2]
-                _message_bwd_w(tdw[e], tdms[i], tdmv[i], s[j], v[j], x, y, z, paths)
-                _message_bwd_w(tdw[e], dms[i], dmv[i], ts[j], tv[j], x, y, z, paths)
-                x, y, z = tunit[e, 0], tunit[e, 1], tunit[e, 2]
-                _message_bwd_w(tdw[e], dms[i], dmv[i], s[j], v[j], x, y, z, with_y)
-                if want_unit:
-                    _message_bwd_unit(tdunit[e], tdms[i], tdmv[i], s[j], v[j], w[e], paths)
-                    _message_bwd_unit(tdunit[e], dms[i], dmv[i], ts[j], tv[j], w[e], paths)
-                    _message_bwd_unit(tdunit[e], dms[i], dmv[i], s[j], v[j], tw[e], paths)
+                for moved in range(3):  # the messages' cotangents, then the features, then what is left
+                    a = tdms[i] if moved == 0 else dms[i]
+                    A = tdmv[i] if moved == 0 else dmv[i]
+                    s_j, v_j = (ts[j], tv[j]) if moved == 1 else (s[j], v[j])
+                    y = tunit[e] if moved == 2 else unit[e]
+                    _message_bwd_w(tdw[e], a, A, s_j, v_j, y[0], y[1], y[2], with_y if moved == 2 else paths)
+                    if want_unit:
+                        _message_bwd_unit(tdunit[e], a, A, s_j, v_j, tw[e] if moved == 2 else w[e], paths)
 
 
 # ---- the table's signatures
