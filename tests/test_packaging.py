@@ -60,6 +60,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
     environment = {
         k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     }
+    environment["NUMBA_OPT"] = "0"  # two steps gain nothing from fast code, which takes longer to compile
     done = subprocess.run([str(c) for c in command], cwd=cwd, env=environment, capture_output=True, text=True)
     output = done.stdout + done.stderr
     if done.returncode and "after connection broken by" in output:
