@@ -56,8 +56,8 @@ SOURCES = {
     "lips": Source(("lips/lips_200.npz",), 200, 3, n_train=8),
     "formate_cu110": Source(("formate_cu110/deal_0.05_selected.xyz",), 408, 4, n_train=12),
     "mota_stress": Source(("mota_stress/MoTa_SS.xyz",), 658, 2, stress=True, n_train=64),
-    # All 85 elements must be met in training, and a few violent frames decide every squared error: the loss is
-    # Huber's, and the error that must fall the absolute one. With squared errors, a model and a training
+    # All 85 elements must be met in training, and a few violent frames decide every squared error: the loss
+    # is Huber's, and the error that must fall the absolute one. With squared errors, a model and a training
     # set as small as these do not learn it: the force errors rise within five epochs.
     "mptrj": Source(
         ("mptrj/mptrj-random-1k.xyz",),
