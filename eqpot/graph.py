@@ -76,7 +76,10 @@ def frame_graph(
     cutoff: float,
     name: str = "structure",
 ) -> FrameGraph:
-    """Graph of one structure; UserError, beginning with `name`, at an element not among `species`."""
+    """Graph of one structure.
+
+    UserError, beginning with `name`, at an element not among `species`, and at two atoms in the same place.
+    """
     index = np.searchsorted(species, numbers)
     known = np.append(species, -1)[index] == numbers
     if not known.all():
@@ -86,6 +89,10 @@ def frame_graph(
             f"{name}: numbers: expected elements that the model has seen ({learned}), found {strange}"
         )
     senders, receivers, edge_vec = neighbours(positions, cell, pbc, cutoff)
+    if len(edge_vec) and np.einsum("ex,ex->e", edge_vec, edge_vec).min() < 1e-12:
+        raise UserError(
+            f"{name}: positions: expected atoms apart from each other, found two at the same place"
+        )
     volume = abs(np.linalg.det(cell)) if np.all(pbc) else np.nan
     return FrameGraph(index.astype(np.int64), senders, receivers, edge_vec, volume)
 

@@ -18,6 +18,7 @@ from tolerances import (
 from eqpot import Potential
 from eqpot.config import LossConfig
 from eqpot.data import Dataset
+from eqpot.errors import UserError
 from eqpot.evaluate import Frames
 from eqpot.kernels import reference
 from eqpot.loss import Labels, loss_and_gradient
@@ -398,3 +399,17 @@ def test_lone_atoms():
     boxed = model.evaluate(Atoms("O", positions=[[0, 0, 0]], cell=20 * np.eye(3), pbc=True))
     check_close(boxed.energies, one.energies, SYMMETRY["float64"])
     check_close(boxed.stress, np.zeros((3, 3)), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "message"),
+    [
+        (Atoms("HN", positions=[[0, 0, 0], [1, 0, 0]]), "structure 0: numbers.*H C O.*found N"),
+        (Atoms("HO", positions=np.zeros((2, 3))), "structure 0: positions.*same place"),
+        (Atoms("HO", positions=[[0, 0, 0], [np.nan, 0, 0]]), "structure 0: positions.*finite"),
+        (Atoms("H", cell=[[1, 0, 0], [0, 1, 0], [1, 1, 0]], pbc=True), "structure 0: cell.*dependent"),
+    ],
+)
+def test_a_bad_structure_says_what_is_wrong(atoms, message):
+    with pytest.raises(UserError, match=message):
+        potential().evaluate(atoms)
