@@ -24,9 +24,9 @@ from eqpot.tape import Node, Tape
 # Weights start as standard normals; static factors keep features near unit variance through the network.
 ACTIVATION_GAIN = 1.68  # 1 / sqrt(<silu(x)^2>) of a standard normal x
 RADIAL_GAIN = 2.0  # the basis and ssp are about half as large
-SUM_GAIN = 1 / np.sqrt(
-    2
-)  # of two terms, messages and self-connection; else vectors, gated by their own products, run away
+# Messages and self-connection are two terms. Without this, vectors, which are gated by products of vectors,
+# grow without limit: forces of 1e5 eV/Å from an untrained model of six blocks.
+SUM_GAIN = 1 / np.sqrt(2)
 
 SCALAR_PATHS, VECTOR_PATHS = (0, 3), (1, 2, 4)  # 0x0->0, 1x1->0; 0x1->1, 1x0->1, 1x1->1
 
