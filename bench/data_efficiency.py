@@ -128,10 +128,10 @@ def draw(results: dict, path: Path) -> None:
             if points:
                 axis.loglog(*zip(*points, strict=True), marker=marker, ls=style, label=f"l_max = {l_max}")
         axis.set(xlabel="training frames", ylabel=label, xticks=FRAMES, xticklabels=FRAMES)
-        axis.minorticks_off()
+        axis.xaxis.set_minor_locator(plt.NullLocator())
         axis.yaxis.set_minor_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:g}")
-        axis.tick_params(axis="y", which="minor", length=2, labelsize="x-small")
+        axis.tick_params(axis="y", which="minor", labelsize="small")
         axis.grid(which="both", alpha=0.25)
         axis.legend(frameon=False)
     with replacing(path) as temporary:
