@@ -1,7 +1,11 @@
 """Neighbour lists, and batches of structures as one graph.
 
-Edge e = (i <- j) says that sender j lies within the cutoff of receiver i: edge_vec = r_j + shift·cell - r_i
-(Å). Every edge has its reverse; periodic images count as neighbours, an atom's own images too.
+Edge e = (i <- j) says that sender j lies within the cutoff of receiver i: edge_vec = r_j - r_i + shift·cell
+(Å), shift being whole numbers. Every edge has its reverse; periodic images count as neighbours, an atom's own
+images too. Positions may lie outside the cell.
+
+Edges come by receiver, then sender, then shift. Sums over neighbours thus have one order, however the
+neighbours were found.
 """
 
 from collections.abc import Sequence
@@ -9,11 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase.data import chemical_symbols
+from ase.geometry import complete_cell
 from numba import njit
 from vesin import NeighborList
 
 from eqpot.data import Dataset
 from eqpot.errors import UserError
+
+# Å beyond the reach asked for: the finder rounds distances in its own way, here they decide by ours.
+MARGIN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,8 @@ class FrameGraph:
 
 @dataclass(frozen=True)
 class Batch:
-    """Structures as one graph, in the order that the kernels walk: atoms by species, edges by receiver.
+    """Structures as one graph, in the order that the kernels walk: atoms by species, edges by receiver, then
+    sender, then shift.
 
     Atom k of the batch is atom order[k] of the structures written one after the other.
     """
@@ -56,15 +65,157 @@ class Batch:
         return len(self.senders)
 
 
-def neighbours(
-    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All edges of a structure: senders[E], receivers[E], edge_vec[E, 3] (Å). Lengths and cell in Å."""
-    pbc = np.asarray(pbc, bool)
-    box = np.where(pbc[:, None], cell, 0.0)
-    finder = NeighborList(cutoff=cutoff, full_list=True, n_threads=1)
-    i, j, vec = finder.compute(np.ascontiguousarray(positions, np.float64), box, pbc, "ijD")
-    return j.astype(np.int64), i.astype(np.int64), vec.reshape(-1, 3)
+@njit(cache=True, nogil=True)
+def _group(index: np.ndarray, ptr: np.ndarray, perm: np.ndarray) -> None:
+    """What `group_by` returns, into arrays that are there."""
+    ptr[:] = 0
+    for i in index:
+        ptr[i + 1] += 1
+    for i in range(ptr.size - 1):
+        ptr[i + 1] += ptr[i]
+    place = ptr[:-1].copy()
+    for k in range(index.size):
+        perm[place[index[k]]] = k
+        place[index[k]] += 1
+
+
+@njit(cache=True, nogil=True)
+def group_by(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """ptr[n + 1], perm: the places where index == i are perm[ptr[i] : ptr[i + 1]], in rising order."""
+    ptr, perm = np.empty(n + 1, np.int64), np.empty(index.size, np.int64)
+    _group(index, ptr, perm)
+    return ptr, perm
+
+
+@njit(cache=True, nogil=True)
+def _follows(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether shift a comes after shift b."""
+    for d in range(3):
+        if a[d] != b[d]:
+            return a[d] > b[d]
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _edge_order(
+    senders: np.ndarray, receivers: np.ndarray, shifts: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """ptr[n + 1], perm[E]: edges into atom i are perm[ptr[i] : ptr[i + 1]], by sender, then shift."""
+    _, by_sender = group_by(senders, n)
+    ptr, by_receiver = group_by(receivers[by_sender], n)
+    perm = by_sender[by_receiver]
+    for k in range(1, perm.size):  # few edges join the same two atoms: insertion sorts their shifts
+        edge, m = perm[k], k
+        while m > 0:
+            last = perm[m - 1]
+            if receivers[last] != receivers[edge] or senders[last] != senders[edge]:
+                break
+            if not _follows(shifts[last], shifts[edge]):
+                break
+            perm[m] = last
+            m -= 1
+        perm[m] = edge
+    return ptr, perm
+
+
+@njit(cache=True, nogil=True)
+def _edges_within(
+    cutoff: float,
+    positions: np.ndarray,
+    box: np.ndarray,
+    candidate_ptr: np.ndarray,
+    candidates: np.ndarray,
+    shifts: np.ndarray,
+    edge_vec: np.ndarray,
+    senders: np.ndarray,
+    receivers: np.ndarray,
+    receiver_ptr: np.ndarray,
+) -> tuple[int, float]:
+    """Write the edges among the candidates; their count, and the least squared distance (Å^2).
+
+    Sender k of the candidates[C] into atom i lies at shifts[k] · box, k from candidate_ptr[i] to
+    candidate_ptr[i + 1]. The arrays for edges have room for C.
+    """
+    count, least = 0, np.inf
+    for i in range(len(positions)):
+        receiver_ptr[i] = count
+        x, y, z = positions[i, 0], positions[i, 1], positions[i, 2]
+        for k in range(candidate_ptr[i], candidate_ptr[i + 1]):
+            j, a, b, c = candidates[k], shifts[k, 0], shifts[k, 1], shifts[k, 2]
+            # In this order an edge and its reverse are the same numbers but for the sign.
+            dx = (positions[j, 0] - x) + (a * box[0, 0] + b * box[1, 0] + c * box[2, 0])
+            dy = (positions[j, 1] - y) + (a * box[0, 1] + b * box[1, 1] + c * box[2, 1])
+            dz = (positions[j, 2] - z) + (a * box[0, 2] + b * box[1, 2] + c * box[2, 2])
+            square = dx * dx + dy * dy + dz * dz
+            # Written in any case, and kept by counting on: faster than a branch that no one can predict.
+            edge_vec[count, 0], edge_vec[count, 1], edge_vec[count, 2] = dx, dy, dz
+            senders[count], receivers[count] = j, i
+            least = min(least, square)
+            count += square < cutoff * cutoff
+    receiver_ptr[len(positions)] = count
+    return count, least
+
+
+class _Candidates:
+    """Pairs of atoms up to `reach` (Å) apart, and room for the edges among them.
+
+    receiver_ptr[n + 1]; arrays for edges, of which the first few are in use: edge_vec float64 [C, 3] (Å),
+    senders[C], receivers[C].
+    """
+
+    def __init__(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, reach: float):
+        n, pbc = len(positions), np.asarray(pbc, bool)
+        self._box = np.where(pbc[:, None], cell, 0.0)
+        finder = NeighborList(cutoff=reach + MARGIN, full_list=True, n_threads=1)
+        receivers, senders, shifts = finder.compute(positions, self._box, pbc, "ijS")
+        senders, shifts = senders.astype(np.int64), shifts.reshape(-1, 3)
+        self._ptr, perm = _edge_order(senders, receivers.astype(np.int64), shifts, n)
+        self._senders, self._shifts = senders[perm].astype(np.uint32), shifts[perm].astype(np.int32)
+        self.edge_vec = np.empty((len(perm), 3))
+        self.senders, self.receivers = np.empty((2, len(perm)), np.int64)
+        self.receiver_ptr = np.empty(n + 1, np.int64)
+
+    def edges_within(self, cutoff: float, positions: np.ndarray, name: str) -> int:
+        """Fill in the edges shorter than the cutoff (Å) and count them.
+
+        UserError, beginning with `name`, at two atoms in the same place.
+        """
+        count, least = _edges_within(
+            cutoff,
+            positions,
+            *(self._box, self._ptr, self._senders, self._shifts),
+            *(self.edge_vec, self.senders, self.receivers, self.receiver_ptr),
+        )
+        if least < 1e-12:
+            raise UserError(
+                f"{name}: positions: expected atoms apart from each other, found two at the same place"
+            )
+        return count
+
+
+def _check(
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    species: Sequence[int],
+    name: str,
+) -> tuple[np.ndarray, float]:
+    """Indices of the atoms' species, and the volume (Å^3), NaN without a 3D cell. See `frame_graph`."""
+    if not np.isfinite(positions).all():
+        raise UserError(f"{name}: positions: expected finite numbers, found NaN or infinity")
+    if np.any(pbc) and not abs(np.linalg.det(complete_cell(cell))) > 1e-6:
+        raise UserError(f"{name}: cell: expected a volume, found linearly dependent vectors")
+    index = np.searchsorted(species, numbers)
+    known = np.append(species, -1)[index] == numbers
+    if not known.all():
+        strange = chemical_symbols[numbers[np.argmin(known)]]
+        learned = " ".join(chemical_symbols[z] for z in species)
+        raise UserError(
+            f"{name}: numbers: expected elements that the model has seen ({learned}), found {strange}"
+        )
+    volume = abs(np.linalg.det(cell)) if np.all(pbc) else np.nan
+    return index.astype(np.int64), volume
 
 
 def frame_graph(
@@ -76,25 +227,16 @@ def frame_graph(
     cutoff: float,
     name: str = "structure",
 ) -> FrameGraph:
-    """Graph of one structure.
+    """Graph of one structure; lengths in Å.
 
-    UserError, beginning with `name`, at an element not among `species`, and at two atoms in the same place.
+    UserError, beginning with `name`, at an element not among `species`, a position that is not finite, two
+    atoms in the same place, and a periodic cell without volume.
     """
-    index = np.searchsorted(species, numbers)
-    known = np.append(species, -1)[index] == numbers
-    if not known.all():
-        strange = chemical_symbols[numbers[np.argmin(known)]]
-        learned = " ".join(chemical_symbols[z] for z in species)
-        raise UserError(
-            f"{name}: numbers: expected elements that the model has seen ({learned}), found {strange}"
-        )
-    senders, receivers, edge_vec = neighbours(positions, cell, pbc, cutoff)
-    if len(edge_vec) and np.einsum("ex,ex->e", edge_vec, edge_vec).min() < 1e-12:
-        raise UserError(
-            f"{name}: positions: expected atoms apart from each other, found two at the same place"
-        )
-    volume = abs(np.linalg.det(cell)) if np.all(pbc) else np.nan
-    return FrameGraph(index.astype(np.int64), senders, receivers, edge_vec, volume)
+    index, volume = _check(numbers, positions, cell, pbc, species, name)
+    positions = np.ascontiguousarray(positions, np.float64)
+    found = _Candidates(positions, cell, pbc, cutoff)
+    count = found.edges_within(cutoff, positions, name)
+    return FrameGraph(index, found.senders[:count], found.receivers[:count], found.edge_vec[:count], volume)
 
 
 def frame_graphs(dataset: Dataset, species: Sequence[int], cutoff: float) -> list[FrameGraph]:
@@ -114,21 +256,6 @@ def frame_graphs(dataset: Dataset, species: Sequence[int], cutoff: float) -> lis
     ]
 
 
-@njit(cache=True, nogil=True)
-def group_by(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """ptr[n + 1], perm: the places where index == i are perm[ptr[i] : ptr[i + 1]], in rising order."""
-    ptr = np.zeros(n + 1, np.int64)
-    for i in index:
-        ptr[i + 1] += 1
-    for i in range(n):
-        ptr[i + 1] += ptr[i]
-    perm, place = np.empty(index.size, np.int64), ptr[:-1].copy()
-    for k in range(index.size):
-        perm[place[index[k]]] = k
-        place[index[k]] += 1
-    return ptr, perm
-
-
 def collate(frames: Sequence[FrameGraph], n_species: int) -> Batch:
     """One batch of several structures."""
     counts = np.array([len(f.species) for f in frames])
@@ -139,7 +266,9 @@ def collate(frames: Sequence[FrameGraph], n_species: int) -> Batch:
     place[order] = np.arange(len(order))
     receivers = place[np.concatenate([f.receivers + start for f, start in zip(frames, starts, strict=True)])]
     senders = place[np.concatenate([f.senders + start for f, start in zip(frames, starts, strict=True)])]
-    receiver_ptr, by_receiver = group_by(receivers, len(species))
+    _, by_sender = group_by(senders, len(species))
+    receiver_ptr, by_receiver = group_by(receivers[by_sender], len(species))
+    by_receiver = by_sender[by_receiver]
     senders, receivers = senders[by_receiver], receivers[by_receiver]
     sender_ptr, sender_perm = group_by(senders, len(species))
     return Batch(
@@ -156,3 +285,87 @@ def collate(frames: Sequence[FrameGraph], n_species: int) -> Batch:
         sender_perm=sender_perm,
         sender_ptr=sender_ptr,
     )
+
+
+@njit(cache=True, nogil=True)
+def _gather(
+    positions: np.ndarray, order: np.ndarray, origin: np.ndarray, far: float, here: np.ndarray
+) -> bool:
+    """here[k] = positions[order[k]]; whether each lies within `far` (Å) of origin[k], which NaN does not."""
+    near = True
+    for k in range(len(order)):
+        square = 0.0
+        for d in range(3):
+            here[k, d] = positions[order[k], d]
+            square += (here[k, d] - origin[k, d]) ** 2
+        near = near and square <= far * far
+    return near
+
+
+class VerletList:
+    """The neighbours of one structure from call to call, found anew only where they may have changed.
+
+    species: the potential's atomic numbers, rising. Pairs up to cutoff + skin (Å) are kept until an atom has
+    moved by more than half the skin, or numbers, cell or pbc are others; `builds` counts how often they were
+    found. Each batch takes those within the cutoff, so that it is the same to the last bit for any skin.
+
+    Takes 64 bytes for each pair. Copies and pickles start without neighbours.
+    """
+
+    def __init__(self, species: Sequence[int], cutoff: float, skin: float):
+        self.species, self.cutoff, self.skin = tuple(species), cutoff, skin
+        self.builds = 0
+        self._built_for: tuple | None = None
+
+    def __getstate__(self) -> tuple:
+        return self.species, self.cutoff, self.skin
+
+    def __setstate__(self, state: tuple) -> None:
+        self.__init__(*state)
+
+    def batch(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Batch:
+        """What `collate` makes of this one structure; its arrays hold until the next call.
+
+        numbers int [n], positions [n, 3] and cell [3, 3] in Å, pbc bool [3]. UserError as in `frame_graph`.
+        """
+        positions = np.ascontiguousarray(positions, np.float64)
+        structure = len(numbers), numbers.tobytes(), cell.tobytes(), pbc.tobytes()
+        if structure != self._built_for or not self._holds(positions):
+            self._build(numbers, positions, cell, pbc)
+            self._built_for = structure
+        found = self._candidates
+        count = found.edges_within(self.cutoff, self._here, "structure")
+        senders, sender_perm = found.senders[:count], self._sender_perm[:count]
+        _group(senders, self._sender_ptr, sender_perm)
+        return Batch(
+            order=self._order,
+            frame=self._frame,
+            species=self._species,
+            species_ptr=self._species_ptr,
+            atom_counts=self._atom_counts,
+            volume=self._volume,
+            edge_vec=found.edge_vec[:count],
+            senders=senders,
+            receivers=found.receivers[:count],
+            receiver_ptr=found.receiver_ptr,
+            sender_perm=sender_perm,
+            sender_ptr=self._sender_ptr,
+        )
+
+    def _holds(self, positions: np.ndarray) -> bool:
+        return _gather(positions, self._order, self._origin, self.skin / 2, self._here)
+
+    def _build(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
+        self._built_for = None  # should a check fail
+        species, volume = _check(numbers, positions, cell, pbc, self.species, "structure")
+        n = len(species)
+        self._species_ptr, self._order = group_by(species, len(self.species))
+        self._species = species[self._order]
+        self._frame, self._atom_counts = np.zeros(n, np.int64), np.array([n])
+        self._volume = np.array([volume])
+        self._origin = positions[self._order]
+        self._here = self._origin.copy()
+        self._candidates = _Candidates(self._origin, cell, pbc, self.cutoff + self.skin)
+        self._sender_perm = np.empty_like(self._candidates.senders)
+        self._sender_ptr = np.empty(n + 1, np.int64)
+        self.builds += 1

@@ -13,6 +13,7 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from eqpot.config import ModelConfig
 from eqpot.errors import UserError
+from eqpot.evaluator import Evaluator
 from eqpot.files import new_hdf5
 from eqpot.graph import Batch, collate, frame_graph
 from eqpot.kernels.forces import forces_cpu
@@ -61,6 +62,7 @@ class Potential:
         self.mean_neighbours = 1.0
         self.params = Params(self._model.shapes(), dtype)
         self.provenance: dict[str, Any] = {}
+        self.backend = backend
         self._operators = operators(backend)
         self._pool = Pool(np.dtype(dtype))
 
@@ -82,6 +84,17 @@ class Potential:
     def mean_neighbours(self, value: float) -> None:
         self._mean_neighbours = float(value)
         self._model = Model(self.config, len(self.species), self._mean_neighbours)
+        self._evaluator: Evaluator | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings and weights: copies and pickles take no working memory along."""
+        names = ("config", "species", "dtype", "backend", "scale", "shift", "mean_neighbours", "provenance")
+        return {name: getattr(self, name) for name in names} | {"flat": self.params.flat}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*(state[name] for name in ("config", "species", "dtype", "backend")))
+        self.scale[:], self.shift[:], self.params.flat[:] = state["scale"], state["shift"], state["flat"]
+        self.mean_neighbours, self.provenance = state["mean_neighbours"], state["provenance"]
 
     # ---- files
 
@@ -144,16 +157,13 @@ class Potential:
         """
         if isinstance(atoms, Atoms):
             return self.evaluate([atoms])[0]
-        graphs = []
-        for k, a in enumerate(atoms):
-            name = f"structure {k}"
-            if not np.isfinite(a.positions).all():
-                raise UserError(f"{name}: positions: expected finite numbers, found NaN or infinity")
-            if a.pbc.any() and abs(np.linalg.det(a.cell.complete()[:])) < 1e-6:
-                raise UserError(f"{name}: cell: expected a volume, found linearly dependent vectors")
-            graphs.append(
-                frame_graph(a.numbers, a.positions, a.cell[:], a.pbc, self.species, self.config.cutoff, name)
+        graphs = [
+            frame_graph(
+                *(a.numbers, a.positions, a.cell[:], a.pbc),
+                *(self.species, self.config.cutoff, f"structure {k}"),
             )
+            for k, a in enumerate(atoms)
+        ]
         if not graphs:
             return []
         batch = collate(graphs, len(self.species))
@@ -174,7 +184,16 @@ class Potential:
     # ---- batches
 
     def predict(self, batch: Batch, forces: bool = True, stress: bool = False) -> Prediction:
-        """Energies, and forces and stress where asked for, of a batch."""
+        """Energies, and forces and stress where asked for, of a batch.
+
+        Compiled in one piece where there is such code for the model, else by walks over the tape: equal to
+        round-off.
+        """
+        if self.backend == "cpu" and Evaluator.supports(self._model):
+            if self._evaluator is None or not self._evaluator.holds(self.params, self.scale):
+                self._evaluator = Evaluator(self._model, self.params, self.scale)
+            x, d = self._evaluator.run(batch, forces or stress)
+            return self._prediction(batch, x, d, stress)
         try:
             return self._record(batch, forces or stress, stress)[0]
         finally:
@@ -209,18 +228,24 @@ class Potential:
         nodes = {name: Node(array) for name, array in self.params.items()}
         edge_vec = Node(batch.edge_vec.astype(self.dtype))
         x = self._model.run(tape, nodes, batch, edge_vec)
-        energies = self.scale[batch.species] * x.value[:, 0] + self.shift[batch.species]
-        prediction = Prediction(
-            energy=np.bincount(batch.frame, energies, minlength=batch.n_frames), energies=energies
-        )
+        d = None
         if forces:
             tape.reverse({x: self._column(self.scale[batch.species])}, [edge_vec])
             d = np.zeros_like(edge_vec.value) if edge_vec.d is None else edge_vec.d
+        return self._prediction(batch, x.value[:, 0], d, stress), tape, x, edge_vec, nodes
+
+    def _prediction(self, batch: Batch, x: np.ndarray, d: np.ndarray | None, stress: bool) -> Prediction:
+        """From the network's numbers x [n], and d = dE/d edge_vec [E, 3] where forces are wanted."""
+        energies = self.scale[batch.species] * x + self.shift[batch.species]
+        prediction = Prediction(
+            energy=np.bincount(batch.frame, energies, minlength=batch.n_frames), energies=energies
+        )
+        if d is not None:
             prediction.forces = np.empty((len(batch.species), 3))
             forces_cpu(prediction.forces, d, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
             if stress:
                 prediction.stress = self._stress(batch, d)
-        return prediction, tape, x, edge_vec, nodes
+        return prediction
 
     def _column(self, seed: np.ndarray) -> np.ndarray:
         return seed.astype(self.dtype)[:, None]

@@ -12,49 +12,14 @@ fwd: y = f(x); bwd: dx = f' dy; fwd_tan: ty = f' tx; bwd_tan: tdx = f' tdy + f''
 Shapes: x[..., K], y[..., K]. Threads share chunks of numbers.
 """
 
-import math
+from numba import prange
 
-import numpy as np
-from numba import literal_unroll, prange
-from numba.extending import overload
-
-from .compile import FAST, inner, kernel
+from .compile import inner, kernel
+from .elementary import exp, log1p
 
 CHUNK = 2048
 SSP, SILU, TANH = 0, 1, 2
-
-
-def exp(x):
-    """e^x for loops that are to become SIMD, which calls to the C library prevent; only inside kernels.
-
-    x = n ln 2 + y, |y| <= ln 2 / 2; a polynomial for e^y, times 2^n written into the exponent's bits.
-    Relative error about two units in the last place; x is clipped to where e^x is a normal number.
-    """
-    raise NotImplementedError
-
-
-@overload(exp, jit_options={"fastmath": FAST, "forceinline": True})
-def _exp_typed(x):
-    if x.bitwidth == 32:
-        real, bits, bias, shift, low, high = np.float32, np.int32, 127, 1 << 23, -87.0, 88.0
-        ln2_high, ln2_low, degree = 0.693359375, -2.12194440e-4, 7
-    else:
-        real, bits, bias, shift, low, high = np.float64, np.int64, 1023, 1 << 52, -708.0, 709.0
-        ln2_high, ln2_low, degree = 0.693145751953125, 1.42860682030941723212e-6, 13
-    coefficients = tuple(real(1 / math.factorial(k)) for k in range(degree, -1, -1))
-    low, high, log2e, half = real(low), real(high), real(1 / math.log(2)), real(0.5)
-    ln2_high, ln2_low = real(ln2_high), real(ln2_low)
-
-    def impl(x):
-        x = min(max(x, low), high)
-        n = np.floor(x * log2e + half)
-        y = x - n * ln2_high - n * ln2_low
-        p = coefficients[0]
-        for c in literal_unroll(coefficients[1:]):
-            p = p * y + c
-        return p * bits((bits(n) + bits(bias)) * bits(shift)).view(real)
-
-    return impl
+LN2 = 0.6931471805599453
 
 
 @inner
@@ -68,7 +33,7 @@ def value(x, kind):
     """f(x)"""
     t = type(x)
     if kind == SSP:
-        return max(x, t(0)) + np.log1p(t(0.5) * np.expm1(-abs(x)))  # no cancellation near zero
+        return max(x, t(0)) + log1p(exp(-abs(x))) - t(LN2)
     if kind == SILU:
         return x * sigmoid(x)
     return t(2) * sigmoid(t(2) * x) - t(1)

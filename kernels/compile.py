@@ -50,3 +50,6 @@ kernel = _compiled(parallel=True)
 # What a kernel calls inside its loop. LLVM vectorises a loop over channels only if it can check that what is
 # written overlaps nothing that is read, and gives up beyond a handful of arrays: so each loop writes one row.
 inner = _compiled(forceinline=True)
+
+# What several kernels call, compiled once.
+routine = _compiled()

@@ -38,7 +38,7 @@ NORM_EPS = 1e-3
 
 
 @inner
-def _act(s_out, s, n_even, even):
+def act(s_out, s, n_even, even):
     for c in range(n_even):
         s_out[c] = value(s[c], even)
     for c in range(n_even, s.size):
@@ -46,7 +46,7 @@ def _act(s_out, s, n_even, even):
 
 
 @inner
-def _add_slope(ds, ds_out, s, n_even, even):
+def add_slope(ds, ds_out, s, n_even, even):
     """ds += act' ds_out; also the forward tangent, into zeros."""
     for c in range(n_even):
         ds[c] += ds_out[c] * slope(s[c], even)
@@ -94,8 +94,8 @@ def gate_fwd_cpu(s_out, v_out, g, v, n_even):
         q = np.empty(Cv, g.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             gates, s = g[i, :Cv], g[i, Cv:]
-            _act(s_out[i], s, n_even, SILU)
-            _act(q, gates, Cv, SILU)
+            act(s_out[i], s, n_even, SILU)
+            act(q, gates, Cv, SILU)
             v_out[i] = 0
             for d in range(3):
                 _add_product(v_out[i, d], q, v[i, d])
@@ -108,10 +108,10 @@ def _gate_bwd(dg, dv, ds_out, dv_out, g, v, n_even):
         q, b = np.empty(Cv, g.dtype), np.empty(Cv, g.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             gates, s = g[i, :Cv], g[i, Cv:]
-            _add_slope(dg[i, Cv:], ds_out[i], s, n_even, SILU)
-            _act(q, gates, Cv, SILU)
+            add_slope(dg[i, Cv:], ds_out[i], s, n_even, SILU)
+            act(q, gates, Cv, SILU)
             _dot_rows(b, v[i], dv_out[i])
-            _add_slope(dg[i, :Cv], b, gates, Cv, SILU)
+            add_slope(dg[i, :Cv], b, gates, Cv, SILU)
             for d in range(3):
                 _add_product(dv[i, d], q, dv_out[i, d])
 
@@ -126,9 +126,9 @@ def _gate_fwd_tan(ts_out, tv_out, tg, tv, g, v, n_even):
             ts_out[i] = 0
             tv_out[i] = 0
             tq[:] = 0
-            _add_slope(ts_out[i], tg[i, Cv:], s, n_even, SILU)
-            _act(q, gates, Cv, SILU)
-            _add_slope(tq, tg[i, :Cv], gates, Cv, SILU)
+            add_slope(ts_out[i], tg[i, Cv:], s, n_even, SILU)
+            act(q, gates, Cv, SILU)
+            add_slope(tq, tg[i, :Cv], gates, Cv, SILU)
             for d in range(3):
                 _add_product(tv_out[i, d], q, tv[i, d])
                 _add_product(tv_out[i, d], tq, v[i, d])
@@ -147,9 +147,9 @@ def _gate_bwd_tan(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v, n_ev
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             gates, s = g[i, :Cv], g[i, Cv:]
             _add_slope_tan(tdg[i, Cv:], tds_out[i], tg[i, Cv:], ds_out[i], s, n_even, SILU)
-            _act(q, gates, Cv, SILU)
+            act(q, gates, Cv, SILU)
             tq[:] = 0
-            _add_slope(tq, tg[i, :Cv], gates, Cv, SILU)
+            add_slope(tq, tg[i, :Cv], gates, Cv, SILU)
             _dot_rows(b, v[i], dv_out[i])
             _dot_rows(tb, v[i], tdv_out[i])
             for d in range(3):
@@ -174,7 +174,7 @@ def norm_fwd_cpu(s_out, v_out, s, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            _act(s_out[i], s[i], n_even, SSP)
+            act(s_out[i], s[i], n_even, SSP)
             for c in range(Cv):
                 q = value(_length(v, i, c), SSP)
                 for d in range(3):
@@ -186,7 +186,7 @@ def _norm_bwd(ds, dv, ds_out, dv_out, s, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            _add_slope(ds[i], ds_out[i], s[i], n_even, SSP)
+            add_slope(ds[i], ds_out[i], s[i], n_even, SSP)
             for c in range(Cv):
                 length = _length(v, i, c)
                 q, k = value(length, SSP), slope(length, SSP) / length
@@ -201,7 +201,7 @@ def _norm_fwd_tan(ts_out, tv_out, ts, tv, s, v, n_even):
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             ts_out[i] = 0
-            _add_slope(ts_out[i], ts[i], s[i], n_even, SSP)
+            add_slope(ts_out[i], ts[i], s[i], n_even, SSP)
             for c in range(Cv):
                 length = _length(v, i, c)
                 q, k = value(length, SSP), slope(length, SSP) / length

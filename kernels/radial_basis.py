@@ -27,7 +27,7 @@ CHUNK = 128
 
 
 @inner
-def _amplitude(r, cutoff, p):
+def amplitude(r, cutoff, p):
     """a, a' and a'' at r."""
     x = r / cutoff
     if x >= 1:
@@ -45,7 +45,7 @@ def _amplitude(r, cutoff, p):
 def radial_basis_fwd_cpu(basis, r, frequencies, cutoff, envelope_p):
     for chunk in prange((r.size + CHUNK - 1) // CHUNK):
         for e in range(chunk * CHUNK, min(r.size, (chunk + 1) * CHUNK)):
-            a, _, _ = _amplitude(r[e], cutoff, envelope_p)
+            a, _, _ = amplitude(r[e], cutoff, envelope_p)
             for n in range(frequencies.size):
                 basis[e, n] = a * np.sin(frequencies[n] / cutoff * r[e])
 
@@ -54,7 +54,7 @@ def radial_basis_fwd_cpu(basis, r, frequencies, cutoff, envelope_p):
 def _fwd_tan(tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p):
     for chunk in prange((r.size + CHUNK - 1) // CHUNK):
         for e in range(chunk * CHUNK, min(r.size, (chunk + 1) * CHUNK)):
-            a, a1, _ = _amplitude(r[e], cutoff, envelope_p)
+            a, a1, _ = amplitude(r[e], cutoff, envelope_p)
             for n in range(frequencies.size):
                 k = frequencies[n] / cutoff
                 sin, cos = np.sin(k * r[e]), np.cos(k * r[e])
@@ -65,7 +65,7 @@ def _fwd_tan(tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p):
 def _bwd(dr, partial, dbasis, r, frequencies, cutoff, envelope_p):
     for chunk in prange(partial.shape[0]):
         for e in range(chunk * CHUNK, min(r.size, (chunk + 1) * CHUNK)):
-            a, a1, _ = _amplitude(r[e], cutoff, envelope_p)
+            a, a1, _ = amplitude(r[e], cutoff, envelope_p)
             for n in range(frequencies.size):
                 k = frequencies[n] / cutoff
                 sin, cos = np.sin(k * r[e]), np.cos(k * r[e])
@@ -77,7 +77,7 @@ def _bwd(dr, partial, dbasis, r, frequencies, cutoff, envelope_p):
 def _bwd_tan(tdr, partial, tdbasis, tr, tfrequencies, dbasis, r, frequencies, cutoff, envelope_p):
     for chunk in prange(partial.shape[0]):
         for e in range(chunk * CHUNK, min(r.size, (chunk + 1) * CHUNK)):
-            a, a1, a2 = _amplitude(r[e], cutoff, envelope_p)
+            a, a1, a2 = amplitude(r[e], cutoff, envelope_p)
             x = r[e] / cutoff
             for n in range(frequencies.size):
                 k, tk = frequencies[n] / cutoff, tfrequencies[n]

@@ -1,0 +1,224 @@
+"""Time and memory of eqpot's force call against the number of atoms.
+
+    python bench/force_call.py                                 # every workload on 1 and 2 threads
+    python bench/force_call.py --threads 1 --sizes 192 1536    # some; results accumulate in the JSON file
+
+Two times: of `Potential.predict`, with the graph at hand, and of `get_forces` through `EqpotCalculator`, all
+atoms moved a little before each call. Every workload and number of threads has a process of its own. Its
+memory is the peak beyond what the process had after the same calls on the smallest workload.
+
+Speed is counted operations (see `operations`) over the first time, and its share of what NumPy's float32
+matrix product of 2048 x 2048 reaches with the same number of threads.
+
+Model: float32, random weights, 6 blocks of 64 scalars and 64 vectors, cutoff 4 Å, for the crystals 5 Å.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from workloads import HERE, NAMES, machine, structure, time_calls
+
+from eqpot import EqpotCalculator, Potential
+from eqpot.files import replacing
+from eqpot.graph import collate, frame_graph
+from eqpot.model import Model
+
+RESULTS, PICTURE = HERE / "results" / "force_call.json", HERE / "scaling.png"
+SETTINGS = {"l_max": 1, "features": 64, "blocks": 6, "basis_size": 8, "radial_depth": 1, "radial_width": 8}
+CUTOFF = {"formate_cu110_52": 5.0, "lips_83": 5.0}  # Å; 4 for the others
+SIZES = {int(name.rsplit("_", 1)[1]): name for name in NAMES}
+SMALLEST = SIZES[min(SIZES)]
+
+# Multiplications and additions of each path, per edge and channel:
+# message forward, then back to the sender's features, to the weights, and to the direction.
+PATHS = {"0x0->0": (2, 2, 2, 0), "0x1->1": (7, 7, 7, 7), "1x0->1": (6, 6, 6, 0)}
+PATHS |= {"1x1->0": (7, 7, 7, 7), "1x1->1": (15, 15, 15, 15)}
+
+
+def operations(model: Model, atoms: int, edges: int) -> int:
+    """Multiplications and additions for energies and forces, as the formulas have them.
+
+    Matrices: 2 k m forward and 2 k m back to the input, for each block of k x m and each row, where
+
+        rows = edges (radial network), 3 atoms (vectors), atoms (scalars)
+
+    Paths: channels x edges x sum(PATHS[path]) for every path of every block. The features that enter the
+    first block are constants, so there nothing goes back to them. Left out are the radial basis, the
+    nonlinearities and the forces from the derivatives of the edges.
+    """
+    total = 0
+    for matrix in model.matrices():
+        name = matrix.name
+        rows = edges if ".radial." in name else 3 * atoms if name.endswith(".v") else atoms
+        constant = name.startswith(("block0.self_in", "block0.self_connection"))
+        total += 2 * matrix.size * rows * (1 if constant else 2)
+    for k, block in enumerate(model.blocks):
+        for (slot, _), (forward, *back) in zip(block.paths, PATHS.values(), strict=True):
+            if slot >= 0:
+                total += model.config.features * edges * (forward + sum(back[1:] if k == 0 else back))
+    return total
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure(name: str, symmetry: str, seconds: float) -> dict:
+    """Times (s), memory (bytes) and operations of one workload."""
+    calls(SMALLEST, symmetry, 0)
+    base = peak_memory()
+    return {**calls(name, symmetry, seconds), "base_memory": base, "memory": peak_memory() - base}
+
+
+def calls(name: str, symmetry: str, seconds: float) -> dict:
+    """Time both kinds of call for about `seconds` each."""
+    atoms = structure(name)
+    settings = {**SETTINGS, "symmetry": symmetry, "cutoff": CUTOFF.get(name, 4.0)}
+    potential = Potential.create(species=sorted(set(atoms.numbers)), seed=0, dtype="float32", **settings)
+    geometry = atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc
+    batch = collate(
+        [frame_graph(*geometry, potential.species, potential.config.cutoff)], len(potential.species)
+    )
+    potential.mean_neighbours = batch.edge_count / len(atoms)
+    times = []
+    while len(times) < 4 or sum(times[1:]) < seconds:
+        began = time.perf_counter()
+        potential.predict(batch)
+        times.append(time.perf_counter() - began)
+    _, whole = time_calls(EqpotCalculator(potential), atoms, seconds)
+    model = Model(potential.config, len(potential.species), potential.mean_neighbours)
+    return {
+        "atoms": len(atoms),
+        "edges": batch.edge_count,
+        "cutoff": potential.config.cutoff,
+        "predict_seconds": median(times[1:]),
+        "calculator_seconds": median(whole),
+        "operations": operations(model, len(atoms), batch.edge_count),
+    }
+
+
+def matrix_peak() -> float:
+    """Operations per second of a float32 matrix product, best of ten."""
+    n, times = 2048, []
+    a, b = np.random.default_rng(0).random((2, n, n), np.float32)
+    for _ in range(10):
+        began = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - began)
+    return 2 * n**3 / min(times)
+
+
+def in_process(threads: int, *arguments: object) -> dict | float:
+    """What this script prints, as JSON, when it runs with the hidden option --worker."""
+    names = ("OMP", "OPENBLAS", "MKL", "NUMBA")
+    environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in names}
+    command = [sys.executable, __file__, "--worker", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{shlex.join(command)}: failed")
+    return json.loads(done.stdout)
+
+
+def table(results: list[dict]) -> Table:
+    found = Table(title=f"Force calls; {results[0]['machine']['cpu']}", title_justify="left")
+    columns = ("threads", "edges/atom", "predict, ms", "µs/atom", "calculator, ms", "µs/atom", "kB/atom")
+    found.add_column("")
+    for heading in (*columns, "Mflop/atom", "Gflop/s", "of peak"):
+        found.add_column(heading, justify="right")
+    for r in results:
+        predict, whole, n = r["predict_seconds"], r["calculator_seconds"], r["atoms"]
+        speed = r["operations"] / predict
+        found.add_row(
+            r["workload"],
+            f"{r['threads']}",
+            f"{r['edges'] / n:.1f}",
+            *(f"{1000 * predict:.2f}", f"{1e6 * predict / n:.1f}"),
+            *(f"{1000 * whole:.2f}", f"{1e6 * whole / n:.1f}"),
+            f"{r['memory'] / n / 1e3:.1f}",
+            f"{r['operations'] / n / 1e6:.2f}",
+            f"{speed / 1e9:.1f}",
+            f"{100 * speed / r['peak']:.0f} %",
+        )
+    return found
+
+
+def draw(results: list[dict], path: Path) -> None:
+    """Time and memory against the number of atoms."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for threads in sorted({r["threads"] for r in results}):
+        for cutoff, style in ((4.0, "o-"), (5.0, "x")):
+            chosen = [r for r in results if (r["threads"], r["cutoff"]) == (threads, cutoff)]
+            label = f"{threads} thread{'s' if threads > 1 else ''}, cutoff {cutoff:g} Å"
+            atoms = [r["atoms"] for r in chosen]
+            axes[0].loglog(atoms, [1e3 * r["calculator_seconds"] for r in chosen], style, label=label)
+            axes[1].loglog(atoms, [r["memory"] / 1e6 for r in chosen], style, label=label)
+    axes[0].set(xlabel="atoms", ylabel="force call of the ASE calculator, ms")
+    axes[1].set(xlabel="atoms", ylabel="memory, MB")
+    for axis in axes:
+        axis.grid(which="both", alpha=0.25)
+        axis.legend(frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--sizes", type=int, nargs="+", choices=sorted(SIZES), help="numbers of atoms")
+    parser.add_argument("--symmetry", choices=("so3", "o3"), default="so3")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each workload and kind of call")
+    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        name, *rest = options.worker
+        print(json.dumps(matrix_peak() if name == "peak" else measure(name, rest[0], float(rest[1]))))
+        return
+    console = Console(width=140)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    common = {
+        "symmetry": options.symmetry,
+        "machine": machine(),
+        "versions": {"eqpot": version("eqpot"), "numba": version("numba")},
+        "command": f"python bench/force_call.py {shlex.join(sys.argv[1:])}".strip(),
+    }
+    for threads in options.threads:
+        peak = in_process(threads, "peak")
+        console.print(f"{threads} threads: matrix products at {peak / 1e9:.0f} Gflop/s")
+        for size in options.sizes or sorted(SIZES):
+            name = SIZES[size]
+            measured = in_process(threads, name, options.symmetry, options.seconds)
+            entry = {"workload": name, "threads": threads, "peak": peak, **measured, **common}
+            results[f"{name}, {threads} threads, {options.symmetry}"] = entry
+            console.print(f"{name}: {1000 * measured['predict_seconds']:.1f} ms")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    shown = [r for r in results.values() if r["symmetry"] == options.symmetry]
+    shown.sort(key=lambda r: (r["threads"], r["atoms"]))
+    draw(shown, PICTURE)
+    console.print(table(shown))
+    console.print(f"wrote {RESULTS}\nwrote {PICTURE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Structures that the benchmarks measure on, and how a call is timed; needs NumPy and ASE only.
+
+The published data are looked for in EQPOT_DATA or ../shared/data.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from datetime import date
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+HERE = Path(__file__).resolve().parent
+DATA = Path(os.environ.get("EQPOT_DATA", HERE.parent.parent / "shared" / "data"))
+ACAC = DATA / "acac" / "train_300K.xyz"
+
+# name -> repeats of a water frame of 192 atoms
+WATER = {
+    "water_192": (1, 1, 1),
+    "water_1536": (2, 2, 2),
+    "water_12288": (4, 4, 4),
+    "water_24576": (4, 4, 8),
+}
+NAMES = ("acac_15", "formate_cu110_52", "lips_83", *WATER)
+
+
+def structure(name: str) -> Atoms:
+    """The first frame of a published data set, repeated where the name says so; lengths in Å."""
+    if name == "acac_15":
+        return ase.io.read(ACAC, 0)
+    if name == "formate_cu110_52":
+        return ase.io.read(DATA / "formate_cu110" / "deal_0.05_selected.xyz", 0)
+    if name == "lips_83":
+        frames = np.load(DATA / "lips" / "lips_200.npz")
+        return Atoms(frames["atomic_numbers"], frames["pos"][0], cell=frames["cell"], pbc=frames["pbc"])
+    folder = DATA / "water_pbe0ts" / "data_0"
+    elements = np.array((folder / "type_map.raw").read_text().split())
+    types = np.loadtxt(folder / "type.raw", dtype=int)
+    positions, cell = (np.load(folder / "set.000" / f"{key}.npy")[0] for key in ("coord", "box"))
+    atoms = Atoms(elements[types], positions.reshape(-1, 3), cell=cell.reshape(3, 3), pbc=True)
+    return atoms.repeat(WATER[name])
+
+
+def time_calls(calculator: Calculator, atoms: Atoms, seconds: float) -> tuple[float, list[float]]:
+    """Seconds of the first force call, and of each further one: three at least, more while time is left.
+
+    All atoms move by about 0.003 Å before a call, as in molecular dynamics, so that no result is at hand.
+    """
+    random = np.random.default_rng(0)
+    start, times = atoms.positions.copy(), []
+    atoms.calc = calculator
+    while len(times) < 4 or sum(times[1:]) < seconds:
+        atoms.positions = start + random.normal(scale=0.003, size=start.shape)
+        began = time.perf_counter()
+        atoms.get_forces()
+        times.append(time.perf_counter() - began)
+    return times[0], times[1:]
+
+
+def machine() -> dict[str, str | int]:
+    """Processor, cores that this process may use, Python, and today's date."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": cores(),
+        "python": platform.python_version(),
+        "date": date.today().isoformat(),
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,99 @@
+"""The potential as an ASE calculator: for dynamics, relaxations, vibrations and whatever else ASE drives."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from eqpot.errors import UserError
+from eqpot.graph import Batch, VerletList
+from eqpot.potential import Potential
+
+WITHOUT_FORCES = {"energy", "free_energy", "energies", "energy_std"}
+
+
+class EqpotCalculator(Calculator):
+    """Energy, energies of the atoms (eV), forces (eV/Å) and stress (eV/Å^3) of one potential or several.
+
+    model: path of a model file, a Potential, or a list of these, a committee. A committee gives the mean over
+    its members and, in `results`, their standard deviations: energy_std (eV) and forces_std [n, 3] (eV/Å).
+    skin: how far beyond the cutoff neighbours are remembered, Å. A wider one is searched for less often and
+    has more pairs to go through at every step; the results are the same to the last bit.
+
+    UserError at a file that is no model and a skin that is negative or not finite. When it calculates: at an
+    element that a model has not learned, a position that is not finite, two atoms in the same place, and a
+    periodic cell without volume.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
+    ignored_changes = {"initial_charges", "initial_magmoms"}
+    nolabel = True
+
+    def __init__(self, model: str | Path | Potential | Sequence[str | Path | Potential], skin: float = 0.5):
+        super().__init__()
+        self.is_committee = not isinstance(model, str | Path | Potential)
+        models = list(model) if self.is_committee else [model]
+        if not models:
+            raise UserError("model: expected at least one, found an empty list")
+        if not 0 <= skin < np.inf:
+            raise UserError(f"skin: expected a length in Å that is not negative, found {skin}")
+        self.potentials = [m if isinstance(m, Potential) else Potential.load(m) for m in models]
+        if self.is_committee:
+            self.implemented_properties = [*self.implemented_properties, "energy_std", "forces_std"]
+        self.lists = {
+            (p.species, p.config.cutoff): VerletList(p.species, p.config.cutoff, skin)
+            for p in self.potentials
+        }
+        self._stress_follows = False
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Fill `results`; no backward walk where only energies are asked for.
+
+        PropertyNotImplementedError at stress without periodicity in all three directions.
+        """
+        pbc = (self.atoms if atoms is None else atoms).pbc
+        if "stress" in properties and not pbc.all():
+            raise PropertyNotImplementedError(
+                f"stress: expected a structure periodic in all three directions, found pbc {pbc.tolist()}"
+            )
+        super().calculate(atoms, properties, system_changes)
+        self.results = {}  # of other atoms, should a check fail
+
+        # A cell filter asks for forces, then stress: from the second step on, one walk gives both.
+        self._stress_follows |= "stress" in properties
+        forces = not WITHOUT_FORCES.issuperset(properties)
+        stress = forces and self._stress_follows and bool(pbc.all())
+        geometry = self.atoms.numbers, self.atoms.positions, self.atoms.cell[:], self.atoms.pbc
+        batches = {key: neighbours.batch(*geometry) for key, neighbours in self.lists.items()}
+        members = [_results(p, batches[p.species, p.config.cutoff], forces, stress) for p in self.potentials]
+        if self.is_committee:
+            values = {name: np.array([member[name] for member in members]) for name in members[0]}
+            results = {name: v.mean(axis=0) for name, v in values.items()}
+            results |= {
+                f"{name}_std": values[name].std(axis=0) for name in ("energy", "forces")[: 1 + forces]
+            }
+        else:
+            results = members[0]
+        results["free_energy"] = results["energy"]
+        self.results = results
+
+
+def _results(potential: Potential, batch: Batch, forces: bool, stress: bool) -> dict[str, float | np.ndarray]:
+    """By ASE's names, in the order of its atoms."""
+    prediction = potential.predict(batch, forces=forces, stress=stress)
+    results = {"energy": float(prediction.energy[0]), "energies": np.empty_like(prediction.energies)}
+    results["energies"][batch.order] = prediction.energies
+    if forces:
+        results["forces"] = np.empty_like(prediction.forces)
+        results["forces"][batch.order] = prediction.forces
+    if stress:
+        results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0])
+    return results

@@ -1,0 +1,235 @@
+"""The force call: a potential's weights laid out for `eqpot.kernels.force_call`, and its buffers."""
+
+from functools import cached_property
+
+import numpy as np
+from numba import get_num_threads, set_num_threads
+
+from eqpot.graph import Batch
+from eqpot.kernels.force_call import (
+    ATOMS,
+    KEEP_S,
+    KEEP_V,
+    OUT_S,
+    OUT_V,
+    SELF_S,
+    SELF_V,
+    Graph,
+    Net,
+    Work,
+    force_call_cpu,
+)
+from eqpot.kernels.interaction import R2, R3
+from eqpot.kernels.simd import aligned, lanes
+from eqpot.model import Dense, Model
+from eqpot.params import Params
+
+PATH_FACTORS = np.array([1.0, 1.0, 1.0, R3, R2])
+# Below this number of edges a second thread costs more than it brings.
+EDGES_PER_THREAD = 400
+
+
+class Evaluator:
+    """Energies of atoms, and dE / d edge_vec, by compiled code that keeps its buffers between calls.
+
+    It holds a copy of the weights. `supports` tells which models it takes.
+    """
+
+    def __init__(self, model: Model, params: Params, scale: np.ndarray):
+        self.model = model
+        self.dtype = params.flat.dtype
+        self._weights, self._scale = params.flat.copy(), scale.copy()
+        self._lanes = lanes(self.dtype)
+        self._net = self._pack(params, scale)
+        self._work: Work | None = None
+        self._room = (0, 0, 0)
+
+    @staticmethod
+    def supports(model: Model) -> bool:
+        """Whether the compiled call knows the model's nonlinearity."""
+        return model.config.nonlinearity == "gate"
+
+    def holds(self, params: Params, scale: np.ndarray) -> bool:
+        """Whether these are the numbers that it was made from."""
+        return np.array_equal(self._weights, params.flat) and np.array_equal(self._scale, scale)
+
+    def run(self, batch: Batch, forces: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+        """x [n], energies in units of the species' scale, and dE/d edge_vec [E, 3] (eV/Å) where wanted.
+
+        Both are views of buffers that the next call overwrites.
+        """
+        n, E, K = len(batch.species), batch.edge_count, self.model.config.blocks
+        available = get_num_threads()
+        threads = max(1, min(available, E // EDGES_PER_THREAD, n // ATOMS))
+        # Each thread takes about as many edges.
+        parts = np.searchsorted(batch.receiver_ptr, np.linspace(0, E, threads + 1))
+        parts[0], parts[-1] = 0, n
+        graph = Graph(
+            batch.species, batch.species_ptr, batch.senders, batch.receiver_ptr, batch.edge_vec, parts
+        )
+        work = self._buffers(n, E, threads)
+        set_num_threads(threads)
+        try:
+            force_call_cpu(self._net, graph, work, 1 + 2 * K if forces else 1 + K)
+        finally:
+            set_num_threads(available)
+        return work.energies[:n], work.dedge_vec[:E] if forces else None
+
+    def _buffers(self, n: int, E: int, threads: int) -> Work:
+        if self._work is None or any(new > old for new, old in zip((n, E, threads), self._room, strict=True)):
+            # Numbers of edges vary from step to step: some room to spare.
+            wanted = (n, E + E // 16 + 64, threads)
+            n, E, threads = (max(pair) for pair in zip(wanted, self._room, strict=True))
+            K, C = self.model.config.blocks, self._channels
+            H, R = self._net.radial.shape[2], self._net.readout.size
+
+            def take(*shape, dtype=self.dtype):
+                return aligned(shape, dtype)
+
+            self._work = None
+            self._work = Work(
+                r=take(E),
+                unit=take(E, 3),
+                h=take(K, E, 2, H),
+                u=take(K, n, 4, C),
+                p=take(K, n, 5, C),
+                x=take(n, 4, C),
+                dm=take(2, n, 11, C),
+                dy=take(E, 4),
+                rows=take(threads, ATOMS, 11, C),
+                readout=take(threads, 2, ATOMS, 1, R),
+                energies=take(n),
+                dedge_vec=take(E, 3, dtype=np.float64),
+            )
+            self._room = (n, E, threads)
+        return self._work
+
+    # ---- weights
+
+    @cached_property
+    def _channels(self) -> int:
+        """Features, rounded up to whole vectors."""
+        return _whole(self.model.config.features, self._lanes)
+
+    def _pack(self, params: Params, scale: np.ndarray) -> Net:
+        model, config, dtype = self.model, self.model.config, self.dtype
+        C, K, L = self._channels, config.blocks, self._lanes
+        panels = Panels(config.features, L, dtype)
+        matrices = np.zeros((K + 1, 6, 2, model.n_species, 2), np.int64)
+
+        def place(k: int, role: int, matrix: Dense | None, y_row: int = 0) -> None:
+            for z, weights in enumerate(params[matrix.name] if matrix else ()):
+                matrices[k, role, :, z] = panels.add(matrix, weights, y_row)
+
+        for k, b in enumerate(model.blocks):
+            scalars = 0 if b.gates else 1  # a block without gates leaves their row empty
+            place(k, SELF_S, b.self_in_s)
+            place(k, SELF_V, b.self_in_v)
+            place(k, OUT_S, b.self_out_s, scalars)
+            place(k, OUT_V, b.self_out_v)
+            place(k, KEEP_S, b.self_connection_s, scalars)
+            place(k, KEEP_V, b.self_connection_v)
+        place(K, SELF_S, model.output[0])
+
+        def full(matrix: Dense) -> np.ndarray:
+            (_, rows, _, columns, _), factor = matrix.blocks[0], matrix.scales[0]
+            return factor * params[matrix.name].reshape(rows, columns)
+
+        depth, width = config.radial_depth, max(config.basis_size, config.radial_width)
+        hidden = np.zeros((K, depth, width, width), dtype)
+        last = config.radial_width if depth else config.basis_size
+        radial = aligned((K, C // L, last, 5 * L), dtype)
+        for k, b in enumerate(model.blocks):
+            for d, matrix in enumerate(b.radial[:-1]):
+                weights = full(matrix)
+                hidden[k, d, : weights.shape[1], : weights.shape[0]] = weights.T
+            weights = full(b.radial[-1])
+            for p, (slot, _) in enumerate(b.paths):
+                if slot >= 0:
+                    part = np.zeros((last, C), dtype)
+                    part[:, : config.features] = weights[:, slot * config.features :][:, : config.features]
+                    part *= PATH_FACTORS[p]
+                    radial[k, :, :, p * L : (p + 1) * L] = part.reshape(last, -1, L).swapaxes(0, 1)
+
+        embedding = np.zeros((model.n_species, C), dtype)
+        embedding[:, : config.features] = params["embedding"]
+        output = full(model.output[1])[:, 0]
+        readout = np.zeros(_whole(len(output), L), dtype)
+        readout[: len(output)] = output
+        with_v = [b.self_in_v is not None for b in model.blocks]
+        residual = config.self_connection == "residual"
+        return Net(
+            cutoff=config.cutoff,
+            envelope_p=config.envelope_p,
+            frequencies=params["frequencies"].copy(),
+            hidden=hidden,
+            widths=np.array([config.basis_size] + [config.radial_width] * depth),
+            radial=radial,
+            weights=panels.weights(),
+            pieces=np.array(panels.pieces),
+            matrices=matrices,
+            with_v=np.array([*with_v, False]),
+            n_even=np.array([b.n_even for b in model.blocks]),
+            residual=np.array([b.residual if residual else 0 for b in model.blocks]),
+            embedding=embedding,
+            readout=readout,
+            species_scale=scale.astype(dtype),
+        )
+
+
+def _whole(count: int, size: int) -> int:
+    """count, rounded up to a multiple of size."""
+    return -(-count // size) * size
+
+
+class Panels:
+    """Matrices cut into panels as wide as four, two or one vectors, for products that stay in registers."""
+
+    def __init__(self, features: int, lanes: int, dtype: np.dtype):
+        self.features, self.lanes, self.dtype = features, lanes, dtype
+        self.pieces: list[tuple[int, int, int, int, int]] = []
+        self._parts: list[np.ndarray] = []
+        self._size = 0
+
+    def add(self, matrix: Dense, weights: np.ndarray, y_row: int) -> list[tuple[int, int]]:
+        """(first, last) panel of the matrix, and of its transpose.
+
+        Columns are padded channel run by channel run; those of y start in its row y_row.
+        """
+        F = self.features
+        C = _whole(F, self.lanes)
+        inputs = max(x + k for x, k, *_ in matrix.blocks)
+        full = np.zeros((C * -(-inputs // F), C * (y_row + -(-matrix.columns // F))), self.dtype)
+        tiles = []
+        for (x, k, y, m, offset), scale in zip(matrix.blocks, matrix.scales, strict=True):
+            rows, columns = x + np.arange(k), y + np.arange(m)
+            rows, columns = rows // F * C + rows % F, (columns // F + y_row) * C + columns % F
+            full[np.ix_(rows, columns)] = scale * weights[offset : offset + k * m].reshape(k, m)
+            tiles.append((rows[0], k, columns[0], m))
+        if C != F or np.any(np.array(tiles) % self.lanes):
+            tiles = [(0, full.shape[0], 0, full.shape[1])]
+        ranges = []
+        for whole, order in ((full, (0, 1, 2, 3)), (full.T, (2, 3, 0, 1))):
+            first = len(self.pieces)
+            for tile in tiles:
+                x, k, y, m = (int(tile[q]) for q in order)
+                self._cut(whole[x : x + k, y : y + m], x, y)
+            ranges.append((first, len(self.pieces)))
+        return ranges
+
+    def _cut(self, block: np.ndarray, x: int, y: int) -> None:
+        k, m = block.shape
+        done = 0
+        while done < m:
+            vectors = next(v for v in (4, 2, 1) if done + v * self.lanes <= m)
+            panel = block[:, done : done + vectors * self.lanes]
+            self.pieces.append((x, k, y + done, vectors, self._size))
+            self._parts.append(panel.ravel())
+            self._size += panel.size
+            done += vectors * self.lanes
+
+    def weights(self) -> np.ndarray:
+        """All panels, one after the other."""
+        flat = aligned((self._size,), self.dtype)
+        np.concatenate(self._parts, out=flat)
+        return flat

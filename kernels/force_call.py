@@ -1,0 +1,560 @@
+"""Energies and their derivatives by the edge vectors, in one compiled call: the network of `eqpot.model` as
+it is evaluated, not trained.
+
+The tape runs one operator after the other over all atoms and keeps every array. Here the same arithmetic is
+cut by atoms: a few receivers at a time go through edges, matrices and gate while their numbers are in the
+cache, so that nothing wider than the features themselves is stored, and the radial network's last layer
+w[5, C] = h W of an edge lives in registers only.
+
+Layout. C channels, padded with zeros to whole vectors. Rows of an atom:
+
+    u[4, C]     what its neighbours see: s, v_x, v_y, v_z
+    x[4, C]     the features between blocks
+    m[11, C]    messages: p0, p3 | p1_x, p2_x, p4_x | p1_y, ... | p1_z, ...; paths as in `interaction`
+    p[5, C]     what the gate takes: gates, scalars, v_x, v_y, v_z
+
+Radial network: h depends on r alone, so its derivative h' is carried along with h, and dE/dr needs no way
+back through it: dE/dr = sum over p, c of w'_p q_p with w' = h' W and q_p = dE/dw_p.
+
+Edges come in pairs, and e = (i <- j) and its reverse share r, hence w, while Y changes sign. What i gets as
+the sender of the reverse edge is therefore summed over the edges into i, from the cotangents M of the
+messages at j, with no second list of edges (constants of the paths are in W):
+
+    du_s = w0 M0_j - w1 Y . M1_j        du_v = w2 M2_j - w3 M3_j Y - w4 M4_j x Y
+    q    = (s_j M0_i, s_j Y . M1_i, v_j . M2_i, Y . v_j M3_i, Y . (v_j x M4_i))
+    dY   = w1 s_j M1_i + w3 M3_i v_j + w4 v_j x M4_i
+
+Every atom's sums are taken in the order of its edges and every matrix product in the order of its columns,
+whatever the parts that threads share: the same bits for any number of threads.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from .activation import SILU, SSP, slope, value
+from .compile import inner, kernel, routine
+from .elementary import sincos
+from .gate import act, add_slope
+from .radial_basis import amplitude
+from .simd import WIDTH, add_product, load, splat, spread, store, total
+
+ATOMS = 12  # receivers whose numbers are in the cache together
+EDGES = 64  # edges per sweep of the radial network
+SQRT3 = np.sqrt(3.0)
+
+
+class Net(NamedTuple):
+    """Settings and weights as the kernels walk them.
+
+    pieces[., 5] = (first column of x, k, first column of y, vectors, start in weights) are panels of
+    matrices, one vector to four wide; matrices[k, role, direction, z] = (first, last) of those that make up a
+    matrix of block k, or its transpose, for species z.
+    """
+
+    cutoff: float
+    envelope_p: int
+    frequencies: np.ndarray  # [B]
+    hidden: (
+        np.ndarray
+    )  # [K, D, W, W]: hidden layers of the radial network, from the second index of W to the first
+    widths: np.ndarray  # [D + 1]
+    radial: np.ndarray  # [K, C / lanes, H, 5 lanes]: its last layer, with the constants of the paths
+    weights: np.ndarray
+    pieces: np.ndarray
+    matrices: np.ndarray  # [K + 1, 6, 2, Z, 2]; the readout's is the last one's SELF_S
+    with_v: np.ndarray  # [K + 1]: whether there are vectors between the blocks
+    n_even: np.ndarray  # [K]
+    residual: np.ndarray  # [K]: leading scalars that a plain residual carries over
+    embedding: np.ndarray  # [Z, C]
+    readout: np.ndarray  # [R]
+    species_scale: np.ndarray  # [Z]
+
+
+SELF_S, SELF_V, OUT_S, OUT_V, KEEP_S, KEEP_V = range(6)
+FORWARD, TRANSPOSED = 0, 1
+
+
+class Graph(NamedTuple):
+    """Atoms by species, edges by receiver."""
+
+    species: np.ndarray  # [n]
+    species_ptr: np.ndarray  # [Z + 1]
+    senders: np.ndarray  # [E]
+    receiver_ptr: np.ndarray  # [n + 1]
+    edge_vec: np.ndarray  # [E, 3], Å
+    parts: np.ndarray  # [T + 1]: which atoms each thread takes
+
+
+class Work(NamedTuple):
+    """Buffers, kept from call to call."""
+
+    r: np.ndarray  # [E]
+    unit: np.ndarray  # [E, 3]
+    h: np.ndarray  # [K, E, 2, H]: last hidden layer and its derivative by r
+    u: np.ndarray  # [K, n, 4, C]
+    p: np.ndarray  # [K, n, 5, C]
+    x: np.ndarray  # [n, 4, C]; on the way back its cotangent
+    dm: np.ndarray  # [2, n, 11, C]: cotangents of the messages, of one block and of the one before
+    dy: np.ndarray  # [E, 4]: dE/dY and dE/dr, summed over the blocks
+    rows: np.ndarray  # [T, ATOMS, 11, C]: one thread's messages, or cotangents
+    readout: np.ndarray  # [T, 2, ATOMS, R]
+    energies: np.ndarray  # [n], in units of the species' scale
+    dedge_vec: np.ndarray  # [E, 3]: dE/d edge_vec, eV/Å
+
+
+# ---- edges: geometry and radial network
+
+
+@routine
+def _radial(net, graph, work, first, last):
+    """r, Y, h and h' of the edges into atoms first : last."""
+    B, K, D = net.frequencies.size, net.hidden.shape[0], net.hidden.shape[1]
+    W = work.h.shape[3]
+    for d in range(D + 1):
+        W = max(W, net.widths[d])
+    dtype = work.r.dtype
+    basis = np.empty((2, W, EDGES), dtype)
+    layers = np.empty((2, 2, W, EDGES), dtype)
+    r, a, da = np.ones(EDGES, dtype), np.zeros(EDGES, dtype), np.zeros(EDGES, dtype)
+    lo, hi = graph.receiver_ptr[first], graph.receiver_ptr[last]
+    for start in range(lo, hi, EDGES):
+        n = min(EDGES, hi - start)
+        for q in range(n):
+            e = start + q
+            x, y, z = graph.edge_vec[e, 0], graph.edge_vec[e, 1], graph.edge_vec[e, 2]
+            length = np.sqrt(x * x + y * y + z * z)
+            work.unit[e, 0] = SQRT3 * x / length
+            work.unit[e, 1] = SQRT3 * y / length
+            work.unit[e, 2] = SQRT3 * z / length
+            r[q] = work.r[e] = length
+            a[q], da[q], _ = amplitude(length, net.cutoff, net.envelope_p)
+            work.dy[e] = 0
+        for b in range(B):
+            _bessel(basis[0, b], basis[1, b], r, a, da, r.dtype.type(net.frequencies[b] / net.cutoff))
+        for k in range(K):
+            x = basis
+            for d in range(D):
+                y = layers[d % 2]
+                for o in range(net.widths[d + 1]):
+                    y[0, o] = 0
+                    y[1, o] = 0
+                    for i in range(net.widths[d]):
+                        _add_scaled(y[0, o], x[0, i], net.hidden[k, d, o, i])
+                        _add_scaled(y[1, o], x[1, i], net.hidden[k, d, o, i])
+                    _activate(y[0, o], y[1, o])
+                x = y
+            for q in range(n):
+                for o in range(work.h.shape[3]):
+                    work.h[k, start + q, 0, o] = x[0, o, q]
+                    work.h[k, start + q, 1, o] = x[1, o, q]
+
+
+@inner
+def _bessel(basis, dbasis, r, a, da, k):
+    for q in range(EDGES):
+        s, c = sincos(k * r[q])
+        basis[q] = a[q] * s
+        dbasis[q] = da[q] * s + a[q] * k * c
+
+
+@inner
+def _add_scaled(y, x, w):
+    for q in range(EDGES):
+        y[q] += w * x[q]
+
+
+@inner
+def _activate(x, dx):
+    for q in range(EDGES):
+        dx[q] *= slope(x[q], SSP)
+        x[q] = value(x[q], SSP)
+
+
+# ---- edges: messages and their way back
+
+
+@inner
+def _messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
+    """m[11, C] = messages of edges lo : hi, two at a time since they share the loads of W."""
+    dtype = u.dtype
+    L = WIDTH // u.itemsize
+    zero = splat(dtype.type(0))
+    for k in range(W.shape[0]):
+        c = k * L
+        s0 = s3 = x1 = y1 = z1 = x2 = y2 = z2 = x4 = y4 = z4 = zero
+        for e in range(lo, hi, 2):
+            other = min(e + 1, hi - 1)
+            there = splat(dtype.type(other - e))  # 0 where an odd edge has no partner
+            a0 = a1 = a2 = a3 = a4 = b0 = b1 = b2 = b3 = b4 = zero
+            for q in range(h.shape[2]):
+                ha, hb = spread(h, (e, 0, q)), spread(h, (other, 0, q)) * there
+                w = load(W, (k, q, 0))
+                a0, b0 = a0 + ha * w, b0 + hb * w
+                if want_v:
+                    w = load(W, (k, q, L))
+                    a1, b1 = a1 + ha * w, b1 + hb * w
+                if with_v and want_v:
+                    w = load(W, (k, q, 2 * L))
+                    a2, b2 = a2 + ha * w, b2 + hb * w
+                if with_v:
+                    w = load(W, (k, q, 3 * L))
+                    a3, b3 = a3 + ha * w, b3 + hb * w
+                if with_v and want_v:
+                    w = load(W, (k, q, 4 * L))
+                    a4, b4 = a4 + ha * w, b4 + hb * w
+            for f in (e, other):
+                j = senders[f]
+                x, y, z = spread(unit, (f, 0)), spread(unit, (f, 1)), spread(unit, (f, 2))
+                s = load(u, (j, 0, c))
+                s0 = s0 + a0 * s
+                if want_v:
+                    ws = a1 * s
+                    x1, y1, z1 = x1 + ws * x, y1 + ws * y, z1 + ws * z
+                if with_v:
+                    vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
+                    s3 = s3 + a3 * (x * vx + y * vy + z * vz)
+                    if want_v:
+                        x2, y2, z2 = x2 + a2 * vx, y2 + a2 * vy, z2 + a2 * vz
+                        x4 = x4 + a4 * (y * vz - z * vy)
+                        y4 = y4 + a4 * (z * vx - x * vz)
+                        z4 = z4 + a4 * (x * vy - y * vx)
+                a0, a1, a2, a3, a4 = b0, b1, b2, b3, b4
+        store(m, (0, c), s0)
+        if with_v:
+            store(m, (1, c), s3)
+        if want_v:
+            store(m, (2, c), x1)
+            store(m, (5, c), y1)
+            store(m, (8, c), z1)
+        if with_v and want_v:
+            store(m, (3, c), x2)
+            store(m, (6, c), y2)
+            store(m, (9, c), z2)
+            store(m, (4, c), x4)
+            store(m, (7, c), y4)
+            store(m, (10, c), z4)
+
+
+@inner
+def _messages_back(du, dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v):
+    """du[4, C] of atom i as sender of the reverses of edges lo : hi; adds the edges' dE/dY, dE/dr to dy."""
+    dtype = u.dtype
+    L = WIDTH // u.itemsize
+    zero = splat(dtype.type(0))
+    for k in range(W.shape[0]):
+        for d in range(4):
+            store(du, (d, k * L), zero)
+    for e in range(lo, hi):
+        j = senders[e]
+        x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
+        gx = gy = gz = gr = zero
+        for k in range(W.shape[0]):
+            c = k * L
+            w0 = w1 = w2 = w3 = w4 = t0 = t1 = t2 = t3 = t4 = zero
+            for q in range(h.shape[2]):
+                hw, ht = spread(h, (e, 0, q)), spread(h, (e, 1, q))
+                w = load(W, (k, q, 0))
+                w0, t0 = w0 + hw * w, t0 + ht * w
+                if want_v:
+                    w = load(W, (k, q, L))
+                    w1, t1 = w1 + hw * w, t1 + ht * w
+                if with_v and want_v:
+                    w = load(W, (k, q, 2 * L))
+                    w2, t2 = w2 + hw * w, t2 + ht * w
+                if with_v:
+                    w = load(W, (k, q, 3 * L))
+                    w3, t3 = w3 + hw * w, t3 + ht * w
+                if with_v and want_v:
+                    w = load(W, (k, q, 4 * L))
+                    w4, t4 = w4 + hw * w, t4 + ht * w
+
+            s = load(u, (j, 0, c))
+            gr = gr + t0 * (s * load(dm, (i, 0, c)))
+            ds = load(du, (0, c)) + w0 * load(dm, (j, 0, c))
+            if want_v:
+                Ax, Ay, Az = load(dm, (i, 2, c)), load(dm, (i, 5, c)), load(dm, (i, 8, c))
+                gr = gr + t1 * (s * (x * Ax + y * Ay + z * Az))
+                ws = w1 * s
+                gx, gy, gz = gx + ws * Ax, gy + ws * Ay, gz + ws * Az
+                ds = ds - w1 * (x * load(dm, (j, 2, c)) + y * load(dm, (j, 5, c)) + z * load(dm, (j, 8, c)))
+            store(du, (0, c), ds)
+            if with_v:
+                vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
+                a = load(dm, (i, 1, c))
+                gr = gr + t3 * (a * (x * vx + y * vy + z * vz))
+                wa = w3 * a
+                gx, gy, gz = gx + wa * vx, gy + wa * vy, gz + wa * vz
+                wa = w3 * load(dm, (j, 1, c))
+                dx, dy_, dz = load(du, (1, c)) - wa * x, load(du, (2, c)) - wa * y, load(du, (3, c)) - wa * z
+                if want_v:
+                    Ax, Ay, Az = load(dm, (i, 3, c)), load(dm, (i, 6, c)), load(dm, (i, 9, c))
+                    gr = gr + t2 * (vx * Ax + vy * Ay + vz * Az)
+                    Ax, Ay, Az = load(dm, (i, 4, c)), load(dm, (i, 7, c)), load(dm, (i, 10, c))
+                    cx, cy, cz = vy * Az - vz * Ay, vz * Ax - vx * Az, vx * Ay - vy * Ax
+                    gr = gr + t4 * (x * cx + y * cy + z * cz)
+                    gx, gy, gz = gx + w4 * cx, gy + w4 * cy, gz + w4 * cz
+                    Ax, Ay, Az = load(dm, (j, 4, c)), load(dm, (j, 7, c)), load(dm, (j, 10, c))
+                    dx = dx + w2 * load(dm, (j, 3, c)) - w4 * (Ay * z - Az * y)
+                    dy_ = dy_ + w2 * load(dm, (j, 6, c)) - w4 * (Az * x - Ax * z)
+                    dz = dz + w2 * load(dm, (j, 9, c)) - w4 * (Ax * y - Ay * x)
+                store(du, (1, c), dx)
+                store(du, (2, c), dy_)
+                store(du, (3, c), dz)
+        dy[e, 0] += total(gx)
+        dy[e, 1] += total(gy)
+        dy[e, 2] += total(gz)
+        dy[e, 3] += total(gr)
+
+
+# ---- atoms: matrices and gate
+
+
+@routine
+def _clear(a, first, count):
+    """Zeros into atoms first : first + count."""
+    for i in range(first, first + count):
+        for row in range(a.shape[1]):
+            for c in range(a.shape[2]):
+                a[i, row, c] = 0
+
+
+@routine
+def _mix(y, y_row, x, x_row, n, net_weights, pieces, panels):
+    """Add a matrix product to n atoms of y; the first starts in row y_row of all rows of C, x's in x_row."""
+    y_step, x_step = y.shape[1] * y.shape[2], x.shape[1] * x.shape[2]
+    y_start, x_start = y_row * y.shape[2], x_row * x.shape[2]
+    for piece in range(panels[0], panels[1]):
+        x_col, k, y_col, vectors = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2], pieces[piece, 3]
+        at = pieces[piece, 4]
+        add_product(y, y_start + y_col, y_step, x, x_start + x_col, x_step, net_weights, at, n, k, vectors)
+
+
+@routine
+def _mix_species(y, y_row, x, x_row, n, net_weights, pieces, panels, species_ptr, first):
+    """The same with a matrix for each species; `first` is the number of the first atom."""
+    for z in range(species_ptr.size - 1):
+        lo, hi = max(first, species_ptr[z]) - first, min(first + n, species_ptr[z + 1]) - first
+        if lo < hi:
+            y_from, x_from = y_row + lo * y.shape[1], x_row + lo * x.shape[1]
+            _mix(y, y_from, x, x_from, hi - lo, net_weights, pieces, panels[z])
+
+
+@routine
+def _seen(u, x, first, n, with_v, net_weights, pieces, matrices):
+    """What neighbours see of n atoms: the self-interaction before the edges. matrices[role, direction, z]"""
+    _clear(u, first, n)
+    for row in range(4 if with_v else 1):
+        role = SELF_S if row == 0 else SELF_V
+        _mix(u, 4 * first + row, x, 4 * first + row, n, net_weights, pieces, matrices[role, FORWARD, 0])
+
+
+@routine
+def _start(net, graph, work, first, last):
+    """Embedding of the species, and what the first block's edges see."""
+    for i in range(first, last):
+        for c in range(net.embedding.shape[1]):
+            work.x[i, 0, c] = net.embedding[graph.species[i], c]
+    _seen(work.u[0], work.x, first, last - first, net.with_v[0], net.weights, net.pieces, net.matrices[0])
+
+
+@routine
+def _forward(net, graph, work, part, k, first, last):
+    """Block k for atoms first : last; after the last one, energies and what they send back."""
+    with_v, want_v = net.with_v[k], net.with_v[k + 1]
+    m, u, h, W, p, x = work.rows[part], work.u[k], work.h[k], net.radial[k], work.p[k], work.x
+    unit, senders, ptr = work.unit, graph.senders, graph.receiver_ptr
+    weights, pieces, matrices, by_species = net.weights, net.pieces, net.matrices[k], graph.species_ptr
+    zero, extra, C = np.int64(0), net.residual[k], x.shape[2]
+    for start in range(first, last, ATOMS):
+        n = min(ATOMS, last - start)
+        for r in range(n):
+            lo, hi = ptr[start + r], ptr[start + r + 1]
+            if with_v and want_v:
+                _messages(m[r], u, h, W, unit, senders, lo, hi, True, True)
+            elif with_v:
+                _messages(m[r], u, h, W, unit, senders, lo, hi, True, False)
+            elif want_v:
+                _messages(m[r], u, h, W, unit, senders, lo, hi, False, True)
+            else:
+                _messages(m[r], u, h, W, unit, senders, lo, hi, False, False)
+
+        _clear(p, start, n)
+        kept = matrices[KEEP_S, FORWARD]
+        _mix(p, 5 * start, m, zero, n, weights, pieces, matrices[OUT_S, FORWARD, 0])
+        _mix_species(p, 5 * start, x, 4 * start, n, weights, pieces, kept, by_species, start)
+        _add_leading(p, 5 * start + 1, x, 4 * start, n, extra)
+        if want_v:
+            for d in range(3):
+                to, kept = 5 * start + 2 + d, matrices[KEEP_V, FORWARD]
+                _mix(p, to, m, 2 + 3 * d, n, weights, pieces, matrices[OUT_V, FORWARD, 0])
+                if with_v:
+                    at = 4 * start + 1 + d
+                    _mix_species(p, to, x, at, n, weights, pieces, kept, by_species, start)
+                    _add_leading(p, to, x, at, n, C if extra else zero)
+
+        for i in range(start, start + n):
+            act(x[i, 0], p[i, 1], net.n_even[k], SILU)
+            if want_v:
+                q = m[0, 0]
+                _silu(q, p[i, 0])
+                for d in range(3):
+                    _product(x[i, 1 + d], q, p[i, 2 + d])
+
+        if k + 1 < net.n_even.size:
+            _seen(work.u[k + 1], x, start, n, want_v, weights, pieces, net.matrices[k + 1])
+        else:
+            _read_out(net, graph, work, part, start, n)
+    if k + 1 == net.n_even.size:
+        _backward_atoms(net, graph, work, part, k, first, last)
+
+
+@routine
+def _read_out(net, graph, work, part, first, n):
+    """Energies of n atoms from x, and in its place the cotangent of the sum of scaled energies."""
+    x, matrices, zero = work.x, net.matrices[net.n_even.size, SELF_S], np.int64(0)
+    y, dy = work.readout[part, 0], work.readout[part, 1]
+    _clear(y, zero, n)
+    _mix(y, zero, x, 4 * first, n, net.weights, net.pieces, matrices[FORWARD, 0])
+    for r in range(n):
+        scale = net.species_scale[graph.species[first + r]]
+        energy = y.dtype.type(0)
+        for c in range(net.readout.size):
+            energy += value(y[r, 0, c], SILU) * net.readout[c]
+            dy[r, 0, c] = slope(y[r, 0, c], SILU) * net.readout[c] * scale
+        work.energies[first + r] = energy
+    _clear(x, first, n)
+    _mix(x, 4 * first, dy, zero, n, net.weights, net.pieces, matrices[TRANSPOSED, 0])
+
+
+@routine
+def _backward_atoms(net, graph, work, part, k, first, last):
+    """From the cotangent of block k's output, in x, to dm and to that part of its input's which needs no
+    neighbours, again in x."""
+    with_v, want_v = net.with_v[k], net.with_v[k + 1]
+    dp, dm, p, x = work.rows[part], work.dm[k % 2], work.p[k], work.x
+    weights, pieces, matrices, by_species = net.weights, net.pieces, net.matrices[k], graph.species_ptr
+    zero, extra, C = np.int64(0), net.residual[k], x.shape[2]
+    for start in range(first, last, ATOMS):
+        n = min(ATOMS, last - start)
+        _clear(dp, zero, n)
+        for r in range(n):
+            i = start + r
+            add_slope(dp[r, 1], x[i, 0], p[i, 1], net.n_even[k], SILU)
+            if want_v:
+                for d in range(3):
+                    _add_product(dp[r, 0], p[i, 2 + d], x[i, 1 + d])
+                _times_slope(dp[r, 0], p[i, 0])
+                q = dp[r, 5]
+                _silu(q, p[i, 0])
+                for d in range(3):
+                    _product(dp[r, 2 + d], q, x[i, 1 + d])
+
+        _clear(dm, start, n)
+        _clear(x, start, n)
+        _mix(dm, 11 * start, dp, zero, n, weights, pieces, matrices[OUT_S, TRANSPOSED, 0])
+        kept = matrices[KEEP_S, TRANSPOSED]
+        _mix_species(x, 4 * start, dp, zero, n, weights, pieces, kept, by_species, start)
+        _add_leading(x, 4 * start, dp, zero + 1, n, extra)
+        if want_v:
+            for d in range(3):
+                at, kept = 2 + d, matrices[KEEP_V, TRANSPOSED]
+                _mix(dm, 11 * start + 2 + 3 * d, dp, at, n, weights, pieces, matrices[OUT_V, TRANSPOSED, 0])
+                if with_v:
+                    to = 4 * start + 1 + d
+                    _mix_species(x, to, dp, at, n, weights, pieces, kept, by_species, start)
+                    _add_leading(x, to, dp, at, n, C if extra else zero)
+
+
+@routine
+def _backward(net, graph, work, part, k, first, last):
+    """Edges of block k, and the atoms of the block before; after block 0, dE / d edge_vec."""
+    with_v, want_v = net.with_v[k], net.with_v[k + 1]
+    dm, u, h, W, x, dy = work.dm[k % 2], work.u[k], work.h[k], net.radial[k], work.x, work.dy
+    unit, senders, ptr, du = work.unit, graph.senders, graph.receiver_ptr, work.rows[part]
+    for start in range(first, last, ATOMS):
+        n = min(ATOMS, last - start)
+        for r in range(n):
+            i = start + r
+            lo, hi = ptr[i], ptr[i + 1]
+            if with_v and want_v:
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, True, True)
+            elif with_v:
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, True, False)
+            elif want_v:
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, False, True)
+            else:
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, False, False)
+        for row in range(np.int64(4) if with_v else np.int64(k > 0)):
+            back = net.matrices[k, SELF_S if row == 0 else SELF_V, TRANSPOSED, 0]
+            _mix(x, 4 * start + row, du, row, n, net.weights, net.pieces, back)
+    if k > 0:
+        _backward_atoms(net, graph, work, part, k - 1, first, last)
+    else:
+        for e in range(ptr[first], ptr[last]):
+            x, y, z = unit[e, 0] / SQRT3, unit[e, 1] / SQRT3, unit[e, 2] / SQRT3
+            f = SQRT3 / work.r[e]
+            along = x * dy[e, 0] + y * dy[e, 1] + z * dy[e, 2]
+            work.dedge_vec[e, 0] = dy[e, 3] * x + f * (dy[e, 0] - along * x)
+            work.dedge_vec[e, 1] = dy[e, 3] * y + f * (dy[e, 1] - along * y)
+            work.dedge_vec[e, 2] = dy[e, 3] * z + f * (dy[e, 2] - along * z)
+
+
+@routine
+def _add_leading(y, y_row, x, x_row, n, count):
+    """Add the first `count` channels of rows x_row, x_row + x.shape[1], ... of x to those of y."""
+    i, y_at = y_row // y.shape[1], y_row % y.shape[1]
+    j, x_at = x_row // x.shape[1], x_row % x.shape[1]
+    for r in range(n):
+        for c in range(count):
+            y[i + r, y_at, c] += x[j + r, x_at, c]
+
+
+@inner
+def _silu(q, x):
+    for c in range(q.size):
+        q[c] = value(x[c], SILU)
+
+
+@inner
+def _times_slope(q, x):
+    for c in range(q.size):
+        q[c] *= slope(x[c], SILU)
+
+
+@inner
+def _product(out, a, b):
+    for c in range(out.size):
+        out[c] = a[c] * b[c]
+
+
+@inner
+def _add_product(out, a, b):
+    for c in range(out.size):
+        out[c] += a[c] * b[c]
+
+
+# ---- all of it
+
+
+@routine
+def _stage(net, graph, work, part, stage):
+    """What can be done for one part of the atoms before the others are needed: the edges, then block after
+    block, then back."""
+    first, last, blocks = graph.parts[part], graph.parts[part + 1], net.n_even.size
+    if stage == 0:
+        _radial(net, graph, work, first, last)
+        _start(net, graph, work, first, last)
+    elif stage <= blocks:
+        _forward(net, graph, work, part, stage - 1, first, last)
+    else:
+        _backward(net, graph, work, part, 2 * blocks - stage, first, last)
+
+
+@kernel
+def force_call_cpu(net, graph, work, stages):
+    """Fill work.energies by stages 0 to K, and work.dedge_vec by stages up to 2 K."""
+    for stage in range(stages):
+        for part in prange(graph.parts.size - 1):
+            _stage(net, graph, work, part, stage)

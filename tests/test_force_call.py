@@ -1,0 +1,97 @@
+"""The compiled force call against the walks over the tape, and its bits."""
+
+import numba
+import numpy as np
+import pytest
+from test_model import MODEL, SETTINGS, check_close, crystal, molecule, potential
+
+from eqpot.evaluator import Evaluator
+from eqpot.graph import Batch, collate, frame_graph
+
+GATED = {name: settings for name, settings in SETTINGS.items() if settings.get("nonlinearity") != "norm"}
+
+
+def batch(model, *structures) -> Batch:
+    return collate(
+        [
+            frame_graph(a.numbers, a.positions, a.cell[:], a.pbc, model.species, model.config.cutoff)
+            for a in structures
+        ],
+        len(model.species),
+    )
+
+
+def check_tape(model, graph: Batch) -> None:
+    taped = model._record(graph, True, True)[0]
+    model._pool.release()
+    compiled = model.predict(graph, forces=True, stress=True)
+    tolerance = MODEL[model.dtype]
+    check_close(compiled.energies, taped.energies, tolerance, what="energies")
+    check_close(compiled.forces, taped.forces, tolerance, what="forces")
+    periodic = ~np.isnan(graph.volume)
+    check_close(compiled.stress[periodic], taped.stress[periodic], tolerance, what="stress")
+
+
+@pytest.mark.parametrize("settings", GATED.values(), ids=GATED)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_equals_the_tape(settings, dtype):
+    model = potential(dtype, **settings)
+    assert Evaluator.supports(model._model)
+    check_tape(model, batch(model, molecule(), crystal(), molecule(7, seed=2)))
+
+
+def test_whole_vectors_and_several_panels():
+    model = potential(features=32, blocks=3, symmetry="o3")
+    check_tape(model, batch(model, crystal(n=20)))
+
+
+def test_same_bits_for_any_number_of_threads():
+    model = potential("float32", features=16, symmetry="so3")
+    graph = batch(model, crystal(n=36) * (2, 1, 1))
+    assert graph.edge_count > 1000, "enough for two threads"
+    found = []
+    for threads in (1, 2, 2):
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        x, d = Evaluator(model._model, model.params, model.scale).run(graph)
+        found.append((x.copy(), d.copy()))
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+    for x, d in found[1:]:
+        assert np.array_equal(x, found[0][0]) and np.array_equal(d, found[0][1])
+
+
+def test_buffers_serve_smaller_and_larger_structures():
+    model = potential()
+    graphs = [batch(model, molecule(4)), batch(model, crystal(n=12)), batch(model, molecule(4))]
+    first, _, again = ([a.copy() for a in run] for run in map(model_run(model), graphs))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def model_run(model):
+    evaluator = Evaluator(model._model, model.params, model.scale)
+    return lambda graph: [a.copy() for a in evaluator.run(graph)]
+
+
+def test_energies_alone():
+    model = potential()
+    graph = batch(model, molecule())
+    alone = model.predict(graph, forces=False)
+    assert alone.forces is None
+    assert np.array_equal(alone.energies, model.predict(graph).energies)
+
+
+def test_changed_weights_are_seen():
+    model = potential()
+    graph = batch(model, molecule())
+    before = model.predict(graph).energy
+    model.params.flat *= 1.01
+    assert not np.array_equal(model.predict(graph).energy, before)
+    check_tape(model, graph)
+    model.scale *= 2
+    check_tape(model, graph)
+
+
+def test_structure_without_edges():
+    model = potential()
+    alone = molecule(1)
+    check = model.predict(batch(model, alone))
+    assert np.isfinite(check.energy).all() and not check.forces.any()
