@@ -20,6 +20,7 @@ class EqpotCalculator(Calculator):
 
     model: path of a model file, a Potential, or a list of these, a committee. A committee gives the mean over
     its members and, in `results`, their standard deviations: energy_std (eV) and forces_std [n, 3] (eV/Å).
+    The calculator keeps the weights as they are now.
     skin: how far beyond the cutoff neighbours are remembered, Å. A wider one is searched for less often and
     has more pairs to go through at every step; the results are the same to the last bit.
 
@@ -29,7 +30,6 @@ class EqpotCalculator(Calculator):
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
-    ignored_changes = {"initial_charges", "initial_magmoms"}
     nolabel = True
 
     def __init__(self, model: str | Path | Potential | Sequence[str | Path | Potential], skin: float = 0.5):
@@ -40,7 +40,7 @@ class EqpotCalculator(Calculator):
             raise UserError("model: expected at least one, found an empty list")
         if not 0 <= skin < np.inf:
             raise UserError(f"skin: expected a length in Å that is not negative, found {skin}")
-        self.potentials = [m if isinstance(m, Potential) else Potential.load(m) for m in models]
+        self.potentials = [(m if isinstance(m, Potential) else Potential.load(m)).frozen() for m in models]
         if self.is_committee:
             self.implemented_properties = [*self.implemented_properties, "energy_std", "forces_std"]
         self.lists = {
@@ -48,6 +48,16 @@ class EqpotCalculator(Calculator):
             for p in self.potentials
         }
         self._stress_follows = False
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """What has changed since the last call. ASE's own check takes as long as a small force call."""
+        old = self.atoms
+        if old is None or any(
+            not np.array_equal(a, b)
+            for a, b in ((old.numbers, atoms.numbers), (old.cell[:], atoms.cell[:]), (old.pbc, atoms.pbc))
+        ):
+            return list(all_changes)
+        return [] if np.array_equal(old.positions, atoms.positions) else ["positions"]
 
     def calculate(
         self,

@@ -6,6 +6,7 @@ import numpy as np
 from numba import get_num_threads, set_num_threads
 
 from eqpot.graph import Batch
+from eqpot.kernels.compile import announce
 from eqpot.kernels.force_call import (
     ATOMS,
     KEEP_S,
@@ -43,6 +44,7 @@ class Evaluator:
         self._net = self._pack(params, scale)
         self._work: Work | None = None
         self._room = (0, 0, 0)
+        announce(force_call_cpu)
 
     @staticmethod
     def supports(model: Model) -> bool:
@@ -53,10 +55,13 @@ class Evaluator:
         """Whether these are the numbers that it was made from."""
         return np.array_equal(self._weights, params.flat) and np.array_equal(self._scale, scale)
 
-    def run(self, batch: Batch, forces: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
-        """x [n], energies in units of the species' scale, and dE/d edge_vec [E, 3] (eV/Å) where wanted.
+    def run(
+        self, batch: Batch, forces: bool = True
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """x [n], energies in units of the species' scale; forces [n, 3] and dE/d edge_vec [E, 3] (eV/Å) where
+        forces are wanted.
 
-        Both are views of buffers that the next call overwrites.
+        All are views of buffers that the next call overwrites.
         """
         n, E, K = len(batch.species), batch.edge_count, self.model.config.blocks
         available = get_num_threads()
@@ -65,15 +70,18 @@ class Evaluator:
         parts = np.searchsorted(batch.receiver_ptr, np.linspace(0, E, threads + 1))
         parts[0], parts[-1] = 0, n
         graph = Graph(
-            batch.species, batch.species_ptr, batch.senders, batch.receiver_ptr, batch.edge_vec, parts
+            *(batch.species, batch.species_ptr, batch.senders, batch.receiver_ptr, batch.edge_vec),
+            *(batch.sender_perm, batch.sender_ptr, parts),
         )
         work = self._buffers(n, E, threads)
         set_num_threads(threads)
         try:
-            force_call_cpu(self._net, graph, work, 1 + 2 * K if forces else 1 + K)
+            force_call_cpu(self._net, graph, work, 2 + 2 * K if forces else 1 + K)
         finally:
             set_num_threads(available)
-        return work.energies[:n], work.dedge_vec[:E] if forces else None
+        if not forces:
+            return work.energies[:n], None, None
+        return work.energies[:n], work.forces[:n], work.dedge_vec[:E]
 
     def _buffers(self, n: int, E: int, threads: int) -> Work:
         if self._work is None or any(new > old for new, old in zip((n, E, threads), self._room, strict=True)):
@@ -100,6 +108,7 @@ class Evaluator:
                 readout=take(threads, 2, ATOMS, 1, R),
                 energies=take(n),
                 dedge_vec=take(E, 3, dtype=np.float64),
+                forces=take(n, 3, dtype=np.float64),
             )
             self._room = (n, E, threads)
         return self._work

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -95,6 +96,13 @@ class Potential:
         self.__init__(*(state[name] for name in ("config", "species", "dtype", "backend")))
         self.scale[:], self.shift[:], self.params.flat[:] = state["scale"], state["shift"], state["flat"]
         self.mean_neighbours, self.provenance = state["mean_neighbours"], state["provenance"]
+
+    def frozen(self) -> Self:
+        """A copy with weights that nobody can write to: no call needs to look whether they changed."""
+        copied = deepcopy(self)
+        for array in (copied.scale, copied.params.flat, *copied.params.values()):
+            array.flags.writeable = False
+        return copied
 
     # ---- files
 
@@ -190,10 +198,11 @@ class Potential:
         round-off.
         """
         if self.backend == "cpu" and Evaluator.supports(self._model):
-            if self._evaluator is None or not self._evaluator.holds(self.params, self.scale):
+            changeable = self.params.flat.flags.writeable
+            if self._evaluator is None or changeable and not self._evaluator.holds(self.params, self.scale):
                 self._evaluator = Evaluator(self._model, self.params, self.scale)
-            x, d = self._evaluator.run(batch, forces or stress)
-            return self._prediction(batch, x, d, stress)
+            x, found, d = self._evaluator.run(batch, forces or stress)
+            return self._prediction(batch, x, None if found is None else found.copy(), d if stress else None)
         try:
             return self._record(batch, forces or stress, stress)[0]
         finally:
@@ -228,24 +237,26 @@ class Potential:
         nodes = {name: Node(array) for name, array in self.params.items()}
         edge_vec = Node(batch.edge_vec.astype(self.dtype))
         x = self._model.run(tape, nodes, batch, edge_vec)
-        d = None
+        found = d = None
         if forces:
             tape.reverse({x: self._column(self.scale[batch.species])}, [edge_vec])
             d = np.zeros_like(edge_vec.value) if edge_vec.d is None else edge_vec.d
-        return self._prediction(batch, x.value[:, 0], d, stress), tape, x, edge_vec, nodes
+            found = np.empty((len(batch.species), 3))
+            forces_cpu(found, d, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
+        prediction = self._prediction(batch, x.value[:, 0], found, d if stress else None)
+        return prediction, tape, x, edge_vec, nodes
 
-    def _prediction(self, batch: Batch, x: np.ndarray, d: np.ndarray | None, stress: bool) -> Prediction:
-        """From the network's numbers x [n], and d = dE/d edge_vec [E, 3] where forces are wanted."""
+    def _prediction(
+        self, batch: Batch, x: np.ndarray, forces: np.ndarray | None, d: np.ndarray | None
+    ) -> Prediction:
+        """From the network's numbers x [n], and d = dE/d edge_vec [E, 3] where stress is wanted."""
         energies = self.scale[batch.species] * x + self.shift[batch.species]
-        prediction = Prediction(
-            energy=np.bincount(batch.frame, energies, minlength=batch.n_frames), energies=energies
+        return Prediction(
+            energy=np.bincount(batch.frame, energies, minlength=batch.n_frames),
+            energies=energies,
+            forces=forces,
+            stress=None if d is None else self._stress(batch, d),
         )
-        if d is not None:
-            prediction.forces = np.empty((len(batch.species), 3))
-            forces_cpu(prediction.forces, d, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
-            if stress:
-                prediction.stress = self._stress(batch, d)
-        return prediction
 
     def _column(self, seed: np.ndarray) -> np.ndarray:
         return seed.astype(self.dtype)[:, None]

@@ -10,6 +10,7 @@ kernel is never mixed with an old one.
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,3 +54,10 @@ inner = _compiled(forceinline=True)
 
 # What several kernels call, compiled once.
 routine = _compiled()
+
+
+def announce(function: Callable) -> None:
+    """Say on the terminal that a kernel is about to be compiled, if it never was on this machine."""
+    name = f"{function.py_func.__module__.split('.')[-1]}.{function.py_func.__name__}-*.nbi"
+    if not function.signatures and not any(Path(CACHE).rglob(name)):
+        print("compiling the kernels, once on this machine: about a minute", file=sys.stderr, flush=True)

@@ -36,6 +36,7 @@ from numba import prange
 from .activation import SILU, SSP, slope, value
 from .compile import inner, kernel, routine
 from .elementary import sincos
+from .forces import sum_forces
 from .gate import act, add_slope
 from .radial_basis import amplitude
 from .simd import WIDTH, add_product, load, splat, spread, store, total
@@ -84,6 +85,8 @@ class Graph(NamedTuple):
     senders: np.ndarray  # [E]
     receiver_ptr: np.ndarray  # [n + 1]
     edge_vec: np.ndarray  # [E, 3], Å
+    sender_perm: np.ndarray  # [E]
+    sender_ptr: np.ndarray  # [n + 1]
     parts: np.ndarray  # [T + 1]: which atoms each thread takes
 
 
@@ -102,6 +105,7 @@ class Work(NamedTuple):
     readout: np.ndarray  # [T, 2, ATOMS, R]
     energies: np.ndarray  # [n], in units of the species' scale
     dedge_vec: np.ndarray  # [E, 3]: dE/d edge_vec, eV/Å
+    forces: np.ndarray  # [n, 3], eV/Å
 
 
 # ---- edges: geometry and radial network
@@ -541,20 +545,23 @@ def _add_product(out, a, b):
 @routine
 def _stage(net, graph, work, part, stage):
     """What can be done for one part of the atoms before the others are needed: the edges, then block after
-    block, then back."""
+    block, then back, then forces."""
     first, last, blocks = graph.parts[part], graph.parts[part + 1], net.n_even.size
     if stage == 0:
         _radial(net, graph, work, first, last)
         _start(net, graph, work, first, last)
     elif stage <= blocks:
         _forward(net, graph, work, part, stage - 1, first, last)
-    else:
+    elif stage <= 2 * blocks:
         _backward(net, graph, work, part, 2 * blocks - stage, first, last)
+    else:
+        ptr, perm, by_sender = graph.receiver_ptr, graph.sender_perm, graph.sender_ptr
+        sum_forces(work.forces, work.dedge_vec, ptr, perm, by_sender, first, last)
 
 
 @kernel
 def force_call_cpu(net, graph, work, stages):
-    """Fill work.energies by stages 0 to K, and work.dedge_vec by stages up to 2 K."""
+    """Fill work.energies by stages 0 to K, work.dedge_vec and work.forces by stages up to 2 K + 1."""
     for stage in range(stages):
         for part in prange(graph.parts.size - 1):
             _stage(net, graph, work, part, stage)

@@ -52,23 +52,24 @@ def test_same_bits_for_any_number_of_threads():
     found = []
     for threads in (1, 2, 2):
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-        x, d = Evaluator(model._model, model.params, model.scale).run(graph)
-        found.append((x.copy(), d.copy()))
+        found.append(run(model, graph))
     numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
-    for x, d in found[1:]:
-        assert np.array_equal(x, found[0][0]) and np.array_equal(d, found[0][1])
+    for again in found[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(again, found[0], strict=True))
+
+
+def run(model, graph, evaluator=None) -> list[np.ndarray]:
+    evaluator = evaluator or Evaluator(model._model, model.params, model.scale)
+    return [a.copy() for a in evaluator.run(graph)]
 
 
 def test_buffers_serve_smaller_and_larger_structures():
     model = potential()
-    graphs = [batch(model, molecule(4)), batch(model, crystal(n=12)), batch(model, molecule(4))]
-    first, _, again = ([a.copy() for a in run] for run in map(model_run(model), graphs))
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-
-
-def model_run(model):
     evaluator = Evaluator(model._model, model.params, model.scale)
-    return lambda graph: [a.copy() for a in evaluator.run(graph)]
+    for atoms in (molecule(4), crystal(n=12), molecule(4)):
+        graph = batch(model, atoms)
+        kept, fresh = run(model, graph, evaluator), run(model, graph)
+        assert all(np.array_equal(a, b) for a, b in zip(kept, fresh, strict=True))
 
 
 def test_energies_alone():
