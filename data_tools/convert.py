@@ -134,7 +134,13 @@ def convert(
     every frame; stress of all frames periodic in three directions, or of none. A data set file among the
     sources is taken as it is. Raises UserError naming source, frame and array.
     """
+    if isinstance(sources, str | os.PathLike):
+        sources = [sources]
     check_output(out, overwrite)
+    if Path(out).suffix not in (".h5", ".hdf5"):
+        raise UserError(f"{out}: expected a name that ends in .h5 for what is written")
+    if any(Path(out).resolve() == Path(source).resolve() for source in sources):
+        raise UserError(f"{out}: expected another file than those that are read")
     keys = dict(keys or {})
     for name in keys:
         if name not in (*SPELLINGS, "group"):
@@ -142,8 +148,6 @@ def convert(
     for name in allow_missing:
         if name not in LABELS:
             raise UserError(f"allow_missing: expected one of {', '.join(LABELS)}; found {name}")
-    if isinstance(sources, str | os.PathLike):
-        sources = [sources]
     given = {
         "energy": energy_unit and _unit(energy_unit, ENERGY_UNITS, "energy"),
         "length": length_unit and _unit(length_unit, LENGTH_UNITS, "length"),

@@ -177,7 +177,10 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise UserError(f"{path}: not an HDF5 file, or a truncated one ({_one_line(error)})") from error
+        raise UserError(
+            f"{path}: not an HDF5 file, or a truncated one ({_one_line(error)}); "
+            "`eqpot data convert` makes one from other formats"
+        ) from error
     with file:
         found = _attribute(file, path, "format")
         if found != FORMAT:

@@ -67,8 +67,8 @@ class Evaluator:
         available = get_num_threads()
         threads = max(1, min(available, E // EDGES_PER_THREAD, n // ATOMS))
         # Each thread takes about as many edges.
-        parts = np.searchsorted(batch.receiver_ptr, np.linspace(0, E, threads + 1))
-        parts[0], parts[-1] = 0, n
+        inside = np.searchsorted(batch.receiver_ptr, [E * t // threads for t in range(1, threads)])
+        parts = np.array([0, *inside, n])
         graph = Graph(
             *(batch.species, batch.species_ptr, batch.senders, batch.receiver_ptr, batch.edge_vec),
             *(batch.sender_perm, batch.sender_ptr, parts),

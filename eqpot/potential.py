@@ -126,9 +126,8 @@ class Potential:
     def load(cls, path: str | Path) -> Self:
         """Read a model file; UserError where it is missing, damaged or something else."""
         if not Path(path).is_file():
-            raise UserError(
-                f"{path}: expected a model file, found {'a folder' if Path(path).exists() else 'none'}"
-            )
+            found = "a folder" if Path(path).exists() else "no such file"
+            raise UserError(f"{path}: expected a model file, found {found}")
         try:
             with h5py.File(path, "r") as file:
                 found = file.attrs.get("format")

@@ -15,11 +15,10 @@ Shapes: x[..., K], y[..., K]. Threads share chunks of numbers.
 from numba import prange
 
 from .compile import inner, kernel
-from .elementary import exp, log1p
+from .elementary import exp, expm1, log1p
 
 CHUNK = 2048
 SSP, SILU, TANH = 0, 1, 2
-LN2 = 0.6931471805599453
 
 
 @inner
@@ -33,7 +32,7 @@ def value(x, kind):
     """f(x)"""
     t = type(x)
     if kind == SSP:
-        return max(x, t(0)) + log1p(exp(-abs(x))) - t(LN2)
+        return max(x, t(0)) + log1p(t(0.5) * expm1(-abs(x)))  # no cancellation near zero
     if kind == SILU:
         return x * sigmoid(x)
     return t(2) * sigmoid(t(2) * x) - t(1)

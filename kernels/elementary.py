@@ -41,29 +41,46 @@ def exp(x):
     raise NotImplementedError
 
 
-@_overload(exp)
-def _exp(x):
+def expm1(x):
+    """e^x - 1 = 2^n (e^y - 1) + (2^n - 1), without cancellation near zero; clipped as in `exp`."""
+    raise NotImplementedError
+
+
+def _exponential(x, minus_one):
     if x.bitwidth == 32:
         real, bits, bias, shift, low, high = np.float32, np.int32, 127, 1 << 23, -87.0, 88.0
         ln2_high, ln2_low, degree = 0.693359375, -2.12194440e-4, 7
     else:
         real, bits, bias, shift, low, high = np.float64, np.int64, 1023, 1 << 52, -708.0, 709.0
         ln2_high, ln2_low, degree = 0.693145751953125, 1.42860682030941723212e-6, 13
-    series = _polynomial([1 / math.factorial(k) for k in range(degree + 1)], real)
-    low, high, log2e, half = real(low), real(high), real(1 / math.log(2)), real(0.5)
+    series = _polynomial([1 / math.factorial(k) for k in range(minus_one, degree + 1)], real)
+    low, high, log2e, half, one = real(low), real(high), real(1 / math.log(2)), real(0.5), real(1)
     ln2_high, ln2_low = real(ln2_high), real(ln2_low)
 
     def impl(x):
         x = min(max(x, low), high)
         n = np.floor(x * log2e + half)
         y = x - n * ln2_high - n * ln2_low
-        return series(y) * bits((bits(n) + bits(bias)) * bits(shift)).view(real)
+        power = bits((bits(n) + bits(bias)) * bits(shift)).view(real)
+        if minus_one:
+            return power * (series(y) * y) + (power - one)
+        return series(y) * power
 
     return impl
 
 
+@_overload(exp)
+def _exp(x):
+    return _exponential(x, 0)
+
+
+@_overload(expm1)
+def _expm1(x):
+    return _exponential(x, 1)
+
+
 def log1p(x):
-    """ln(1 + x) for 0 <= x <= 1: 2 artanh z with z = x / (2 + x) <= 1/3."""
+    """ln(1 + x) for -1/2 <= x <= 1: 2 artanh z with z = x / (2 + x), |z| <= 1/3."""
     raise NotImplementedError
 
 

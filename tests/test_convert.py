@@ -776,3 +776,16 @@ def test_published_isolated_atoms_need_leave_to_lack_forces(data_folder, out):
     dataset = convert(source, out, allow_missing=["forces"]).dataset
     assert len(dataset) == 3 and dataset.forces is None
     write_dataset(out, dataset)
+
+
+def test_sources_are_never_overwritten(tmp_path):
+    """A forgotten OUT.h5 makes the last source the output: it must stay what it was."""
+    source = tmp_path / "frames.xyz"
+    source.write_text("1\n\nH 0 0 0\n")
+    for out, expected in ((source, "ends in .h5"), (tmp_path / "a.h5", "another file")):
+        sources = [source] if out is source else [source, out]
+        out.touch()
+        before = out.read_bytes()
+        with pytest.raises(UserError, match=expected):
+            convert(sources, out, overwrite=True)
+        assert out.read_bytes() == before
