@@ -57,9 +57,7 @@ class Net(NamedTuple):
     cutoff: float
     envelope_p: int
     frequencies: np.ndarray  # [B]
-    hidden: (
-        np.ndarray
-    )  # [K, D, W, W]: hidden layers of the radial network, from the second index of W to the first
+    hidden: np.ndarray  # [K, D, W, W]: hidden layers of the radial network, outputs x inputs
     widths: np.ndarray  # [D + 1]
     radial: np.ndarray  # [K, C / lanes, H, 5 lanes]: its last layer, with the constants of the paths
     weights: np.ndarray
@@ -69,7 +67,7 @@ class Net(NamedTuple):
     n_even: np.ndarray  # [K]
     residual: np.ndarray  # [K]: leading scalars that a plain residual carries over
     embedding: np.ndarray  # [Z, C]
-    readout: np.ndarray  # [R]
+    readout: np.ndarray  # [R]: the last layer
     species_scale: np.ndarray  # [Z]
 
 
@@ -102,7 +100,7 @@ class Work(NamedTuple):
     dm: np.ndarray  # [2, n, 11, C]: cotangents of the messages, of one block and of the one before
     dy: np.ndarray  # [E, 4]: dE/dY and dE/dr, summed over the blocks
     rows: np.ndarray  # [T, ATOMS, 11, C]: one thread's messages, or cotangents
-    readout: np.ndarray  # [T, 2, ATOMS, R]
+    readout: np.ndarray  # [T, 2, ATOMS, 1, R]: its hidden numbers and their cotangents
     energies: np.ndarray  # [n], in units of the species' scale
     dedge_vec: np.ndarray  # [E, 3]: dE/d edge_vec, eV/Å
     forces: np.ndarray  # [n, 3], eV/Å
