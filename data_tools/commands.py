@@ -7,6 +7,7 @@ from ase.data import chemical_symbols
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import Progress
 from rich.table import Table
 
@@ -35,14 +36,11 @@ def _key_options(command):
 
 
 @data.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
-@click.argument("out", metavar="OUT.h5")
-@click.option(
-    "--energy-unit", type=click.Choice(list(ENERGY_UNITS)), help="Of the sources. [eV; MD17: kcal/mol]"
-)
-@click.option("--length-unit", type=click.Choice(list(LENGTH_UNITS)), help="Of the sources. [Ang]")
+@click.argument("files", nargs=-1, metavar="SRC... OUT.h5")
+@click.option("--energy-unit", metavar="|".join(ENERGY_UNITS), help="Of the sources. [eV; MD17: kcal/mol]")
+@click.option("--length-unit", metavar="|".join(LENGTH_UNITS), help="Of the sources. [Ang]")
 @_key_options
-@click.option("--type-map", metavar="EL,EL,...", help="Element of each DeepMD type, without type_map.raw.")
+@click.option("--type-map", metavar="EL,EL,...", help="Element of each DeePMD type, without type_map.raw.")
 @click.option(
     "--allow-missing",
     "--allow-missing-labels",
@@ -53,15 +51,18 @@ def _key_options(command):
 )
 @click.option("--level-of-theory", metavar="TEXT", help="Kept in the file.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5.")
-def convert(
-    sources, out, energy_unit, length_unit, type_map, allow_missing, level_of_theory, overwrite, **keys
-):
+def convert(files, energy_unit, length_unit, type_map, allow_missing, level_of_theory, overwrite, **keys):
     """Convert SRC... into the data set file OUT.h5, in eV and Å.
 
     A SRC is anything ASE reads (extxyz first), an npz (MD17, sGDML, rMD17, or the usual names), a
-    folder of DeepMD systems, or a data set file. Forces are in energy/length, stress in energy/length^3 and
+    folder of DeePMD systems, or a data set file. Forces are in energy/length, stress in energy/length^3 and
     positive under tension. Energy and forces are required of all frames, stress of all periodic ones or none.
     """
+    if len(files) < 2:
+        raise click.UsageError(
+            "convert needs at least one source and the file to write: eqpot data convert SRC... OUT.h5"
+        )
+    *sources, out = files
     result = convert_sources(
         sources,
         out,
@@ -182,21 +183,15 @@ def _table(title: str, *columns: str, left: int = 1) -> Table:
 
 def _print_conversion(result: Conversion, out: str) -> None:
     console = _console()
-    columns = ("source", "kind", "units", "labels", "elements", "frames", "atoms", "per frame")
-    table = _table("found", *columns, left=5)
     for source in result.sources[:ROWS]:
         part = source.dataset
-        table.add_row(
-            escape("/".join(Path(source.name).parts[-2:])),
-            source.kind,
-            f"{source.energy_unit}, {source.length_unit}",
-            _labels(part),
-            _elements(part),
-            str(len(part)),
-            str(len(part.numbers)),
-            _range(part.sizes),
+        facts = (
+            f"{len(part)} frames of {_range(part.sizes)} atoms ({_elements(part)})",
+            f"labels: {_labels(part)}",
+            f"{source.kind} in {source.energy_unit}, {source.length_unit}",
         )
-    console.print(table)
+        _say(console, source.name)  # a line to itself: no table has room for a path
+        console.print(Padding(escape("; ".join(facts)), (0, 0, 0, 2), expand=False))
     if len(result.sources) > ROWS:
         _say(console, f"and {len(result.sources) - ROWS} more sources")
     for source in result.sources:
@@ -210,8 +205,11 @@ def _print_info(dataset: Dataset, found: Info, rows: int | None) -> None:
     _say(console, f"{dataset.path}: {_contents(dataset)}, {_size(dataset.path)}, sha256 {dataset.hash[:12]}")
     for key, value in sorted(dataset.attrs.items()):
         _say(console, f"  {key}: {value}")
-    periodic = ", ".join(f"{count} in {k} directions" for k, count in sorted(found.periodic.items()))
-    _say(console, f"periodic frames: {periodic}")
+    periodic = ", ".join(
+        f"{count} periodic in {k} direction{'s' * (k > 1)}" if k else f"{count} not periodic"
+        for k, count in sorted(found.periodic.items())
+    )
+    _say(console, f"frames: {periodic}")
 
     table = _table("composition", "formula", "frames")
     for formula, count in found.formulas.most_common(rows):
@@ -281,9 +279,9 @@ def _contents(dataset: Dataset) -> str:
 
 def _elements(dataset: Dataset) -> str:
     symbols = [chemical_symbols[z] for z in dataset.species]
-    return (
-        " ".join(symbols) if len(symbols) <= 12 else f"{' '.join(symbols[:10])} ... ({len(symbols)} elements)"
-    )
+    if len(symbols) > 12:
+        symbols = [*symbols[:10], f"and {len(symbols) - 10} more"]
+    return " ".join(symbols)
 
 
 def _labels(dataset: Dataset) -> str:

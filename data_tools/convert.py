@@ -1,4 +1,4 @@
-"""Bring published data into the data set format: anything ASE reads, npz files, DeepMD folders.
+"""Bring published data into the data set format: anything ASE reads, npz files, DeePMD folders.
 
 Every reader turns its source into frames in the source's own units; one path from there assembles them,
 converts to eV and Å, checks, and refuses to guess a label that is missing.
@@ -18,6 +18,7 @@ import ase.io
 import numpy as np
 from ase import Atoms, units
 from ase.data import atomic_numbers
+from ase.io.formats import UnknownFileTypeError
 
 from eqpot.data import (
     LABELS,
@@ -126,7 +127,7 @@ def convert(
     energy_unit, length_unit: units of the sources (ENERGY_UNITS, LENGTH_UNITS), forces in energy/length and
     stress in energy/length^3. None means eV and Å, except for the MD17 family of npz, which is in kcal/mol.
     keys: array -> its name in the sources, for the arrays of SPELLINGS and "group" (default "config_type").
-    type_map: element of each DeepMD type, where a folder has no type_map.raw.
+    type_map: element of each DeePMD type, where a folder has no type_map.raw.
     allow_missing: labels (energy, forces, stress) that frames may lack; they become NaN.
     attrs: free text for the file, such as level_of_theory.
 
@@ -199,14 +200,23 @@ def _read_ase(path: str, keys: dict) -> _Found:
             for atoms in ase.io.iread(path, index=":", do_not_split_by_at_sign=True):
                 frames.append(_frame_of_atoms(atoms, keys))
                 names.update(dict.fromkeys(_labels_of(atoms)))
+        except UnknownFileTypeError as error:
+            raise _unrecognised(path, str(error)) from error
         except Exception as error:  # ASE's readers raise what they please on a broken file
             what = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{path}: frame {len(frames)}: ASE cannot read it ({type(error).__name__}: {what})"
             ) from error
     if not frames:
-        raise UserError(f"{path}: expected at least one frame, found none")
+        raise _unrecognised(path, "no frames found")
     return _Found(path, "ASE", frames, hint=f"the names there are: {', '.join(names) or 'none'}")
+
+
+def _unrecognised(path: str, why: str) -> UserError:
+    return UserError(
+        f"{path}: the format is not recognised ({why}); what is read: extxyz and the other formats of ASE, "
+        "npz, folders of DeePMD systems, data set files (.h5)"
+    )
 
 
 def _check_xyz_lines(path: str) -> None:
@@ -398,13 +408,13 @@ def _per_frame(path: str, name: str, array, count: int, shapes: set[tuple], shar
     raise UserError(f"{path}: {name}: expected shape {expected}{alone}, found {array.shape}")
 
 
-# ---------------------------------------------------------------- DeepMD folders
+# ---------------------------------------------------------------- DeePMD folders
 
 
 def _read_deepmd(path: str, type_map: Sequence[str] | None) -> Iterator[_Found]:
     systems = sorted(file.parent for file in Path(path).rglob("type.raw"))
     if not systems:
-        raise UserError(f"{path}: expected a DeepMD system (a folder with type.raw) in it, found none")
+        raise UserError(f"{path}: expected a DeePMD system (a folder with type.raw) in it, found none")
     for system in systems:
         sets = sorted(folder for folder in system.glob("set.*") if folder.is_dir())
         if not sets:
@@ -484,7 +494,7 @@ def _read_deepmd_set(folder: Path, types: np.ndarray, elements: np.ndarray, peri
         for k in range(len(positions))
     ]
     files = sorted(file.name for file in folder.glob("*.npy"))
-    return _Found(name, "DeepMD", frames, hint=f"the files there are: {', '.join(files)}")
+    return _Found(name, "DeePMD", frames, hint=f"the files there are: {', '.join(files)}")
 
 
 # ---------------------------------------------------------------- one path from frames to a data set
@@ -622,9 +632,9 @@ def _tensor(name: str, k: int, array: str, value) -> np.ndarray:
 def _unit(name: str, table: dict[str, float], what: str, source: str = "") -> str:
     """The table's own spelling of a unit's name."""
     wanted = ALIASES.get(name.lower(), name).lower()
-    # meV differs from MeV by its case alone
+    # case tells nothing, but for a capital M before eV: that is mega
     for known in table:
-        if known.lower() == wanted and name != "MeV":
+        if known.lower() == wanted and (known, name[:1]) != ("meV", "M"):
             return known
     where = f"{source}: " if source else ""
     raise UserError(f"{where}{what} unit: expected one of {', '.join(table)}; found {name}")

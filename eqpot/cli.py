@@ -89,7 +89,7 @@ def _train(trainer) -> None:
     from rich.console import Console
 
     from eqpot.evaluate import tables
-    from eqpot.fit import MODEL
+    from eqpot.fit import MODEL, STOPS
     from eqpot.progress import Lines, Live
 
     console = Console(highlight=False, soft_wrap=True)
@@ -97,8 +97,9 @@ def _train(trainer) -> None:
         console.print(f"warning: {line}", markup=False)
     console.print(summary(trainer), markup=False)
     resume = f"eqpot fit --resume -o {shlex.quote(str(trainer.folder))}"
+    ended = trainer.finished()  # before a resume
     try:
-        with Live(trainer, console) if console.is_terminal else Lines() as watch:
+        with Live(trainer, console) if console.is_terminal and not ended else Lines() as watch:
             reason = trainer.run(watch)
     except KeyboardInterrupt:
         if trainer.rows:
@@ -107,7 +108,15 @@ def _train(trainer) -> None:
         raise
     trainer.write_curve()
     model = trainer.folder / MODEL
-    console.print(f"done: {reason}; best epoch {trainer.state.best_epoch}", markup=False)
+    if ended:
+        stop = next(key for key in STOPS if key in ended)
+        console.print(
+            f"nothing was trained, the run had already ended: {ended}; to go on, change that limit: "
+            f"{resume} --set train.{stop}=VALUE",
+            markup=False,
+        )
+    else:
+        console.print(f"done: {reason}; best epoch {trainer.state.best_epoch}", markup=False)
     for table in tables(trainer.report(), f"errors on the {len(trainer.valid)} validation frames"):
         console.print(table)
     console.print(f"model: {model}\nevaluate it: eqpot eval {shlex.quote(str(model))} DATA.h5", markup=False)
@@ -115,12 +124,14 @@ def _train(trainer) -> None:
 
 def summary(trainer) -> str:
     """What is about to be trained, on what."""
+    note = trainer.note()
     train, valid, model = trainer.train, trainer.valid, trainer.config.model
     return (
         f"{len(train)} training and {len(valid)} validation frames, "
         f"{trainer.potential.mean_neighbours:.1f} neighbours per atom within {model.cutoff:g} Å\n"
         f"{len(trainer.weights)} parameters ({model.symmetry}, l_max {model.l_max}, {model.blocks} blocks, "
         f"{model.features} features, {trainer.config.train.dtype}), run folder {trainer.folder}"
+        + (f"\nnote: {note}" if note else "")
     )
 
 
@@ -133,10 +144,15 @@ def evaluate_(model, data, json_file, plots) -> None:
     """Errors of MODEL.h5 on the labelled frames of DATA.h5."""
     from rich.console import Console
 
-    from eqpot.data import read_dataset
+    from eqpot.data import check_output, read_dataset
     from eqpot.evaluate import evaluate, tables, write_json
+    from eqpot.files import check_folder
     from eqpot.potential import Potential
 
+    if json_file is not None:
+        check_output(json_file, overwrite=True)
+    if plots is not None:
+        check_folder(plots)
     console = Console(highlight=False, soft_wrap=True)
     potential = Potential.load(model)
     dataset = read_dataset(data)

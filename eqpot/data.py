@@ -26,7 +26,7 @@ from ase.data import chemical_symbols
 from vesin import NeighborList
 
 from eqpot.errors import UserError
-from eqpot.files import new_hdf5, sha256
+from eqpot.files import check_folder, new_hdf5, own_hdf5, sha256
 
 FORMAT = "eqpot-dataset"
 VERSION = 1
@@ -170,24 +170,7 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
     arrays break a rule of ``validate``.
     """
     path = os.fspath(path)
-    try:
-        file_hash = sha256(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise UserError(
-            f"{path}: not an HDF5 file, or a truncated one ({_one_line(error)}); "
-            "`eqpot data convert` makes one from other formats"
-        ) from error
-    with file:
-        found = _attribute(file, path, "format")
-        if found != FORMAT:
-            raise UserError(f"{path}: expected the attribute format = {FORMAT!r}, found {found!r}")
-        found = _attribute(file, path, "version")
-        if found != VERSION:
-            raise UserError(f"{path}: expected version {VERSION} of {FORMAT}, found {found!r}")
+    with own_hdf5(path, FORMAT, VERSION) as file:
         attrs = {key: _attribute(file, path, key) for key in file.attrs if key not in ("format", "version")}
         atom_ptr = _read_array(file, path, "atom_ptr", "iu", np.int64)
         arrays = {
@@ -196,7 +179,7 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
             if name in file or name in GEOMETRY
         }
         group = _read_group(file, path) if "group" in file else None
-    dataset = Dataset(atom_ptr=atom_ptr, group=group, attrs=attrs, path=path, hash=file_hash, **arrays)
+    dataset = Dataset(atom_ptr=atom_ptr, group=group, attrs=attrs, path=path, hash=sha256(path), **arrays)
     validate(dataset, path)
     return dataset
 
@@ -231,6 +214,7 @@ def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
         raise UserError(f"{path}: exists already; give --overwrite to replace it")
     if not path.parent.is_dir():
         raise UserError(f"{path}: the folder {path.parent} does not exist")
+    check_folder(path.parent)
 
 
 def validate(dataset: Dataset, name: str) -> None:

@@ -21,7 +21,7 @@ from eqpot.kernels.force_call import (
     force_call_cpu,
 )
 from eqpot.kernels.interaction import R2, R3
-from eqpot.kernels.simd import aligned, lanes
+from eqpot.kernels.simd import aligned, lanes, whole
 from eqpot.model import Dense, Model
 from eqpot.params import Params
 
@@ -118,7 +118,7 @@ class Evaluator:
     @cached_property
     def _channels(self) -> int:
         """Features, rounded up to whole vectors."""
-        return _whole(self.model.config.features, self._lanes)
+        return whole(self.model.config.features, self._lanes)
 
     def _pack(self, params: Params, scale: np.ndarray) -> Net:
         model, config, dtype = self.model, self.model.config, self.dtype
@@ -140,19 +140,19 @@ class Evaluator:
             place(k, KEEP_V, b.self_connection_v)
         place(K, SELF_S, model.output[0])
 
-        def full(matrix: Dense) -> np.ndarray:
-            (_, rows, _, columns, _), factor = matrix.blocks[0], matrix.scales[0]
-            return factor * params[matrix.name].reshape(rows, columns)
+        def full(matrix: Dense, block: int = 0) -> np.ndarray:
+            (_, rows, _, columns, at), factor = matrix.blocks[block], matrix.scales[block]
+            return factor * params[matrix.name][0, at : at + rows * columns].reshape(rows, columns)
 
         depth, width = config.radial_depth, max(config.basis_size, config.radial_width)
         hidden = np.zeros((K, depth, width, width), dtype)
         last = config.radial_width if depth else config.basis_size
         radial = aligned((K, C // L, last, 5 * L), dtype)
         for k, b in enumerate(model.blocks):
-            for d, matrix in enumerate(b.radial[:-1]):
-                weights = full(matrix)
+            for d, matrix in enumerate(model.radial):
+                weights = full(matrix, k)
                 hidden[k, d, : weights.shape[1], : weights.shape[0]] = weights.T
-            weights = full(b.radial[-1])
+            weights = full(b.radial)
             for p, (slot, _) in enumerate(b.paths):
                 if slot >= 0:
                     part = np.zeros((last, C), dtype)
@@ -163,7 +163,7 @@ class Evaluator:
         embedding = np.zeros((model.n_species, C), dtype)
         embedding[:, : config.features] = params["embedding"]
         output = full(model.output[1])[:, 0]
-        readout = np.zeros(_whole(len(output), L), dtype)
+        readout = np.zeros(whole(len(output), L), dtype)
         readout[: len(output)] = output
         with_v = [b.self_in_v is not None for b in model.blocks]
         residual = config.self_connection == "residual"
@@ -186,11 +186,6 @@ class Evaluator:
         )
 
 
-def _whole(count: int, size: int) -> int:
-    """count, rounded up to a multiple of size."""
-    return -(-count // size) * size
-
-
 class Panels:
     """Matrices cut into panels as wide as four, two or one vectors, for products that stay in registers."""
 
@@ -206,7 +201,7 @@ class Panels:
         Columns are padded channel run by channel run; those of y start in its row y_row.
         """
         F = self.features
-        C = _whole(F, self.lanes)
+        C = whole(F, self.lanes)
         inputs = max(x + k for x, k, *_ in matrix.blocks)
         full = np.zeros((C * -(-inputs // F), C * (y_row + -(-matrix.columns // F))), self.dtype)
         tiles = []
@@ -232,7 +227,7 @@ class Panels:
         while done < m:
             vectors = next(v for v in (4, 2, 1) if done + v * self.lanes <= m)
             panel = block[:, done : done + vectors * self.lanes]
-            self.pieces.append((x, k, y + done, vectors, self._size))
+            self.pieces.append((x, k, y + done, panel.shape[1], self._size))
             self._parts.append(panel.ravel())
             self._size += panel.size
             done += vectors * self.lanes

@@ -11,6 +11,13 @@ import h5py
 
 from eqpot.errors import UserError
 
+# attribute "format" of what eqpot writes -> what it is, what makes it, what it is for
+KINDS = {
+    "eqpot-model": ("a model", "eqpot fit", "eqpot info {path}"),
+    "eqpot-dataset": ("a data set", "eqpot data convert", "eqpot data info {path}"),
+    "eqpot-checkpoint": ("a checkpoint", "eqpot fit", "eqpot fit --resume -o {path.parent}"),
+}
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -40,6 +47,55 @@ def new_hdf5(path: str | Path) -> Iterator[h5py.File]:
         yield file
     with replacing(path) as temporary:
         temporary.write_bytes(image.getbuffer())
+
+
+@contextmanager
+def own_hdf5(path: str | Path, kind: str, version: int) -> Iterator[h5py.File]:
+    """A file of `kind`, one of KINDS, to read from.
+
+    UserError where it is something else, saying what it looks like.
+    """
+    path = Path(path)
+    wanted, maker, _ = KINDS[kind]
+    if not path.is_file():
+        raise UserError(
+            f"{path}: expected {wanted} file, found {'a folder' if path.exists() else 'no such file'}"
+        )
+    try:
+        with open(path, "rb") as start:
+            head = start.read(1000)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {e.strerror}") from e
+    if not h5py.is_hdf5(path):
+        found = "an empty one" if not head else "something binary" if b"\0" in head else "text"
+        raise UserError(f"{path}: not an HDF5 file: expected {wanted}, made by `{maker}`, found {found}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as e:
+        raise UserError(f"{path}: expected {wanted}, found a damaged or truncated HDF5 file ({e})") from e
+    with file:
+        try:
+            found, number = (str(file.attrs.get(name)) for name in ("format", "version"))
+        except (OSError, RuntimeError, ValueError) as e:
+            raise UserError(f"{path}: expected {wanted}, found damaged attributes ({e})") from e
+        if found not in KINDS:
+            raise UserError(f"{path}: expected {wanted}, found an HDF5 file that eqpot did not write")
+        if found != kind:
+            name, _, use = KINDS[found]
+            raise UserError(f"{path}: this is {name}, not {wanted}; try `{use.format(path=path)}`")
+        if number != str(version):
+            raise UserError(f"{path}: expected version {version} of {wanted}, found {number}")
+        yield file
+
+
+def check_folder(path: str | Path) -> None:
+    """UserError, before any work is done, where files could not be written to a folder, made if need be."""
+    path = Path(path)
+    there = next(p for p in (path, *path.parents) if p.exists())
+    if not there.is_dir():
+        raise UserError(f"{path}: cannot be written: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: cannot be written: {there}: Permission denied")
 
 
 def sha256(path: str | Path) -> str:

@@ -23,7 +23,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-import h5py
 import numpy as np
 from ase.data import chemical_symbols
 
@@ -33,7 +32,7 @@ from eqpot.config import Config
 from eqpot.data import Dataset, read_dataset
 from eqpot.errors import UserError
 from eqpot.evaluate import Frames
-from eqpot.files import new_hdf5, replacing
+from eqpot.files import new_hdf5, own_hdf5, replacing
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.potential import Potential
 
@@ -306,6 +305,21 @@ class Trainer:
             lines.append(f"{self.sources.data}: no energies; the potential learns from forces alone")
         return [line for line in lines if line]
 
+    def note(self) -> str:
+        """What the fitted shifts are good for, where that is not everything; else empty."""
+        known = self.train.dataset.known("energy")
+        if self.config.train.shifts != "least_squares" or not known.any():
+            return ""
+        compositions = self.train.dataset.composition()[known]
+        elements, independent = compositions.shape[1], np.linalg.matrix_rank(compositions)
+        if independent == elements:
+            return ""
+        return (
+            f"the compositions of the training frames ({independent} independent for {elements} elements) "
+            "leave the energy of each element open: the shortest solution is taken, and energies of other "
+            "compositions mean nothing"
+        )
+
     def checkpoint(self) -> None:
         """Everything that the next epoch depends on, in one HDF5 file."""
         sources = dataclasses.asdict(self.sources)
@@ -493,12 +507,7 @@ def read_checkpoint(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.nd
     if not path.exists():
         raise UserError(f"{path}: nothing to resume: no such file")
     try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
-                raise UserError(
-                    f"{path}: expected format {FORMAT} version {VERSION}, "
-                    f"found {file.attrs.get('format')} {file.attrs.get('version')}"
-                )
+        with own_hdf5(path, FORMAT, VERSION) as file:
             return json.loads(file.attrs["content"]), {name: file[name][()] for name in file}
     except (OSError, KeyError, ValueError) as e:
         raise UserError(

@@ -18,6 +18,7 @@ import numpy as np
 from eqpot.config import ModelConfig
 from eqpot.graph import Batch
 from eqpot.kernels.activation import SILU, SSP
+from eqpot.ops import Operator
 from eqpot.params import Params
 from eqpot.tape import Node, Tape
 
@@ -27,6 +28,8 @@ RADIAL_GAIN = 2.0  # the basis and ssp are about half as large
 # Messages and self-connection are two terms. Without this, vectors, which are gated by products of vectors,
 # grow without limit: forces of 1e5 eV/Å from an untrained model of six blocks.
 SUM_GAIN = 1 / np.sqrt(2)
+
+ALL = "weights"  # every parameter array, one after the other
 
 SCALAR_PATHS, VECTOR_PATHS = (0, 3), (1, 2, 4)  # 0x0->0, 1x1->0; 0x1->1, 1x0->1, 1x1->1
 
@@ -83,7 +86,7 @@ def _flip(labels: str) -> str:
 class Block:
     """One interaction block: conv between two self-interactions, self-connection, nonlinearity."""
 
-    radial: list[Dense]
+    radial: Dense  # last layer of the radial network, from this block's columns of its hidden numbers
     paths: np.ndarray  # [5, 2]: slot in w, slot in ms or mv; -1 where absent
     self_in_s: Dense
     self_in_v: Dense | None
@@ -110,6 +113,7 @@ class Model:
         for k in range(config.blocks):
             block, s, v = self._block(k, s, v, mean_neighbours)
             self.blocks.append(block)
+        self.radial = [self._radial_hidden(d) for d in range(config.radial_depth)]
         self.output = [
             dense("output.0", s, "e" * (C // 2), ACTIVATION_GAIN),
             dense("output.1", "e" * (C // 2), "e", ACTIVATION_GAIN),
@@ -134,18 +138,12 @@ class Model:
         for slot, p in enumerate(sorted(into_s + into_v)):
             paths[p] = slot, (into_s if p in into_s else into_v).index(p)
 
-        widths = [config.basis_size] + [config.radial_width] * config.radial_depth
-        widths.append(C * len(into_s + into_v))
-        radial = [
-            dense(f"{name}.radial.{d}", "e" * a, "e" * b, RADIAL_GAIN)
-            for d, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
-        ]
         species = config.self_connection == "species"
         both = bool(v and v_next)
         message_s = "".join(carried[p] for p in into_s)
         message_v = "".join(carried[p] for p in into_v)
         block = Block(
-            radial=radial,
+            radial=self._radial_output(f"{name}.radial", k, C * len(into_s + into_v)),
             paths=paths,
             self_in_s=dense(f"{name}.self_in.s", s, s, gain),
             self_in_v=dense(f"{name}.self_in.v", v, v, gain) if v else None,
@@ -168,9 +166,23 @@ class Model:
         )
         return block, s_next, v_next
 
+    def _radial_hidden(self, d: int) -> Dense:
+        """Hidden layer d of all blocks' radial networks, side by side: one matrix for each block."""
+        K, W = self.config.blocks, self.config.radial_width
+        k = self.config.basis_size if d == 0 else W
+        blocks = [(0 if d == 0 else b * k, k, b * W, W, b * k * W) for b in range(K)]
+        scales = np.full(K, RADIAL_GAIN / np.sqrt(k))
+        return Dense(f"radial.{d}", K * W, np.array(blocks, np.int64), scales, False)
+
+    def _radial_output(self, name: str, block: int, columns: int) -> Dense:
+        hidden = self.config.radial_depth > 0
+        k = self.config.radial_width if hidden else self.config.basis_size
+        place = [(block * k if hidden else 0, k, 0, columns, 0)]
+        return Dense(name, columns, np.array(place, np.int64), np.array([RADIAL_GAIN / np.sqrt(k)]), False)
+
     def matrices(self) -> list[Dense]:
         """Every dense matrix of the model, in order."""
-        found: list[Dense] = []
+        found = list(self.radial)
         for b in self.blocks:
             rest = (
                 b.self_in_s,
@@ -180,7 +192,7 @@ class Model:
                 b.self_connection_s,
                 b.self_connection_v,
             )
-            found += [*b.radial, *(m for m in rest if m is not None)]
+            found += [b.radial, *(m for m in rest if m is not None)]
         return found + self.output
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -199,8 +211,14 @@ class Model:
                 array[...] = np.pi * np.arange(1, array.size + 1)
         return params
 
-    def run(self, tape: Tape, p: dict[str, Node], batch: Batch, edge_vec: Node) -> Node:
-        """Record the network on the tape; returns x[n, 1], energies in units of the species' scale."""
+    def run(
+        self, tape: Tape, p: dict[str, Node], batch: Batch, edge_vec: Node, blocks: Operator | None = None
+    ) -> Node:
+        """Record the network on the tape; returns x[n, 1], energies in units of the species' scale.
+
+        `p` has a node for each parameter array; for `blocks`, the one operator that stands for all that comes
+        after the radial networks' hidden layers, also one for ALL of them in a row.
+        """
         config, n, E = self.config, len(batch.species), batch.edge_count
         C, B = config.features, config.basis_size
         graph = (batch.senders, batch.receivers, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
@@ -223,15 +241,16 @@ class Model:
         (basis,) = tape.apply(
             "radial_basis", (r, p["frequencies"]), ((E, B),), config.cutoff, config.envelope_p
         )
+        h = basis
+        for matrix in self.radial:
+            h = act(mix(matrix, h), SSP)
+        if blocks is not None:
+            return tape.run(blocks, (unit, h, p[ALL]), ((n, 1),), batch)[0]
+
         (s,) = tape.apply("embedding", (p["embedding"],), ((n, C),), batch.species, batch.species_ptr)
         v = none = Node(tape.pool.take((n, 3, 0)))
-
         for b in self.blocks:
-            w = basis
-            for matrix in b.radial[:-1]:
-                w = act(mix(matrix, w), SSP)
-            w = mix(b.radial[-1], w)
-
+            w = mix(b.radial, h)
             into_s = int(np.count_nonzero(b.paths[SCALAR_PATHS, 0] >= 0))
             into_v = int(np.count_nonzero(b.paths[VECTOR_PATHS, 0] >= 0))
             neighbour_s = mix(b.self_in_s, s)

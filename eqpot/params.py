@@ -14,6 +14,13 @@ class Params(Mapping[str, np.ndarray]):
         self.flat = np.zeros(sum(sizes), dtype)
         self._views = self.split(self.flat)
 
+    def starts(self) -> dict[str, int]:
+        """Where each array begins in `flat`."""
+        ends = np.cumsum([view.size for view in self._views.values()])
+        return {
+            name: int(end) - view.size for (name, view), end in zip(self._views.items(), ends, strict=True)
+        }
+
     def split(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Views of another vector of the same layout, such as a gradient."""
         views, start = {}, 0

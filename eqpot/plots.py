@@ -114,7 +114,7 @@ def _parity(label, value, classes, legend, axis, unit, path) -> None:
     low, high = min(label.min(), value.min()), max(label.max(), value.max())
     margin = 0.04 * (high - low) or 1.0
     limits = (low - margin, high + margin)
-    axes.plot(limits, limits, color=INK, linewidth=0.8, zorder=0)
+    axes.plot(limits, limits, color=INK, linewidth=0.8, zorder=0.8)  # grid 0.5, points 1
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.set_xlabel(f"reference, {unit}", color=INK)
     axes.set_ylabel(f"predicted, {unit}", color=INK)

@@ -1,25 +1,25 @@
 """The potential: settings, weights and constants in one object; energies, forces and stress of structures."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import h5py
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
+from eqpot.blocks import Blocks
 from eqpot.config import ModelConfig
 from eqpot.errors import UserError
 from eqpot.evaluator import Evaluator
-from eqpot.files import new_hdf5
+from eqpot.files import new_hdf5, own_hdf5
 from eqpot.graph import Batch, collate, frame_graph
 from eqpot.kernels.forces import forces_cpu
 from eqpot.loss import Labels
-from eqpot.model import Model
+from eqpot.model import ALL, Model
 from eqpot.ops import operators
 from eqpot.params import Params
 from eqpot.tape import Node, Pool, Tape
@@ -67,6 +67,13 @@ class Potential:
         self._operators = operators(backend)
         self._pool = Pool(np.dtype(dtype))
 
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"<Potential for {' '.join(chemical_symbols[z] for z in self.species)}: {c.symmetry}, "
+            f"l_max {c.l_max}, {c.features} features, {c.blocks} blocks, cutoff {c.cutoff:g} Å, {self.dtype}>"
+        )
+
     @classmethod
     def create(
         cls, species: Sequence[str | int], seed: int = 0, dtype: str = "float32", **settings: Any
@@ -86,6 +93,7 @@ class Potential:
         self._mean_neighbours = float(value)
         self._model = Model(self.config, len(self.species), self._mean_neighbours)
         self._evaluator: Evaluator | None = None
+        self._blocks: Blocks | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings and weights: copies and pickles take no working memory along."""
@@ -125,17 +133,8 @@ class Potential:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a model file; UserError where it is missing, damaged or something else."""
-        if not Path(path).is_file():
-            found = "a folder" if Path(path).exists() else "no such file"
-            raise UserError(f"{path}: expected a model file, found {found}")
         try:
-            with h5py.File(path, "r") as file:
-                found = file.attrs.get("format")
-                if found != FORMAT or file.attrs["version"] != VERSION:
-                    raise UserError(
-                        f"{path}: expected format {FORMAT!r} version {VERSION}, "
-                        f"found {found!r} version {file.attrs.get('version')}"
-                    )
+            with own_hdf5(path, FORMAT, VERSION) as file:
                 config = ModelConfig.from_dict(json.loads(file.attrs["config"]))
                 potential = cls(config, file["species"][()], str(file.attrs["dtype"]))
                 potential.mean_neighbours = file.attrs["mean_neighbours"]
@@ -159,17 +158,24 @@ class Potential:
     def evaluate(self, atoms: Atoms | Sequence[Atoms]) -> Result | list[Result]:
         """Energy, forces and stress of one structure, or of each of several, taken together as one batch.
 
-        UserError at an element that the potential has not learned, a position that is not finite, or a
-        periodic cell without volume.
+        UserError at anything but structures, an element that the potential has not learned, a position that
+        is not finite, or a periodic cell without volume.
         """
         if isinstance(atoms, Atoms):
             return self.evaluate([atoms])[0]
+        structures = list(atoms) if isinstance(atoms, Iterable) else [atoms]
+        for a in structures:
+            if not isinstance(a, Atoms):
+                raise UserError(
+                    f"atoms: expected an ase.Atoms or a list of them, found {type(a).__name__}; "
+                    "ase.io.read makes them from files"
+                )
         graphs = [
             frame_graph(
                 *(a.numbers, a.positions, a.cell[:], a.pbc),
                 *(self.species, self.config.cutoff, f"structure {k}"),
             )
-            for k, a in enumerate(atoms)
+            for k, a in enumerate(structures)
         ]
         if not graphs:
             return []
@@ -208,34 +214,48 @@ class Potential:
             self._pool.release()
 
     def loss_gradient(
-        self, batch: Batch, loss: Callable[[Prediction], tuple], stress: bool = False
+        self,
+        batch: Batch,
+        loss: Callable[[Prediction], tuple],
+        stress: bool = False,
+        compiled: bool = True,
     ) -> tuple[tuple, np.ndarray]:
         """What `loss(prediction)` returns, and the gradient of its value by the weights, laid out as
         params.flat.
 
         `loss` returns (value, anything, dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3]) for a prediction whose
-        atoms are in the batch's order. Four walks over the tape; see `eqpot.tape`.
+        atoms are in the batch's order. Four walks over the tape, see `eqpot.tape`; with `compiled`, all blocks
+        are one operator where there is such code for the model.
         """
         try:
-            prediction, tape, x, edge_vec, nodes = self._record(batch, True, stress)
+            prediction, tape, x, edge_vec, nodes = self._record(batch, True, stress, compiled)
             outcome = loss(prediction)
             _, _, grad_energy, grad_forces, grad_stress = outcome
             tape.tangent({edge_vec: self._edge_tangent(batch, grad_forces, grad_stress if stress else None)})
             gradient = np.zeros_like(self.params.flat)
             for name, view in self.params.split(gradient).items():
                 nodes[name].td = view
+            nodes[ALL].td = gradient[None]
             seed = self.scale[batch.species] * grad_energy[batch.frame]
             tape.reverse_tangent({x: self._column(seed)}, nodes.values())
         finally:
             self._pool.release()
         return outcome, gradient
 
-    def _record(self, batch: Batch, forces: bool, stress: bool) -> tuple[Prediction, Tape, Node, Node, dict]:
+    def _record(
+        self, batch: Batch, forces: bool, stress: bool, compiled: bool = False
+    ) -> tuple[Prediction, Tape, Node, Node, dict]:
         """Walks one and two."""
         tape = Tape(self._operators, self._pool)
         nodes = {name: Node(array) for name, array in self.params.items()}
+        nodes[ALL] = Node(self.params.flat[None])
+        blocks = None
+        if compiled and self.backend == "cpu" and Blocks.supports(self._model):
+            if self._blocks is None:
+                self._blocks = Blocks(self._model, self.params.starts(), self._pool)
+            blocks = self._blocks.operator
         edge_vec = Node(batch.edge_vec.astype(self.dtype))
-        x = self._model.run(tape, nodes, batch, edge_vec)
+        x = self._model.run(tape, nodes, batch, edge_vec, blocks)
         found = d = None
         if forces:
             tape.reverse({x: self._column(self.scale[batch.species])}, [edge_vec])

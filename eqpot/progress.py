@@ -10,22 +10,27 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eqpot.fit import Trainer, Watch
 
+WIDTH = 9  # of a column: four digits, point and exponent
+SHOWN = "errors shown: validation RMSE of forces (F), energy per atom (E) and, where labelled, stress (S)"
 
-def errors(row: Mapping[str, float | None]) -> str:
-    """Validation RMSE in a row of log.csv."""
-    parts = []
-    for key, name, unit in (
-        ("valid_forces_rmse", "F", "meV/Å"),
-        ("valid_energy_per_atom_rmse", "E", "meV/atom"),
-        ("valid_stress_rmse", "S", "meV/Å³"),
-    ):
-        if row[key] is not None:
-            parts.append(f"{name} {1000 * row[key]:.3g} {unit}")
-    return ", ".join(parts)
+
+def errors(row: Mapping[str, float | None]) -> list[tuple[str, str, float]]:
+    """Validation RMSE in a row of log.csv, where there is one: name, unit, value in thousandths."""
+    return [
+        (name, unit, 1000 * row[key])
+        for key, name, unit in (
+            ("valid_forces_rmse", "F", "meV/Å"),
+            ("valid_energy_per_atom_rmse", "E", "meV/atom"),
+            ("valid_stress_rmse", "S", "meV/Å³"),
+        )
+        if row[key] is not None
+    ]
 
 
 class Lines(Watch):
-    """A plain line per epoch."""
+    """A table with a line per epoch; its head comes with the first one."""
+
+    head = ""
 
     def __enter__(self) -> Self:
         return self
@@ -35,9 +40,19 @@ class Lines(Watch):
 
     def epoch_done(self, trainer: Trainer) -> None:
         row = trainer.rows[-1]
+        cells = {
+            "epoch": f"{row['epoch']}",
+            "time, s": f"{row['time']:.1f}",
+            "rate": f"{row['learning_rate']:.3g}",
+            "loss": f"{row['loss']:.4g}",
+            **{f"{name}, {unit}": f"{value:.4g}" for name, unit, value in errors(row)},
+        }
+        if not self.head:
+            self.head = "  ".join(f"{title:>{WIDTH}}" for title in cells)
+            print(f"{SHOWN}; * marks the best F so far\n{self.head}")
         best = " *" if trainer.state.best_epoch == row["epoch"] else ""
-        start = f"epoch {row['epoch']}: {row['time']:.1f} s, rate {row['learning_rate']:.3g}"
-        print(f"{start}, loss {row['loss']:.4g}, {errors(row)}{best}", flush=True)
+        line = "  ".join(f"{cell:>{max(WIDTH, len(title))}}" for title, cell in cells.items())
+        print(line + best, flush=True)
         super().epoch_done(trainer)
 
 
@@ -60,6 +75,7 @@ class Live(Watch):
         self.speed, self.last = 0.0, time.monotonic()
 
     def __enter__(self) -> Self:
+        self.bar.console.print(SHOWN)
         self.bar.start()
         return self
 
@@ -79,6 +95,6 @@ class Live(Watch):
         self.bar.update(self.task, completed=done, description=text)
 
     def epoch_done(self, trainer: Trainer) -> None:
-        self.errors = errors(trainer.rows[-1])
+        self.errors = ", ".join(f"{name} {x:.3g} {unit}" for name, unit, x in errors(trainer.rows[-1]))
         super().epoch_done(trainer)
         self.last = time.monotonic()

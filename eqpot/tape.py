@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from eqpot.kernels.simd import aligned
 from eqpot.ops import Operator
 
 
@@ -37,7 +38,7 @@ class Pool:
         size = math.prod(shape)
         room = 1 << max(size - 1, 63).bit_length()
         stack = self._free.get(room)
-        buffer = stack.pop() if stack else np.empty(room, self.dtype)
+        buffer = stack.pop() if stack else aligned((room,), self.dtype)
         self._used.append(buffer)
         return buffer[:size].reshape(shape)
 
@@ -74,8 +75,13 @@ class Tape:
     def apply(
         self, name: str, inputs: tuple[Node, ...], shapes: tuple[tuple[int, ...], ...], *static: object
     ) -> tuple[Node, ...]:
-        """Run an operator forward and record it; `shapes` are those of its outputs."""
-        op = self.operators[name]
+        """Run an operator of the table forward and record it; `shapes` are those of its outputs."""
+        return self.run(self.operators[name], inputs, shapes, *static)
+
+    def run(
+        self, op: Operator, inputs: tuple[Node, ...], shapes: tuple[tuple[int, ...], ...], *static: object
+    ) -> tuple[Node, ...]:
+        """The same with an operator that is none of the table's."""
         outputs = tuple(Node(self.pool.take(shape)) for shape in shapes)
         op.fwd(*(o.value for o in outputs), *(i.value for i in inputs), *static)
         self.steps.append((op, inputs, outputs, static))

@@ -49,8 +49,8 @@ SQRT3 = np.sqrt(3.0)
 class Net(NamedTuple):
     """Settings and weights as the kernels walk them.
 
-    pieces[., 5] = (first column of x, k, first column of y, vectors, start in weights) are panels of
-    matrices, one vector to four wide; matrices[k, role, direction, z] = (first, last) of those that make up a
+    pieces[., 5] = (first column of x, k, first column of y, m, start in weights) are panels of
+    matrices, k x m, m being one vector to four; matrices[k, role, direction, z] = (first, last) of those that make up a
     matrix of block k, or its transpose, for species z.
     """
 
@@ -178,7 +178,51 @@ def _activate(x, dx):
 
 
 @inner
-def _messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
+def radial_weights(W, k, h, e, with_v, want_v):
+    """w_p = sum over q of h_q W_qp of edge e, a vector of channels for each path, and the same for what
+    accompanies h."""
+    L = W.shape[2] // 5
+    w0 = w1 = w2 = w3 = w4 = t0 = t1 = t2 = t3 = t4 = splat(W.dtype.type(0))
+    for q in range(h.shape[2]):
+        hw, ht = spread(h, (e, 0, q)), spread(h, (e, 1, q))
+        w = load(W, (k, q, 0))
+        w0, t0 = w0 + hw * w, t0 + ht * w
+        if want_v:
+            w = load(W, (k, q, L))
+            w1, t1 = w1 + hw * w, t1 + ht * w
+        if with_v and want_v:
+            w = load(W, (k, q, 2 * L))
+            w2, t2 = w2 + hw * w, t2 + ht * w
+        if with_v:
+            w = load(W, (k, q, 3 * L))
+            w3, t3 = w3 + hw * w, t3 + ht * w
+        if with_v and want_v:
+            w = load(W, (k, q, 4 * L))
+            w4, t4 = w4 + hw * w, t4 + ht * w
+    return w0, w1, w2, w3, w4, t0, t1, t2, t3, t4
+
+
+@inner
+def store_messages(m, c, rows, with_v, want_v):
+    """A vector of channels into each row of m[11, C], from c on; those that there are."""
+    store(m, (0, c), rows[0])
+    if with_v:
+        store(m, (1, c), rows[1])
+    if want_v:
+        store(m, (2, c), rows[2])
+        store(m, (5, c), rows[5])
+        store(m, (8, c), rows[8])
+    if with_v and want_v:
+        store(m, (3, c), rows[3])
+        store(m, (6, c), rows[6])
+        store(m, (9, c), rows[9])
+        store(m, (4, c), rows[4])
+        store(m, (7, c), rows[7])
+        store(m, (10, c), rows[10])
+
+
+@inner
+def messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
     """m[11, C] = messages of edges lo : hi, two at a time since they share the loads of W."""
     dtype = u.dtype
     L = WIDTH // u.itemsize
@@ -223,20 +267,7 @@ def _messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
                         y4 = y4 + a4 * (z * vx - x * vz)
                         z4 = z4 + a4 * (x * vy - y * vx)
                 a0, a1, a2, a3, a4 = b0, b1, b2, b3, b4
-        store(m, (0, c), s0)
-        if with_v:
-            store(m, (1, c), s3)
-        if want_v:
-            store(m, (2, c), x1)
-            store(m, (5, c), y1)
-            store(m, (8, c), z1)
-        if with_v and want_v:
-            store(m, (3, c), x2)
-            store(m, (6, c), y2)
-            store(m, (9, c), z2)
-            store(m, (4, c), x4)
-            store(m, (7, c), y4)
-            store(m, (10, c), z4)
+        store_messages(m, c, (s0, s3, x1, x2, x4, y1, y2, y4, z1, z2, z4), with_v, want_v)
 
 
 @inner
@@ -254,24 +285,7 @@ def _messages_back(du, dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v
         gx = gy = gz = gr = zero
         for k in range(W.shape[0]):
             c = k * L
-            w0 = w1 = w2 = w3 = w4 = t0 = t1 = t2 = t3 = t4 = zero
-            for q in range(h.shape[2]):
-                hw, ht = spread(h, (e, 0, q)), spread(h, (e, 1, q))
-                w = load(W, (k, q, 0))
-                w0, t0 = w0 + hw * w, t0 + ht * w
-                if want_v:
-                    w = load(W, (k, q, L))
-                    w1, t1 = w1 + hw * w, t1 + ht * w
-                if with_v and want_v:
-                    w = load(W, (k, q, 2 * L))
-                    w2, t2 = w2 + hw * w, t2 + ht * w
-                if with_v:
-                    w = load(W, (k, q, 3 * L))
-                    w3, t3 = w3 + hw * w, t3 + ht * w
-                if with_v and want_v:
-                    w = load(W, (k, q, 4 * L))
-                    w4, t4 = w4 + hw * w, t4 + ht * w
-
+            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, e, with_v, want_v)
             s = load(u, (j, 0, c))
             gr = gr + t0 * (s * load(dm, (i, 0, c)))
             ds = load(du, (0, c)) + w0 * load(dm, (j, 0, c))
@@ -314,7 +328,7 @@ def _messages_back(du, dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v
 
 
 @routine
-def _clear(a, first, count):
+def clear(a, first, count):
     """Zeros into atoms first : first + count."""
     for i in range(first, first + count):
         for row in range(a.shape[1]):
@@ -328,9 +342,9 @@ def _mix(y, y_row, x, x_row, n, net_weights, pieces, panels):
     y_step, x_step = y.shape[1] * y.shape[2], x.shape[1] * x.shape[2]
     y_start, x_start = y_row * y.shape[2], x_row * x.shape[2]
     for piece in range(panels[0], panels[1]):
-        x_col, k, y_col, vectors = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2], pieces[piece, 3]
-        at = pieces[piece, 4]
-        add_product(y, y_start + y_col, y_step, x, x_start + x_col, x_step, net_weights, at, n, k, vectors)
+        x_col, k, y_col, m = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2], pieces[piece, 3]
+        y_at, x_at, at = y_start + y_col, x_start + x_col, pieces[piece, 4]
+        add_product(y, y_at, y_step, x, x_at, x_step, 1, net_weights, at, m, n, k, m, y.dtype.type(1))
 
 
 @routine
@@ -346,7 +360,7 @@ def _mix_species(y, y_row, x, x_row, n, net_weights, pieces, panels, species_ptr
 @routine
 def _seen(u, x, first, n, with_v, net_weights, pieces, matrices):
     """What neighbours see of n atoms: the self-interaction before the edges. matrices[role, direction, z]"""
-    _clear(u, first, n)
+    clear(u, first, n)
     for row in range(4 if with_v else 1):
         role = SELF_S if row == 0 else SELF_V
         _mix(u, 4 * first + row, x, 4 * first + row, n, net_weights, pieces, matrices[role, FORWARD, 0])
@@ -374,19 +388,19 @@ def _forward(net, graph, work, part, k, first, last):
         for r in range(n):
             lo, hi = ptr[start + r], ptr[start + r + 1]
             if with_v and want_v:
-                _messages(m[r], u, h, W, unit, senders, lo, hi, True, True)
+                messages(m[r], u, h, W, unit, senders, lo, hi, True, True)
             elif with_v:
-                _messages(m[r], u, h, W, unit, senders, lo, hi, True, False)
+                messages(m[r], u, h, W, unit, senders, lo, hi, True, False)
             elif want_v:
-                _messages(m[r], u, h, W, unit, senders, lo, hi, False, True)
+                messages(m[r], u, h, W, unit, senders, lo, hi, False, True)
             else:
-                _messages(m[r], u, h, W, unit, senders, lo, hi, False, False)
+                messages(m[r], u, h, W, unit, senders, lo, hi, False, False)
 
-        _clear(p, start, n)
+        clear(p, start, n)
         kept = matrices[KEEP_S, FORWARD]
         _mix(p, 5 * start, m, zero, n, weights, pieces, matrices[OUT_S, FORWARD, 0])
         _mix_species(p, 5 * start, x, 4 * start, n, weights, pieces, kept, by_species, start)
-        _add_leading(p, 5 * start + 1, x, 4 * start, n, extra)
+        add_leading(p, 5 * start + 1, x, 4 * start, n, extra)
         if want_v:
             for d in range(3):
                 to, kept = 5 * start + 2 + d, matrices[KEEP_V, FORWARD]
@@ -394,7 +408,7 @@ def _forward(net, graph, work, part, k, first, last):
                 if with_v:
                     at = 4 * start + 1 + d
                     _mix_species(p, to, x, at, n, weights, pieces, kept, by_species, start)
-                    _add_leading(p, to, x, at, n, C if extra else zero)
+                    add_leading(p, to, x, at, n, C if extra else zero)
 
         for i in range(start, start + n):
             act(x[i, 0], p[i, 1], net.n_even[k], SILU)
@@ -417,7 +431,7 @@ def _read_out(net, graph, work, part, first, n):
     """Energies of n atoms from x, and in its place the cotangent of the sum of scaled energies."""
     x, matrices, zero = work.x, net.matrices[net.n_even.size, SELF_S], np.int64(0)
     y, dy = work.readout[part, 0], work.readout[part, 1]
-    _clear(y, zero, n)
+    clear(y, zero, n)
     _mix(y, zero, x, 4 * first, n, net.weights, net.pieces, matrices[FORWARD, 0])
     for r in range(n):
         scale = net.species_scale[graph.species[first + r]]
@@ -426,7 +440,7 @@ def _read_out(net, graph, work, part, first, n):
             energy += value(y[r, 0, c], SILU) * net.readout[c]
             dy[r, 0, c] = slope(y[r, 0, c], SILU) * net.readout[c] * scale
         work.energies[first + r] = energy
-    _clear(x, first, n)
+    clear(x, first, n)
     _mix(x, 4 * first, dy, zero, n, net.weights, net.pieces, matrices[TRANSPOSED, 0])
 
 
@@ -440,7 +454,7 @@ def _backward_atoms(net, graph, work, part, k, first, last):
     zero, extra, C = np.int64(0), net.residual[k], x.shape[2]
     for start in range(first, last, ATOMS):
         n = min(ATOMS, last - start)
-        _clear(dp, zero, n)
+        clear(dp, zero, n)
         for r in range(n):
             i = start + r
             add_slope(dp[r, 1], x[i, 0], p[i, 1], net.n_even[k], SILU)
@@ -453,12 +467,12 @@ def _backward_atoms(net, graph, work, part, k, first, last):
                 for d in range(3):
                     _product(dp[r, 2 + d], q, x[i, 1 + d])
 
-        _clear(dm, start, n)
-        _clear(x, start, n)
+        clear(dm, start, n)
+        clear(x, start, n)
         _mix(dm, 11 * start, dp, zero, n, weights, pieces, matrices[OUT_S, TRANSPOSED, 0])
         kept = matrices[KEEP_S, TRANSPOSED]
         _mix_species(x, 4 * start, dp, zero, n, weights, pieces, kept, by_species, start)
-        _add_leading(x, 4 * start, dp, zero + 1, n, extra)
+        add_leading(x, 4 * start, dp, zero + 1, n, extra)
         if want_v:
             for d in range(3):
                 at, kept = 2 + d, matrices[KEEP_V, TRANSPOSED]
@@ -466,7 +480,7 @@ def _backward_atoms(net, graph, work, part, k, first, last):
                 if with_v:
                     to = 4 * start + 1 + d
                     _mix_species(x, to, dp, at, n, weights, pieces, kept, by_species, start)
-                    _add_leading(x, to, dp, at, n, C if extra else zero)
+                    add_leading(x, to, dp, at, n, C if extra else zero)
 
 
 @routine
@@ -504,7 +518,7 @@ def _backward(net, graph, work, part, k, first, last):
 
 
 @routine
-def _add_leading(y, y_row, x, x_row, n, count):
+def add_leading(y, y_row, x, x_row, n, count):
     """Add the first `count` channels of rows x_row, x_row + x.shape[1], ... of x to those of y."""
     i, y_at = y_row // y.shape[1], y_row % y.shape[1]
     j, x_at = x_row // x.shape[1], x_row % x.shape[1]
@@ -562,4 +576,4 @@ def force_call_cpu(net, graph, work, stages):
     """Fill work.energies by stages 0 to K, work.dedge_vec and work.forces by stages up to 2 K + 1."""
     for stage in range(stages):
         for part in prange(graph.parts.size - 1):
-            _stage(net, graph, work, part, stage)
+            _stage(net, graph, work, np.int64(part), np.int64(stage))

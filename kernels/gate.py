@@ -71,10 +71,16 @@ def _add_product(out, a, b):
 
 
 @inner
+def _product(out, a, b):
+    for c in range(out.size):
+        out[c] = a[c] * b[c]
+
+
+@inner
 def _dot_rows(out, a, b):
     """out = a . b for a[3, C], b[3, C]"""
     out[:] = 0
-    for d in range(3):
+    for d in range(a.shape[0]):
         _add_product(out, a[d], b[d])
 
 
@@ -87,77 +93,102 @@ def _dot(a, b, i, c):
 # ---- gate
 
 
+@inner
+def gate_row(s_out, v_out, gates, s, v, n_even, held):
+    """One atom: s_out[C], v_out[3, Cv] from gates[Cv], s[C], v[3, Cv]; held[1, C] is scratch.
+
+    Without vectors, v and v_out may have no rows.
+    """
+    q = held[0, : gates.size]
+    act(s_out, s, n_even, SILU)
+    act(q, gates, gates.size, SILU)
+    for d in range(v.shape[0]):
+        _product(v_out[d], q, v[d])
+
+
+@inner
+def gate_row_bwd(dgates, ds, dv, ds_out, dv_out, gates, s, v, n_even, held):
+    """Adds to dgates, ds and dv; held[2, C] is scratch."""
+    q, b = held[0, : gates.size], held[1, : gates.size]
+    add_slope(ds, ds_out, s, n_even, SILU)
+    act(q, gates, gates.size, SILU)
+    _dot_rows(b, v, dv_out)
+    add_slope(dgates, b, gates, gates.size, SILU)
+    for d in range(v.shape[0]):
+        _add_product(dv[d], q, dv_out[d])
+
+
+@inner
+def gate_row_fwd_tan(ts_out, tv_out, tgates, ts, tv, gates, s, v, n_even, held):
+    q, tq = held[0, : gates.size], held[1, : gates.size]
+    ts_out[:] = 0
+    tq[:] = 0
+    add_slope(ts_out, ts, s, n_even, SILU)
+    act(q, gates, gates.size, SILU)
+    add_slope(tq, tgates, gates, gates.size, SILU)
+    for d in range(v.shape[0]):
+        _product(tv_out[d], q, tv[d])
+        _add_product(tv_out[d], tq, v[d])
+
+
+@inner
+def gate_row_bwd_tan(
+    tdgates, tds, tdv, tds_out, tdv_out, tgates, ts, tv, ds_out, dv_out, gates, s, v, n_even, held
+):
+    """Adds to tdgates, tds and tdv; held[4, C] is scratch."""
+    q, tq, b, tb = held[0, : gates.size], held[1, : gates.size], held[2, : gates.size], held[3, : gates.size]
+    _add_slope_tan(tds, tds_out, ts, ds_out, s, n_even, SILU)
+    act(q, gates, gates.size, SILU)
+    tq[:] = 0
+    add_slope(tq, tgates, gates, gates.size, SILU)
+    _dot_rows(b, v, dv_out)
+    _dot_rows(tb, v, tdv_out)
+    for d in range(v.shape[0]):
+        _add_product(tb, tv[d], dv_out[d])
+    _add_slope_tan(tdgates, tb, tgates, b, gates, gates.size, SILU)
+    for d in range(v.shape[0]):
+        _add_product(tdv[d], q, tdv_out[d])
+        _add_product(tdv[d], tq, dv_out[d])
+
+
 @kernel
 def gate_fwd_cpu(s_out, v_out, g, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        q = np.empty(Cv, g.dtype)
+        held = np.empty((1, Cv), g.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            gates, s = g[i, :Cv], g[i, Cv:]
-            act(s_out[i], s, n_even, SILU)
-            act(q, gates, Cv, SILU)
-            v_out[i] = 0
-            for d in range(3):
-                _add_product(v_out[i, d], q, v[i, d])
+            gate_row(s_out[i], v_out[i], g[i, :Cv], g[i, Cv:], v[i], n_even, held)
 
 
 @kernel
 def _gate_bwd(dg, dv, ds_out, dv_out, g, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        q, b = np.empty(Cv, g.dtype), np.empty(Cv, g.dtype)
+        held = np.empty((2, Cv), g.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            gates, s = g[i, :Cv], g[i, Cv:]
-            add_slope(dg[i, Cv:], ds_out[i], s, n_even, SILU)
-            act(q, gates, Cv, SILU)
-            _dot_rows(b, v[i], dv_out[i])
-            add_slope(dg[i, :Cv], b, gates, Cv, SILU)
-            for d in range(3):
-                _add_product(dv[i, d], q, dv_out[i, d])
+            dgates, ds, gates, s = dg[i, :Cv], dg[i, Cv:], g[i, :Cv], g[i, Cv:]
+            gate_row_bwd(dgates, ds, dv[i], ds_out[i], dv_out[i], gates, s, v[i], n_even, held)
 
 
 @kernel
 def _gate_fwd_tan(ts_out, tv_out, tg, tv, g, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        q, tq = np.empty(Cv, g.dtype), np.empty(Cv, g.dtype)
+        held = np.empty((2, Cv), g.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            gates, s = g[i, :Cv], g[i, Cv:]
-            ts_out[i] = 0
-            tv_out[i] = 0
-            tq[:] = 0
-            add_slope(ts_out[i], tg[i, Cv:], s, n_even, SILU)
-            act(q, gates, Cv, SILU)
-            add_slope(tq, tg[i, :Cv], gates, Cv, SILU)
-            for d in range(3):
-                _add_product(tv_out[i, d], q, tv[i, d])
-                _add_product(tv_out[i, d], tq, v[i, d])
+            tgates, ts, gates, s = tg[i, :Cv], tg[i, Cv:], g[i, :Cv], g[i, Cv:]
+            gate_row_fwd_tan(ts_out[i], tv_out[i], tgates, ts, tv[i], gates, s, v[i], n_even, held)
 
 
 @kernel
 def _gate_bwd_tan(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
-        q, tq, b, tb = (
-            np.empty(Cv, g.dtype),
-            np.empty(Cv, g.dtype),
-            np.empty(Cv, g.dtype),
-            np.empty(Cv, g.dtype),
-        )
+        held = np.empty((4, Cv), g.dtype)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            gates, s = g[i, :Cv], g[i, Cv:]
-            _add_slope_tan(tdg[i, Cv:], tds_out[i], tg[i, Cv:], ds_out[i], s, n_even, SILU)
-            act(q, gates, Cv, SILU)
-            tq[:] = 0
-            add_slope(tq, tg[i, :Cv], gates, Cv, SILU)
-            _dot_rows(b, v[i], dv_out[i])
-            _dot_rows(tb, v[i], tdv_out[i])
-            for d in range(3):
-                _add_product(tb, tv[i, d], dv_out[i, d])
-            _add_slope_tan(tdg[i, :Cv], tb, tg[i, :Cv], b, gates, Cv, SILU)
-            for d in range(3):
-                _add_product(tdv[i, d], q, tdv_out[i, d])
-                _add_product(tdv[i, d], tq, dv_out[i, d])
+            td, t, x = (tdg[i, :Cv], tdg[i, Cv:]), (tg[i, :Cv], tg[i, Cv:]), (g[i, :Cv], g[i, Cv:])
+            d = tds_out[i], tdv_out[i]
+            gate_row_bwd_tan(*td, tdv[i], *d, *t, tv[i], ds_out[i], dv_out[i], *x, v[i], n_even, held)
 
 
 # ---- norm

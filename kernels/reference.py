@@ -459,11 +459,11 @@ def energies(
         vector_paths = ([1, 2, 4] if v_labels else [1]) if makes_vectors else []
         in_use = sorted(scalar_paths + vector_paths)
         w = basis
-        for d in range(config.radial_depth + 1):
-            hidden = d < config.radial_depth
-            width = config.radial_width if hidden else len(in_use) * channels
-            w = dense(f"{block}.radial.{d}", w, "e" * w.shape[1], "e" * width, RADIAL_GAIN)
-            w = activation_fwd(w, SSP) if hidden else w
+        for d in range(config.radial_depth):
+            columns, width = w.shape[1], config.radial_width
+            own = params[f"radial.{d}"][0].reshape(config.blocks, columns, width)[k]
+            w = activation_fwd(RADIAL_GAIN / np.sqrt(columns) * w @ own, SSP)
+        w = dense(f"{block}.radial", w, "e" * w.shape[1], "e" * (len(in_use) * channels), RADIAL_GAIN)
 
         # Convolution between two self-interactions.
         paths = np.full((5, 2), -1)

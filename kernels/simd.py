@@ -26,6 +26,11 @@ def lanes(dtype: Any) -> int:
     return WIDTH // np.dtype(dtype).itemsize
 
 
+def whole(count: int, size: int) -> int:
+    """count, rounded up to a multiple of size."""
+    return -(-count // size) * size
+
+
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Zeros that start where a vector may: a load across two cache lines takes twice the time."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -149,12 +154,13 @@ def spread(typingctx, array, index):
 
 
 @intrinsic
-def add_product(typingctx, y, y0, y_step, x, x0, x_step, w, w0, rows, k, vectors):
-    """y += x w for y[rows, vectors · lanes], x[rows, k], w[k, vectors · lanes], all inside flat arrays.
+def add_product(typingctx, y, y0, y_step, x, x0, x_step, x_next, w, w0, w_step, rows, k, columns, factor):
+    """y += factor x w for y[rows, columns], x[rows, k], w[k, columns], all inside arrays without gaps.
 
-    Row r of y starts at y0 + r y_step, of x at x0 + r x_step; those of w follow one another from w0 on.
-    vectors is 4, 2 or 1. Tiles of six rows (then three, then one) and all columns stay in registers, 24 sums
-    for 4 numbers of w and 6 of x. Every sum is taken in the order of k.
+    Row r of y starts at number y0 + r y_step of its array, row q of w at w0 + q w_step; x[r, q] is number
+    x0 + r x_step + q x_next, so that x may be a transpose. Tiles of six rows (then three, then one) and up to
+    four vectors stay in registers: 24 sums for 4 numbers of w and 6 of x. Columns beyond the last whole
+    vector go one by one. Every sum is taken in the order of k.
     """
     count = 8 * WIDTH // y.dtype.bitwidth
     align = y.dtype.bitwidth // 8
@@ -163,49 +169,67 @@ def add_product(typingctx, y, y0, y_step, x, x0, x_step, w, w0, rows, k, vectors
     def code(context, builder, signature, args):
         y_data, x_data, w_data = (
             context.make_array(t)(context, builder, a).data
-            for t, a in ((y, args[0]), (x, args[3]), (w, args[6]))
+            for t, a in ((y, args[0]), (x, args[3]), (w, args[7]))
         )
-        _, y0, y_step, _, x0, x_step, _, w0, rows, k, vectors = args
-        kind = ir.VectorType(y_data.type.pointee, count)
+        _, y0, y_step, _, x0, x_step, x_next, _, w0, w_step, rows, k, columns, factor = args
+        number = y_data.type.pointee
+        integer = k.type
 
-        def number(value):
-            return ir.Constant(k.type, value)
+        def constant(value):
+            return ir.Constant(integer, value)
 
-        def vector(data, start, offset):
-            where = builder.gep(data, [builder.add(start, number(offset))])
-            return builder.bitcast(where, kind.as_pointer())
+        def tile(row, column, R, V):
+            """R rows and V vectors from `column` on; V = 0 is a single column."""
+            kind = ir.VectorType(number, count) if V else number
 
-        def tile(row, R, V):
-            steps = [builder.add(row, number(r)) for r in range(R)]
-            y_rows = [builder.add(y0, builder.mul(y_step, step)) for step in steps]
+            def place(data, start, v):
+                where = builder.gep(data, [builder.add(start, constant(v * count))])
+                return builder.bitcast(where, kind.as_pointer())
+
+            def every(scalar):
+                return _splat(builder, scalar, count) if V else scalar
+
+            places = range(max(V, 1))
+            steps = [builder.add(row, constant(r)) for r in range(R)]
+            y_rows = [builder.add(builder.add(y0, column), builder.mul(y_step, step)) for step in steps]
             x_rows = [builder.add(x0, builder.mul(x_step, step)) for step in steps]
-            sums = [[cgutils.alloca_once(builder, kind) for _ in range(V)] for _ in range(R)]
+            sums = [[cgutils.alloca_once(builder, kind) for _ in places] for _ in range(R)]
             for r in range(R):
-                for v in range(V):
-                    builder.store(builder.load(vector(y_data, y_rows[r], v * count), align=align), sums[r][v])
-            with cgutils.for_range(builder, k, intp=k.type) as loop:
-                start = builder.add(w0, builder.mul(loop.index, number(V * count)))
-                line = [builder.load(vector(w_data, start, v * count), align=align) for v in range(V)]
+                for v in places:
+                    builder.store(ir.Constant(kind, [0.0] * count if V else 0.0), sums[r][v])
+            with cgutils.for_range(builder, k, intp=integer) as loop:
+                start = builder.add(builder.add(w0, column), builder.mul(loop.index, w_step))
+                line = [builder.load(place(w_data, start, v), align=align) for v in places]
+                shift = builder.mul(loop.index, x_next)
                 for r in range(R):
-                    where = builder.gep(x_data, [builder.add(x_rows[r], loop.index)])
-                    factor = _splat(builder, builder.load(where), count)
-                    for v in range(V):
-                        product = builder.fmul(factor, line[v], flags=FLAGS)
-                        held = builder.fadd(builder.load(sums[r][v]), product, flags=FLAGS)
-                        builder.store(held, sums[r][v])
+                    x_r = every(builder.load(builder.gep(x_data, [builder.add(x_rows[r], shift)])))
+                    for v in places:
+                        product = builder.fmul(x_r, line[v], flags=FLAGS)
+                        builder.store(
+                            builder.fadd(builder.load(sums[r][v]), product, flags=FLAGS), sums[r][v]
+                        )
+            scale = every(factor)
             for r in range(R):
-                for v in range(V):
-                    held = builder.load(sums[r][v])
-                    builder.store(held, vector(y_data, y_rows[r], v * count), align=align)
+                for v in places:
+                    where = place(y_data, y_rows[r], v)
+                    scaled = builder.fmul(scale, builder.load(sums[r][v]), flags=FLAGS)
+                    held = builder.fadd(builder.load(where, align=align), scaled, flags=FLAGS)
+                    builder.store(held, where, align=align)
 
-        for V in (4, 2, 1):
-            with builder.if_then(builder.icmp_signed("==", vectors, number(V))):
-                done = number(0)
-                for R in (6, 3, 1):
-                    tiles = builder.sdiv(builder.sub(rows, done), number(R))
-                    with cgutils.for_range(builder, tiles, intp=k.type) as loop:
-                        tile(builder.add(done, builder.mul(loop.index, number(R))), R, V)
-                    done = builder.add(done, builder.mul(tiles, number(R)))
+        column = constant(0)
+        for V in (4, 2, 1, 0):
+            width = max(V * count, 1)
+            strips = builder.sdiv(builder.sub(columns, column), constant(width))
+            with cgutils.for_range(builder, strips, intp=integer) as strip:
+                here = builder.add(column, builder.mul(strip.index, constant(width)))
+                done = constant(0)
+                for R in (6, 3, 1) if V else (1,):
+                    tiles = builder.sdiv(builder.sub(rows, done), constant(R))
+                    with cgutils.for_range(builder, tiles, intp=integer) as loop:
+                        tile(builder.add(done, builder.mul(loop.index, constant(R))), here, R, V)
+                    done = builder.add(done, builder.mul(tiles, constant(R)))
+            column = builder.add(column, builder.mul(strips, constant(width)))
         return context.get_dummy_value()
 
-    return types.void(y, size, size, x, size, size, w, size, size, size, size), code
+    places = (y, size, size, x, size, size, size, w, size, size, size, size, size)
+    return types.void(*places, y.dtype), code

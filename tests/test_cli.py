@@ -79,13 +79,21 @@ def test_show_config_is_the_complete_file(capsys, tmp_path):
 def test_fit_tells_how_to_go_on(folder, tmp_path, capsys):
     assert main(["fit", str(folder / "toy.h5"), "-o", str(tmp_path / "run"), *SHORT]) == 0
     text = capsys.readouterr().out
-    assert text.count("epoch 1: ") == text.count("epoch 2: ") == 1
+    assert "errors shown: validation RMSE" in text and "* marks the best" in text
+    head, *lines = text[text.index("    epoch") :].splitlines()[:3]
+    assert [line.split()[0] for line in lines] == ["1", "2"] and lines[0].endswith(" *")
+    assert {len(line.removesuffix(" *")) for line in lines} == {len(head)}
+    assert "note: the compositions of the training frames (1 independent for 2 elements)" in text
     assert "errors on the 3 validation frames" in text
     assert f"eqpot eval {tmp_path / 'run/model.h5'}" in text
     assert (tmp_path / "run/learning_curve.png").stat().st_size > 5000
     assert main(["fit", "--resume", "-o", str(tmp_path / "run"), "--max-epochs", "3"]) == 0
     text = capsys.readouterr().out
-    assert "epoch 3: " in text and "epoch 2: " not in text
+    assert "\n        3  " in text and "\n        2  " not in text
+    assert main(["fit", "--resume", "-o", str(tmp_path / "run")]) == 0
+    text = capsys.readouterr().out
+    assert "already ended: max_epochs = 3 reached" in text and "--set train.max_epochs=VALUE" in text
+    assert "done:" not in text and "* marks" not in text
 
 
 def test_ctrl_c(folder, tmp_path, capsys, monkeypatch):
@@ -172,7 +180,7 @@ def test_info(folder, capsys):
         (["fit", "toy.h5", "--config", "none.toml"], "none.toml: no such file"),
         (["fit", "toy.h5", "--resume", "--overwrite"], "exclude each other"),
         (["fit", "none.h5", "-o", "new"], "none.h5"),
-        (["fit", "text.h5", "-o", "new"], "text.h5: not an HDF5 file"),
+        (["fit", "text.h5", "-o", "new"], "text.h5: not an HDF5 file: expected a data set"),
         (["fit", "half.h5", "-o", "new"], "half.h5"),
         (["fit", "foreign.h5", "-o", "new"], "foreign.h5: expected"),
         (["fit", "bare.h5", "-o", "new"], "bare.h5: forces: expected forces"),
@@ -183,15 +191,30 @@ def test_info(folder, capsys):
         (["fit", "--resume", "-o", "new"], "new/checkpoint.h5: nothing to resume"),
         (["eval", "run/model.h5"], "Missing argument 'DATA.h5'"),
         (["eval", "none.h5", "toy.h5"], "none.h5"),
-        (["eval", "text.h5", "toy.h5"], "text.h5"),
-        (["eval", "toy.h5", "toy.h5"], "toy.h5"),
-        (["eval", "run/checkpoint.h5", "toy.h5"], "run/checkpoint.h5"),
+        (
+            ["eval", "toy.h5", "toy.h5"],
+            "toy.h5: this is a data set, not a model; try `eqpot data info toy.h5`",
+        ),
+        (["eval", "run/checkpoint.h5", "toy.h5"], "run/checkpoint.h5: this is a checkpoint, not a model"),
+        (["eval", "run/model.h5", "run/model.h5"], "model.h5: this is a model, not a data set"),
         (["eval", "run/model.h5", "half.h5"], "half.h5"),
         (["eval", "run/model.h5", "carbon.h5"], "carbon.h5"),
         (["eval", "run/model.h5", "unlabelled.h5"], "unlabelled.h5: expected energy, forces or stress"),
-        (["eval", "run/model.h5", "toy.h5", "--json", "none/e.json"], "none/e.json: cannot be written"),
-        (["info", "none.h5"], "none.h5"),
-        (["info", "text.h5"], "text.h5"),
+        # told before the model is looked at
+        (
+            ["eval", "none.h5", "toy.h5", "--json", "none/e.json"],
+            "none/e.json: the folder none does not exist",
+        ),
+        (["eval", "none.h5", "toy.h5", "--json", "run"], "run: expected the name of a file"),
+        (["eval", "none.h5", "toy.h5", "--plots", "text.h5/a/b"], "text.h5/a/b: cannot be written"),
+        (["info", "none.h5"], "none.h5: expected a model file, found no such file"),
+        (["info", "run"], "run: expected a model file, found a folder"),
+        (["info", "text.h5"], "text.h5: not an HDF5 file: expected a model, made by `eqpot fit`, found text"),
+        (["info", "half.h5"], "half.h5: expected a model, found a damaged or truncated HDF5 file"),
+        (["info", "foreign.h5"], "foreign.h5: expected a model, found an HDF5 file that eqpot did not write"),
+        (["data", "convert", "toy.h5"], "at least one source and the file to write: eqpot data convert SRC"),
+        (["data", "convert", "text.md", "new.h5"], "text.md: the format is not recognised"),
+        (["data", "convert", "text.of", "new.h5"], "text.of: the format is not recognised"),
     ],
 )
 def test_mistakes_get_one_line(arguments, words, bad_files, capsys, monkeypatch):
@@ -204,7 +227,8 @@ def test_mistakes_get_one_line(arguments, words, bad_files, capsys, monkeypatch)
 @pytest.fixture(scope="module")
 def bad_files(folder):
     toy = folder / "toy.h5"
-    (folder / "text.h5").write_text("no HDF5 at all")
+    for name in ("text.h5", "text.md", "text.of"):  # ASE takes md for CASTEP, and knows no "of"
+        (folder / name).write_text("no HDF5 at all\n")
     (folder / "half.h5").write_bytes(toy.read_bytes()[: toy.stat().st_size // 2])
     import h5py
 

@@ -205,7 +205,7 @@ BAD_XYZ = {
         _lines(lambda x: x.insert(10, "")),
         "expected nothing after the blank line 11, found line 12",
     ),
-    "empty": (lambda path: path.touch(), "a.xyz: frame 0: ASE cannot read it"),
+    "empty": (lambda path: path.touch(), "a.xyz: the format is not recognised .*Empty file"),
     "absent": (lambda path: None, "a.xyz: no such file"),
 }
 
@@ -411,11 +411,11 @@ def test_bad_npz_is_an_error_that_names_file_and_array(case, tmp_path, out, monk
     assert not (tmp_path / "evil").exists()
 
 
-# ---------------------------------------------------------------- DeepMD folders
+# ---------------------------------------------------------------- DeePMD folders
 
 
 def deepmd(folder, frames=slice(None), virial=True, periodic=True):
-    """One system of two sets, as DeepMD lays it out."""
+    """One system of two sets, as DeePMD lays it out."""
     indices = np.arange(FRAMES)[frames]
     folder.mkdir(parents=True)
     (folder / "type.raw").write_text("1\n0\n0\n")
@@ -458,7 +458,7 @@ def test_deepmd_without_cell_or_elements(tmp_path, out):
 
 
 BAD_DEEPMD = {
-    "no system": (lambda f: (f / "type.raw").unlink(), "expected a DeepMD system"),
+    "no system": (lambda f: (f / "type.raw").unlink(), "expected a DeePMD system"),
     "no set": (lambda f: [(f / f"set.00{k}").rename(f / f"old{k}") for k in (0, 1)], "expected folders set"),
     "no forces": (
         lambda f: (f / "set.001" / "force.npy").unlink(),
@@ -511,6 +511,7 @@ def test_bad_deepmd_is_an_error_that_names_the_file(case, tmp_path, out):
     [
         ("eV", 1),
         ("meV", 1e-3),
+        ("mev", 1e-3),
         ("kcal/mol", KCAL_MOL),
         ("kJ/mol", KJ_MOL),
         ("Hartree", HARTREE),
@@ -540,7 +541,7 @@ def test_a_virial_is_an_energy_whatever_the_length_unit(tmp_path, out):
     np.testing.assert_allclose(dataset.stress, STRESS * HARTREE / BOHR**3, rtol=3e-7)
 
 
-@pytest.mark.parametrize("unit", ["MeV", "cal", ""])
+@pytest.mark.parametrize("unit", ["MeV", "MEV", "cal", ""])
 def test_an_unknown_unit_is_refused(unit, tmp_path, out):
     np.savez(tmp_path / "a.npz", **PLAIN)
     if unit:
@@ -619,6 +620,19 @@ def test_the_command_tells_what_it_found(tmp_path, out):
     assert read_dataset(out).attrs["level_of_theory"] == "PBE"
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_command_fits_eighty_columns_and_breaks_no_path(terminal, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
+    folder = tmp_path / ("a_long_name_" * 8)
+    deepmd(folder)
+    words = ["convert", str(folder), str(tmp_path / "out.h5")]
+    lines = CliRunner().invoke(data, words, catch_exceptions=False).output.splitlines()
+    assert lines[0] == str(folder / "set.000") and lines[2] == str(folder / "set.001")
+    facts = "  2 frames of 3 atoms (H O); labels: energy, forces, stress; DeePMD in eV, Ang"
+    assert lines[1] == lines[3] == facts and len(facts) <= 80
+
+
 def test_the_options_of_the_command(tmp_path, out):
     names = {"pos": "x", "numbers": "who", "cell": "h", "energy": "u", "forces": "f"}
     np.savez(tmp_path / "a.npz", **{names[name]: PLAIN[name] for name in names if name != "energy"})
@@ -627,9 +641,9 @@ def test_the_options_of_the_command(tmp_path, out):
         str(tmp_path / "a.npz"),
         str(out),
         "--energy-unit",
-        "Hartree",
+        "hartree",
         "--length-unit",
-        "Bohr",
+        "BOHR",
     ]
     words += ["--positions-key", "x", "--numbers-key", "who", "--cell-key", "h", "--forces-key", "f"]
     with pytest.raises(UserError, match="energy"):
@@ -664,6 +678,7 @@ def test_info_reports_numbers_that_can_be_checked(tmp_path):
     run = CliRunner().invoke(data, ["info", str(tmp_path / "a.h5"), "--cutoff", "2"], catch_exceptions=False)
     assert run.exit_code == 0
     assert "warning: 2 frames have no pair within 2 Å: 1, 2" in run.output and "C-O" in run.output
+    assert "\nframes: 3 not periodic\n" in run.output
     with pytest.raises(UserError, match="cutoff"):
         describe(read_dataset(tmp_path / "a.h5"), cutoff=0.0)
 

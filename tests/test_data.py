@@ -292,14 +292,17 @@ def _retype(name, values):
 
 
 BAD_FILES = {
-    "absent": (lambda path: None, "cannot be read: No such file"),
-    "a folder": (lambda path: path.mkdir(), "cannot be read: Is a directory"),
-    "empty": (lambda path: path.touch(), "not an HDF5 file"),
-    "text": (lambda path: path.write_text("3\n\nH 0 0 0\n"), "not an HDF5 file"),
+    "absent": (lambda path: None, "expected a data set file, found no such file"),
+    "a folder": (lambda path: path.mkdir(), "expected a data set file, found a folder"),
+    "empty": (lambda path: path.touch(), "not an HDF5 file: .*found an empty one"),
+    "text": (lambda path: path.write_text("3\n\nH 0 0 0\n"), "not an HDF5 file: .*found text"),
     "truncated": (_truncated, "truncated"),
     "damaged": (_damaged, "positions: cannot be read"),
-    "foreign": (_foreign, "expected the attribute format = 'eqpot-dataset', found None"),
-    "a model": (_edited(lambda f: f.attrs.update(format="eqpot-model")), "found 'eqpot-model'"),
+    "foreign": (_foreign, "expected a data set, found an HDF5 file that eqpot did not write"),
+    "a model": (
+        _edited(lambda f: f.attrs.update(format="eqpot-model")),
+        "this is a model, not a data set; try `eqpot info .*x.h5`",
+    ),
     "of the future": (_edited(lambda f: f.attrs.update(version=2)), "expected version 1 .* found 2"),
     "without cell": (_edited(lambda f: f.pop("cell")), "cell: expected an array of that name"),
     "without atom_ptr": (_edited(lambda f: f.pop("atom_ptr")), "atom_ptr: expected an array"),

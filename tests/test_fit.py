@@ -10,7 +10,7 @@ import pytest
 from toy import MODEL, toy_dataset
 
 from eqpot.config import Config
-from eqpot.data import write_dataset
+from eqpot.data import concatenate, write_dataset
 from eqpot.errors import UserError
 from eqpot.evaluate import Frames, errors, predict
 from eqpot.files import sha256
@@ -152,7 +152,7 @@ def test_resuming_on_other_data_or_from_nothing(data, tmp_path):
         Trainer.resume(settings(), tmp_path / "none")
     checkpoint = tmp_path / "run/checkpoint.h5"
     checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
-    with pytest.raises(UserError, match="expected a whole checkpoint"):
+    with pytest.raises(UserError, match="expected a checkpoint, found a damaged or truncated"):
         Trainer.resume(settings(), tmp_path / "run")
 
 
@@ -239,12 +239,24 @@ def test_shifts_by_least_squares():
     for data, (h, o) in zip(parts, counts, strict=True):
         data.energy[:] = -13.5 * h - 430.25 * o
         data.energy[1] = np.nan
-    from eqpot.data import concatenate
-
     assert energy_shifts(concatenate(parts)) == pytest.approx(np.array([-13.5, -430.25]), abs=1e-9)
     one = parts[0]
     assert one.composition()[0] @ energy_shifts(one) == pytest.approx(one.energy[0])
     assert not energy_shifts(replace(one, energy=None)).any()
+
+
+@pytest.mark.parametrize(
+    ("symbols", "shifts", "told"),
+    [
+        (["H2O2"], "least_squares", "1 independent for 2 elements"),
+        (["H2O2", "H3O"], "least_squares", ""),
+        (["H2O2"], {"H": -13.6, "O": -432.0}, ""),
+    ],
+)
+def test_shifts_that_the_frames_leave_open_are_told(symbols, shifts, told, tmp_path):
+    write_dataset(tmp_path / "a.h5", concatenate([toy_dataset(6, k, s) for k, s in enumerate(symbols)]))
+    note = Trainer.start(settings(shifts=shifts), tmp_path / "a.h5", tmp_path / "run").note()
+    assert told in note and bool(told) == bool(note)
 
 
 def test_given_shifts_and_scale(data, tmp_path):

@@ -401,6 +401,12 @@ def test_lone_atoms():
     check_close(boxed.stress, np.zeros((3, 3)), 0.0)
 
 
+def test_repr_says_what_it_is():
+    assert repr(Potential.create(["O", "H"], features=8, cutoff=4)) == (
+        "<Potential for H O: o3, l_max 1, 8 features, 4 blocks, cutoff 4 Å, float32>"
+    )
+
+
 @pytest.mark.parametrize(
     ("atoms", "message"),
     [
@@ -408,6 +414,9 @@ def test_lone_atoms():
         (Atoms("HO", positions=np.zeros((2, 3))), "structure 0: positions.*same place"),
         (Atoms("HO", positions=[[0, 0, 0], [np.nan, 0, 0]]), "structure 0: positions.*finite"),
         (Atoms("H", cell=[[1, 0, 0], [0, 1, 0], [1, 1, 0]], pbc=True), "structure 0: cell.*dependent"),
+        ("water.xyz", "atoms: expected an ase.Atoms or a list of them, found str"),
+        ([Atoms("H"), None], "atoms: .*found NoneType"),
+        (1, "atoms: .*found int"),
     ],
 )
 def test_a_bad_structure_says_what_is_wrong(atoms, message):

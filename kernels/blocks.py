@@ -1,0 +1,634 @@
+"""All interaction blocks and the readout as one operator: the network of `eqpot.model` as it is trained.
+
+    energies[n, 1]  <-  unit[E, 3], h[E, .] (last hidden layer of the radial network), weights
+
+Operator by operator, a training step on a small batch is some hundred calls, each reading and writing whole
+arrays, among them w[E, 5 C]. Here each walk of the tape is one compiled call. It goes through the network in
+stages, in which every part of the atoms is worked on by itself: the edges of a block, then its matrices and
+its gate. The weights w = h W of an edge live in registers only, and are formed again in each walk. Values are
+kept between the walks, since matrices and gate need them again.
+
+Layout of an atom's rows as in `force_call`: x[4, C] features between the blocks, u[4, C] what neighbours see
+of them, m[11, C] messages, p[5, C] what the gate takes. Arrays of `Memory` hold four slots: value, cotangent
+d, tangent t, and td, the tangent of d. Matrices are linear: the walks for values and tangents, and the two
+backward ones, are the same code on another slot. Weights have no tangent, so grad W moves by
+
+    tdW = x^T tdy + tx^T dy                       for every matrix y = x W
+
+Edges come in pairs, e = (i <- j) and its reverse with the same w and -Y. With M = dm, q_p = dE/dw_p and the
+constants of the paths in W (see `interaction` for the five products and their cotangents):
+
+    du_i += w0 M0_j - w1 Y . M1_j | w2 M2_j - w3 M3_j Y - w4 M4_j x Y
+    q = (s_j M0_i, s_j Y . M1_i, v_j . M2_i, Y . v_j M3_i, Y . (v_j x M4_i)),    dh = W q,   dW = h^T q
+
+and the fourth walk is their product rule in (M, u, h, Y), without the part that no weight needs (dY).
+
+Parts of the atoms depend on the batch alone and sums over parts are taken in order: the same bits for any
+number of threads.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from .activation import SILU, slope, slope_curvature, value
+from .compile import inner, kernel, routine
+from .force_call import add_leading, clear, messages, radial_weights, store_messages
+from .gate import gate_row, gate_row_bwd, gate_row_bwd_tan, gate_row_fwd_tan
+from .simd import WIDTH, add_product, load, splat, spread, store, total
+
+V, D, T, TD = range(4)
+SELF, OUT, KEEP, BACK = 0, 2, 4, 6  # roles of matrices: of scalars, + 1 of vectors, + BACK transposed
+SQUARE = 16  # edge of the squares in which matrices are transposed
+
+
+class Layout(NamedTuple):
+    """How the model's matrices lie in its flat weights.
+
+    pieces[., 7] = (first column of x, k, first column of y, m, start, row length, step from species to
+    species or 0) is a k x m matrix; matrices[k, role] = (first, last) are the pieces of one matrix
+    of block k. Those of the transposes start in `Memory.turned`. rows[role, d] = (row of x, row of y).
+    """
+
+    pieces: np.ndarray
+    factors: np.ndarray  # [pieces]: their static factors
+    matrices: np.ndarray  # [K + 1, 12, 2]; the readout's is the last one's SELF
+    rows: np.ndarray  # [12, 3, 2]
+    turns: np.ndarray  # [., 5]: (start, row length, k, m, start in `turned`) of what is transposed
+    tiles: np.ndarray  # [., 6]: (k, role, piece, species, first row, rows): a piece's gradient in parts
+    with_v: np.ndarray  # [K + 1]: whether there are vectors between the blocks
+    n_even: np.ndarray  # [K]
+    residual: np.ndarray  # [K]: leading scalars that a plain residual carries over
+    radial: np.ndarray  # [K, 6]: start of the radial network's last layer, slot of each path in it or -1
+    radial_factors: np.ndarray  # [K, 5]: its static factor times the paths' constants
+    radial_columns: np.ndarray  # [K + 1]: the columns of h that each block takes
+    features: int
+    embedding: int  # start of the embedding
+    readout: int  # start of the last layer
+    readout_factor: float
+
+
+class Memory(NamedTuple):
+    """What the walks leave for each other."""
+
+    h: np.ndarray  # [K, E, 2, H]: value, tangent
+    dh: np.ndarray  # [K, E, 2, H]: cotangent and its tangent
+    unit: np.ndarray  # [2, E, 3]: value, tangent
+    x: np.ndarray  # [4, K + 1, n, 4, C]
+    u: np.ndarray  # [4, K, n, 4, C]
+    m: np.ndarray  # [4, K, n, 11, C]
+    p: np.ndarray  # [4, K, n, 5, C]
+    y: np.ndarray  # [4, n, 1, R]: hidden numbers of the readout
+    energies: np.ndarray  # [4, n]
+    W: np.ndarray  # [K, C / lanes, H, 5 lanes]: last layer of the radial network
+    tdW: np.ndarray  # [parts, K, C / lanes, H, 5 lanes]
+    turned: np.ndarray  # transposed matrices
+    held: np.ndarray  # [parts, 4 + H, C]: scratch
+
+
+# ---- edges
+
+
+@inner
+def _messages_tan(tm, tu, u, h, W, tunit, unit, senders, lo, hi, with_v, want_v):
+    """tm[11, C] of edges lo : hi."""
+    L = WIDTH // u.itemsize
+    zero = splat(u.dtype.type(0))
+    for k in range(W.shape[0]):
+        c = k * L
+        s0 = s3 = x1 = y1 = z1 = x2 = y2 = z2 = x4 = y4 = z4 = zero
+        for e in range(lo, hi):
+            j = senders[e]
+            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, e, with_v, want_v)
+            x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
+            tx, ty, tz = spread(tunit, (e, 0)), spread(tunit, (e, 1)), spread(tunit, (e, 2))
+            s, ts = load(u, (j, 0, c)), load(tu, (j, 0, c))
+            s0 = s0 + w0 * ts + t0 * s
+            if want_v:
+                a, b = w1 * ts + t1 * s, w1 * s
+                x1, y1, z1 = x1 + a * x + b * tx, y1 + a * y + b * ty, z1 + a * z + b * tz
+            if with_v:
+                vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
+                tvx, tvy, tvz = load(tu, (j, 1, c)), load(tu, (j, 2, c)), load(tu, (j, 3, c))
+                moved = x * tvx + y * tvy + z * tvz + tx * vx + ty * vy + tz * vz
+                s3 = s3 + w3 * moved + t3 * (x * vx + y * vy + z * vz)
+                if want_v:
+                    x2, y2, z2 = x2 + w2 * tvx + t2 * vx, y2 + w2 * tvy + t2 * vy, z2 + w2 * tvz + t2 * vz
+                    x4 = x4 + w4 * (y * tvz - z * tvy + ty * vz - tz * vy) + t4 * (y * vz - z * vy)
+                    y4 = y4 + w4 * (z * tvx - x * tvz + tz * vx - tx * vz) + t4 * (z * vx - x * vz)
+                    z4 = z4 + w4 * (x * tvy - y * tvx + tx * vy - ty * vx) + t4 * (x * vy - y * vx)
+        store_messages(tm, c, (s0, s3, x1, x2, x4, y1, y2, y4, z1, z2, z4), with_v, want_v)
+
+
+@inner
+def _messages_back(du, dunit, dh, gh, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v):
+    """du[4, C] of atom i as sender of the reverses of edges lo : hi; their dh; adds to their dunit."""
+    L = WIDTH // u.itemsize
+    zero = splat(u.dtype.type(0))
+    H = W.shape[1]
+    for k in range(W.shape[0]):
+        for d in range(4):
+            store(du, (d, k * L), zero)
+    for e in range(lo, hi):
+        j = senders[e]
+        x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
+        gx = gy = gz = zero
+        for q in range(H):
+            store(gh, (q, 0), zero)
+        for k in range(W.shape[0]):
+            c = k * L
+            w0, w1, w2, w3, w4, _, _, _, _, _ = radial_weights(W, k, h, e, with_v, want_v)
+            q1 = q2 = q3 = q4 = zero
+            s = load(u, (j, 0, c))
+            q0 = s * load(dm, (i, 0, c))
+            ds = load(du, (0, c)) + w0 * load(dm, (j, 0, c))
+            if want_v:
+                Ax, Ay, Az = load(dm, (i, 2, c)), load(dm, (i, 5, c)), load(dm, (i, 8, c))
+                q1 = s * (x * Ax + y * Ay + z * Az)
+                ws = w1 * s
+                gx, gy, gz = gx + ws * Ax, gy + ws * Ay, gz + ws * Az
+                ds = ds - w1 * (x * load(dm, (j, 2, c)) + y * load(dm, (j, 5, c)) + z * load(dm, (j, 8, c)))
+            store(du, (0, c), ds)
+            if with_v:
+                vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
+                a = load(dm, (i, 1, c))
+                q3 = a * (x * vx + y * vy + z * vz)
+                wa = w3 * a
+                gx, gy, gz = gx + wa * vx, gy + wa * vy, gz + wa * vz
+                wa = w3 * load(dm, (j, 1, c))
+                dx, dy, dz = load(du, (1, c)) - wa * x, load(du, (2, c)) - wa * y, load(du, (3, c)) - wa * z
+                if want_v:
+                    q2 = vx * load(dm, (i, 3, c)) + vy * load(dm, (i, 6, c)) + vz * load(dm, (i, 9, c))
+                    Ax, Ay, Az = load(dm, (i, 4, c)), load(dm, (i, 7, c)), load(dm, (i, 10, c))
+                    cx, cy, cz = vy * Az - vz * Ay, vz * Ax - vx * Az, vx * Ay - vy * Ax
+                    q4 = x * cx + y * cy + z * cz
+                    gx, gy, gz = gx + w4 * cx, gy + w4 * cy, gz + w4 * cz
+                    Ax, Ay, Az = load(dm, (j, 4, c)), load(dm, (j, 7, c)), load(dm, (j, 10, c))
+                    dx = dx + w2 * load(dm, (j, 3, c)) - w4 * (Ay * z - Az * y)
+                    dy = dy + w2 * load(dm, (j, 6, c)) - w4 * (Az * x - Ax * z)
+                    dz = dz + w2 * load(dm, (j, 9, c)) - w4 * (Ax * y - Ay * x)
+                store(du, (1, c), dx)
+                store(du, (2, c), dy)
+                store(du, (3, c), dz)
+            for q in range(H):
+                g = load(gh, (q, 0)) + q0 * load(W, (k, q, 0))
+                if want_v:
+                    g = g + q1 * load(W, (k, q, L))
+                if with_v and want_v:
+                    g = g + q2 * load(W, (k, q, 2 * L)) + q4 * load(W, (k, q, 4 * L))
+                if with_v:
+                    g = g + q3 * load(W, (k, q, 3 * L))
+                store(gh, (q, 0), g)
+        dunit[e, 0] += total(gx)
+        dunit[e, 1] += total(gy)
+        dunit[e, 2] += total(gz)
+        for q in range(H):
+            dh[e, 0, q] = total(load(gh, (q, 0)))
+
+
+@inner
+def _messages_back_tan(
+    tdu, dh, tdW, gh, i, tdm, dm, tu, u, h, W, tunit, unit, senders, lo, hi, with_v, want_v
+):
+    """tdu[4, C] and tdh as in the walk before, for the tangents; adds the edges' h^T tq + th^T q to tdW."""
+    L = WIDTH // u.itemsize
+    zero = splat(u.dtype.type(0))
+    H = W.shape[1]
+    for k in range(W.shape[0]):
+        for d in range(4):
+            store(tdu, (d, k * L), zero)
+    for e in range(lo, hi):
+        j = senders[e]
+        x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
+        tx, ty, tz = spread(tunit, (e, 0)), spread(tunit, (e, 1)), spread(tunit, (e, 2))
+        for q in range(H):
+            store(gh, (q, 0), zero)
+        for k in range(W.shape[0]):
+            c = k * L
+            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, e, with_v, want_v)
+            q1 = q2 = q3 = q4 = p1 = p2 = p3 = p4 = zero  # p_p is the tangent of q_p
+            s, ts = load(u, (j, 0, c)), load(tu, (j, 0, c))
+            a = load(dm, (i, 0, c))
+            q0, p0 = s * a, ts * a + s * load(tdm, (i, 0, c))
+            ds = load(tdu, (0, c)) + w0 * load(tdm, (j, 0, c)) + t0 * load(dm, (j, 0, c))
+            if want_v:
+                Ax, Ay, Az = load(dm, (i, 2, c)), load(dm, (i, 5, c)), load(dm, (i, 8, c))
+                along = x * Ax + y * Ay + z * Az
+                moved = tx * Ax + ty * Ay + tz * Az
+                moved = moved + x * load(tdm, (i, 2, c)) + y * load(tdm, (i, 5, c)) + z * load(tdm, (i, 8, c))
+                q1, p1 = s * along, ts * along + s * moved
+                Ax, Ay, Az = load(dm, (j, 2, c)), load(dm, (j, 5, c)), load(dm, (j, 8, c))
+                along = x * Ax + y * Ay + z * Az
+                moved = tx * Ax + ty * Ay + tz * Az
+                moved = moved + x * load(tdm, (j, 2, c)) + y * load(tdm, (j, 5, c)) + z * load(tdm, (j, 8, c))
+                ds = ds - w1 * moved - t1 * along
+            store(tdu, (0, c), ds)
+            if with_v:
+                vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
+                tvx, tvy, tvz = load(tu, (j, 1, c)), load(tu, (j, 2, c)), load(tu, (j, 3, c))
+                along = x * vx + y * vy + z * vz
+                moved = x * tvx + y * tvy + z * tvz + tx * vx + ty * vy + tz * vz
+                a = load(dm, (i, 1, c))
+                q3, p3 = along * a, moved * a + along * load(tdm, (i, 1, c))
+                a = load(dm, (j, 1, c))
+                b, a = w3 * load(tdm, (j, 1, c)) + t3 * a, w3 * a
+                dx = load(tdu, (1, c)) - b * x - a * tx
+                dy = load(tdu, (2, c)) - b * y - a * ty
+                dz = load(tdu, (3, c)) - b * z - a * tz
+                if want_v:
+                    Ax, Ay, Az = load(dm, (i, 3, c)), load(dm, (i, 6, c)), load(dm, (i, 9, c))
+                    Bx, By, Bz = load(tdm, (i, 3, c)), load(tdm, (i, 6, c)), load(tdm, (i, 9, c))
+                    q2 = vx * Ax + vy * Ay + vz * Az
+                    p2 = tvx * Ax + tvy * Ay + tvz * Az + vx * Bx + vy * By + vz * Bz
+                    Ax, Ay, Az = load(dm, (i, 4, c)), load(dm, (i, 7, c)), load(dm, (i, 10, c))
+                    Bx, By, Bz = load(tdm, (i, 4, c)), load(tdm, (i, 7, c)), load(tdm, (i, 10, c))
+                    cx, cy, cz = vy * Az - vz * Ay, vz * Ax - vx * Az, vx * Ay - vy * Ax
+                    q4 = x * cx + y * cy + z * cz
+                    p4 = tx * cx + ty * cy + tz * cz
+                    p4 = p4 + x * (tvy * Az - tvz * Ay + vy * Bz - vz * By)
+                    p4 = p4 + y * (tvz * Ax - tvx * Az + vz * Bx - vx * Bz)
+                    p4 = p4 + z * (tvx * Ay - tvy * Ax + vx * By - vy * Bx)
+                    Ax, Ay, Az = load(dm, (j, 4, c)), load(dm, (j, 7, c)), load(dm, (j, 10, c))
+                    Bx, By, Bz = load(tdm, (j, 4, c)), load(tdm, (j, 7, c)), load(tdm, (j, 10, c))
+                    dx = dx - w4 * (By * z - Bz * y + Ay * tz - Az * ty) - t4 * (Ay * z - Az * y)
+                    dy = dy - w4 * (Bz * x - Bx * z + Az * tx - Ax * tz) - t4 * (Az * x - Ax * z)
+                    dz = dz - w4 * (Bx * y - By * x + Ax * ty - Ay * tx) - t4 * (Ax * y - Ay * x)
+                    dx = dx + w2 * load(tdm, (j, 3, c)) + t2 * load(dm, (j, 3, c))
+                    dy = dy + w2 * load(tdm, (j, 6, c)) + t2 * load(dm, (j, 6, c))
+                    dz = dz + w2 * load(tdm, (j, 9, c)) + t2 * load(dm, (j, 9, c))
+                store(tdu, (1, c), dx)
+                store(tdu, (2, c), dy)
+                store(tdu, (3, c), dz)
+            for q in range(H):
+                hq, tq = spread(h, (e, 0, q)), spread(h, (e, 1, q))
+                g = load(gh, (q, 0)) + p0 * load(W, (k, q, 0))
+                store(tdW, (k, q, 0), load(tdW, (k, q, 0)) + hq * p0 + tq * q0)
+                if want_v:
+                    g = g + p1 * load(W, (k, q, L))
+                    store(tdW, (k, q, L), load(tdW, (k, q, L)) + hq * p1 + tq * q1)
+                if with_v and want_v:
+                    g = g + p2 * load(W, (k, q, 2 * L)) + p4 * load(W, (k, q, 4 * L))
+                    store(tdW, (k, q, 2 * L), load(tdW, (k, q, 2 * L)) + hq * p2 + tq * q2)
+                    store(tdW, (k, q, 4 * L), load(tdW, (k, q, 4 * L)) + hq * p4 + tq * q4)
+                if with_v:
+                    g = g + p3 * load(W, (k, q, 3 * L))
+                    store(tdW, (k, q, 3 * L), load(tdW, (k, q, 3 * L)) + hq * p3 + tq * q3)
+                store(gh, (q, 0), g)
+        for q in range(H):
+            dh[e, 1, q] = total(load(gh, (q, 0)))
+
+
+# ---- atoms
+
+
+@routine
+def _mix(y, x, first, last, layout, k, role, weights, species_ptr):
+    """Add a matrix product to atoms first : last of y; nothing where block k has no such matrix."""
+    y_step, x_step = y.shape[1] * y.shape[2], x.shape[1] * x.shape[2]
+    pieces = layout.pieces
+    for piece in range(layout.matrices[k, role, 0], layout.matrices[k, role, 1]):
+        x_col, k_in, y_col, m = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2], pieces[piece, 3]
+        at, length, step = pieces[piece, 4], pieces[piece, 5], pieces[piece, 6]
+        for z in range(species_ptr.size - 1 if step else 1):
+            lo, hi = first, last
+            if step:
+                lo, hi = max(first, species_ptr[z]), min(last, species_ptr[z + 1])
+            if lo >= hi:
+                continue
+            for d in range(3 if role % 2 else 1):  # x, y, z share the matrix
+                x_at = lo * x_step + layout.rows[role, d, 0] * x.shape[2] + x_col
+                y_at = lo * y_step + layout.rows[role, d, 1] * y.shape[2] + y_col
+                w_at, n, factor = at + z * step, hi - lo, layout.factors[piece]
+                add_product(y, y_at, y_step, x, x_at, x_step, 1, weights, w_at, length, n, k_in, m, factor)
+
+
+@routine
+def _see(layout, graph, mem, weights, slot, k, first, last):
+    """u, what the neighbours of atoms first : last see of their x."""
+    u, x = mem.u[slot, k], mem.x[slot, k]
+    clear(u, first, last - first)
+    for of_v in range(2):
+        _mix(u, x, first, last, layout, k, SELF + of_v, weights, graph.species_ptr)
+
+
+@routine
+def _unsee(layout, graph, mem, slot, k, first, last):
+    """From u's cotangent back to x's."""
+    u, x = mem.u[slot, k], mem.x[slot, k]
+    for of_v in range(2):
+        _mix(x, u, first, last, layout, k, BACK + SELF + of_v, mem.turned, graph.species_ptr)
+
+
+@routine
+def _rows_forward(layout, graph, mem, weights, part, slot, k, first, last):
+    """From the messages of block k to its output."""
+    with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
+    m, p, x, by_species = mem.m[slot, k], mem.p[slot, k], mem.x[slot, k], graph.species_ptr
+    n, extra = last - first, layout.residual[k]
+    clear(p, first, n)
+    for of_v in range(2):
+        _mix(p, m, first, last, layout, k, OUT + of_v, weights, by_species)
+        _mix(p, x, first, last, layout, k, KEEP + of_v, weights, by_species)
+    if extra:
+        for d in range(4 if with_v and want_v else 1):
+            add_leading(p, 5 * first + 1 + d, x, 4 * first + d, n, extra if d == 0 else x.shape[2])
+
+    held, n_even, C = mem.held[part], layout.n_even[k], x.shape[2]
+    Cv, rows = (C, 3) if want_v else (0, 0)
+    out, p, tp = mem.x[slot, k + 1], mem.p[V, k], mem.p[T, k]
+    for i in range(first, last):
+        s, v = out[i, 0], out[i, 1 : 1 + rows]
+        at = p[i, 0][:Cv], p[i, 1], p[i, 2 : 2 + rows]
+        if slot == V:
+            gate_row(s, v, at[0], at[1], at[2], n_even, held)
+        else:
+            t = tp[i, 0][:Cv], tp[i, 1], tp[i, 2 : 2 + rows]
+            gate_row_fwd_tan(s, v, t[0], t[1], t[2], at[0], at[1], at[2], n_even, held)
+
+    if k + 1 == layout.n_even.size:
+        _read_out(layout, graph, mem, weights, slot, first, last)
+
+
+@routine
+def _read_out(layout, graph, mem, weights, slot, first, last):
+    """Energies of atoms first : last, or their tangents."""
+    y, y0 = mem.y[slot], mem.y[V]
+    K = layout.n_even.size
+    clear(y, first, last - first)
+    _mix(y, mem.x[slot, K], first, last, layout, K, slot - slot + SELF, weights, graph.species_ptr)
+    for i in range(first, last):
+        energy = y.dtype.type(0)
+        for c in range(layout.features // 2):
+            a = value(y[i, 0, c], SILU) if slot == V else slope(y0[i, 0, c], SILU) * y[i, 0, c]
+            energy += a * weights[layout.readout + c]
+        mem.energies[slot, i] = layout.readout_factor * energy
+
+
+@routine
+def _rows_backward(layout, graph, mem, weights, part, slot, k, first, last):
+    """From the cotangent of block k's output to those of its messages, and of its input where no neighbour
+    takes part. The last block's output first gets its own from the energies."""
+    if k == layout.n_even.size - 1:
+        _readout_backward(layout, graph, mem, weights, slot, first, last)
+    with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
+    m, p, x, by_species = mem.m[slot, k], mem.p[slot, k], mem.x[slot, k], graph.species_ptr
+    n, extra, C = last - first, layout.residual[k], x.shape[2]
+    held, n_even = mem.held[part], layout.n_even[k]
+    Cv, rows = (C, 3) if want_v else (0, 0)
+    clear(p, first, n)
+    d_out, td_out, at, t_at = mem.x[D, k + 1], mem.x[TD, k + 1], mem.p[V, k], mem.p[T, k]
+    for i in range(first, last):
+        d = d_out[i, 0], d_out[i, 1 : 1 + rows]
+        g = at[i, 0][:Cv], at[i, 1], at[i, 2 : 2 + rows]
+        to = p[i, 0][:Cv], p[i, 1], p[i, 2 : 2 + rows]
+        if slot == D:
+            gate_row_bwd(to[0], to[1], to[2], d[0], d[1], g[0], g[1], g[2], n_even, held)
+        else:
+            td = td_out[i, 0], td_out[i, 1 : 1 + rows]
+            t = t_at[i, 0][:Cv], t_at[i, 1], t_at[i, 2 : 2 + rows]
+            gate_row_bwd_tan(
+                *(to[0], to[1], to[2], td[0], td[1], t[0], t[1], t[2]),
+                *(d[0], d[1], g[0], g[1], g[2], n_even, held),
+            )
+
+    clear(m, first, n)
+    clear(x, first, n)
+    for of_v in range(2):
+        _mix(m, p, first, last, layout, k, BACK + OUT + of_v, mem.turned, by_species)
+        _mix(x, p, first, last, layout, k, BACK + KEEP + of_v, mem.turned, by_species)
+    if extra:
+        for d in range(4 if with_v and want_v else 1):
+            add_leading(x, 4 * first + d, p, 5 * first + 1 + d, n, extra if d == 0 else C)
+
+
+@routine
+def _readout_backward(layout, graph, mem, weights, slot, first, last):
+    """From the energies' cotangents to that of the last block's output."""
+    y, K, de = mem.y, layout.n_even.size, mem.energies
+    for i in range(first, last):
+        for c in range(layout.features // 2):
+            a = y.dtype.type(layout.readout_factor) * weights[layout.readout + c]
+            f1, f2 = slope_curvature(y[V, i, 0, c], SILU)
+            moved = f2 * y[T, i, 0, c] * de[D, i] if slot == TD else y.dtype.type(0)
+            y[slot, i, 0, c] = a * (f1 * de[slot, i] + moved)
+    x = mem.x[slot, K]
+    clear(x, first, last - first)
+    _mix(x, y[slot], first, last, layout, K, slot - slot + BACK, mem.turned, graph.species_ptr)
+
+
+# ---- weights
+
+
+@inner
+def _wide(layout, k):
+    """Columns of the last layer of block k's radial network."""
+    wide = 0
+    for p in range(5):
+        wide += layout.features if layout.radial[k, 1 + p] >= 0 else 0
+    return wide
+
+
+@routine
+def _pack_radial(W, weights, layout, k):
+    """The last layer of block k's radial network as the edges take it: vector by vector, constants in."""
+    L, F, wide = W.shape[3] // 5, layout.features, _wide(layout, k)
+    for p in range(5):
+        slot = layout.radial[k, 1 + p]
+        for q in range(W.shape[2]):
+            for c in range(W.shape[1] * L):
+                w = W.dtype.type(0)
+                if slot >= 0 and c < F:
+                    w = layout.radial_factors[k, p] * weights[layout.radial[k, 0] + q * wide + slot * F + c]
+                W[k, c // L, q, p * L + c % L] = w
+
+
+@routine
+def _unpack_radial(gradient, tdW, layout, k):
+    """Add the parts' gradients of that layer, in order."""
+    L, F, wide = tdW.shape[4] // 5, layout.features, _wide(layout, k)
+    for p in range(5):
+        slot = layout.radial[k, 1 + p]
+        for q in range(tdW.shape[3]):
+            for c in range(F if slot >= 0 else 0):
+                g = tdW.dtype.type(0)
+                for part in range(tdW.shape[0]):
+                    g += tdW[part, k, c // L, q, p * L + c % L]
+                gradient[layout.radial[k, 0] + q * wide + slot * F + c] += layout.radial_factors[k, p] * g
+
+
+@routine
+def _turn(turned, weights, turns, task):
+    """turned[m, k] from weights[k, m]"""
+    start, length, k, m, to = turns[task, 0], turns[task, 1], turns[task, 2], turns[task, 3], turns[task, 4]
+    for k0 in range(0, k, SQUARE):
+        for m0 in range(0, m, SQUARE):
+            for c in range(m0, min(m, m0 + SQUARE)):
+                for r in range(k0, min(k, k0 + SQUARE)):
+                    turned[to + c * k + r] = weights[start + r * length + c]
+
+
+@routine
+def _tile(gradient, layout, graph, mem, tile):
+    """Add x^T tdy + tx^T dy to some rows of one matrix's gradient."""
+    tiles, pieces = layout.tiles, layout.pieces
+    k, role, piece, z = tiles[tile, 0], tiles[tile, 1], tiles[tile, 2], tiles[tile, 3]
+    row, rows = tiles[tile, 4], tiles[tile, 5]
+    x_col, y_col, m = pieces[piece, 0], pieces[piece, 2], pieces[piece, 3]
+    at, length, step = pieces[piece, 4], pieces[piece, 5], pieces[piece, 6]
+    lo, hi, to = 0, graph.species.size, at + z * step + row * length
+    if step:
+        lo, hi = graph.species_ptr[z], graph.species_ptr[z + 1]
+    for pair in range(2):
+        a, b = (V, TD) if pair == 0 else (T, D)
+        x, y = mem.x[a, k], mem.y[b]
+        if k < layout.n_even.size:
+            if role // 2 == OUT // 2:
+                x = mem.m[a, k]
+            y = mem.u[b, k] if role // 2 == SELF // 2 else mem.p[b, k]
+        x_step, y_step = x.shape[1] * x.shape[2], y.shape[1] * y.shape[2]
+        for d in range(3 if role % 2 else 1):
+            x_at = lo * x_step + layout.rows[role, d, 0] * x.shape[2] + x_col + row
+            y_at = lo * y_step + layout.rows[role, d, 1] * y.shape[2] + y_col
+            n, factor = hi - lo, layout.factors[piece]
+            add_product(gradient, to, length, x, x_at, 1, x_step, y, y_at, y_step, rows, n, m, factor)
+
+
+@routine
+def _ends(gradient, layout, graph, mem):
+    """Gradient of the embedding and of the last layer."""
+    F, y, de = layout.features, mem.y, mem.energies
+    factor = y.dtype.type(layout.readout_factor)
+    dx = mem.x[TD, 0]
+    for i in range(graph.species.size):
+        at = layout.embedding + graph.species[i] * F
+        for c in range(F):
+            gradient[at + c] += dx[i, 0, c]
+        for c in range(F // 2):
+            f, f1 = value(y[V, i, 0, c], SILU), slope(y[V, i, 0, c], SILU)
+            gradient[layout.readout + c] += factor * (f * de[TD, i] + f1 * y[T, i, 0, c] * de[D, i])
+
+
+# ---- the four walks
+
+
+@routine
+def _enter(energies, unit, h, weights, layout, graph, mem, part, slot, first, last):
+    """What a walk starts from."""
+    if slot == TD:
+        mem.tdW[part] = 0
+    if slot == D or slot == TD:
+        for i in range(first, last):
+            mem.energies[slot, i] = energies[i, 0]
+        return
+    companion = slot // T
+    for e in range(graph.receiver_ptr[first], graph.receiver_ptr[last]):
+        for d in range(3):
+            mem.unit[companion, e, d] = unit[e, d]
+        for k in range(layout.n_even.size):
+            a, b = layout.radial_columns[k, 0], layout.radial_columns[k, 1]
+            for q in range(b - a):
+                mem.h[k, e, companion, q] = h[e, a + q]
+    x = mem.x[slot, 0]
+    clear(x, first, last - first)
+    for i in range(first, last if slot == V else first):
+        at = layout.embedding + graph.species[i] * layout.features
+        for c in range(layout.features):
+            x[i, 0, c] = weights[at + c]
+
+
+@routine
+def _leave(energies, h, layout, graph, mem, slot, first, last):
+    """Hand over what a walk has found."""
+    if slot == V or slot == T:
+        for i in range(first, last):
+            energies[i, 0] = mem.energies[slot, i]
+        return
+    for e in range(graph.receiver_ptr[first], graph.receiver_ptr[last]):
+        for k in range(layout.n_even.size):
+            a, b = layout.radial_columns[k, 0], layout.radial_columns[k, 1]
+            for q in range(b - a):
+                h[e, a + q] += mem.dh[k, e, slot // TD, q]
+
+
+@routine
+def _edges(unit, graph, layout, mem, part, slot, k, first, last):
+    """Messages of block k into some atoms, or the way back."""
+    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.with_v[k + 1]
+    h, W, y, ty, dh = mem.h[k], mem.W[k], mem.unit[0], mem.unit[1], mem.dh[k]
+    u, tu, du, tdu = mem.u[V, k], mem.u[T, k], mem.u[D, k], mem.u[TD, k]
+    m, tm, dm, tdm = mem.m[V, k], mem.m[T, k], mem.m[D, k], mem.m[TD, k]
+    gh, tdW = mem.held[part, 4:], mem.tdW[part, k]
+    for i in range(first, last):
+        lo, hi = ptr[i], ptr[i + 1]
+        if slot == V:
+            messages(m[i], u, h, W, y, senders, lo, hi, with_v, want_v)
+        elif slot == D:
+            _messages_back(du[i], unit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, with_v, want_v)
+        elif slot == T:
+            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, with_v, want_v)
+        else:
+            moving = ty, y, senders, lo, hi, with_v, want_v
+            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving)
+
+
+@routine
+def _part(energies, unit, h, weights, layout, graph, mem, part, slot, stage):
+    """One block, for one part of the atoms: the edges, and the atoms' own numbers as far as no neighbour is
+    needed."""
+    first, last, K = graph.parts[part], graph.parts[part + 1], layout.n_even.size
+    if stage == 0:
+        _enter(energies, unit, h, weights, layout, graph, mem, part, slot, first, last)
+    if slot == V or slot == T:
+        if stage > 0:
+            _edges(unit, graph, layout, mem, part, slot, stage - 1, first, last)
+            _rows_forward(layout, graph, mem, weights, part, slot, stage - 1, first, last)
+        if stage < K:
+            _see(layout, graph, mem, weights, slot, stage, first, last)
+    else:
+        if stage > 0:
+            _edges(unit, graph, layout, mem, part, slot, K - stage, first, last)
+            _unsee(layout, graph, mem, slot, K - stage, first, last)
+        if stage < K:
+            _rows_backward(layout, graph, mem, weights, part, slot, K - stage - 1, first, last)
+    if stage == K:
+        _leave(energies, h, layout, graph, mem, slot, first, last)
+
+
+@routine
+def _matrix(gradient, weights, layout, graph, mem, slot, task):
+    """Before the first walk, matrices as the walks take them; after the last, their gradients."""
+    K, tiles = layout.n_even.size, layout.tiles.shape[0]
+    if slot == V and task < K:
+        _pack_radial(mem.W, weights, layout, task)
+    elif slot == V:
+        _turn(mem.turned, weights, layout.turns, task - K)
+    elif task < K:
+        _unpack_radial(gradient, mem.tdW, layout, task)
+    elif task < K + tiles:
+        _tile(gradient, layout, graph, mem, task - K)
+    else:
+        _ends(gradient, layout, graph, mem)
+
+
+@kernel
+def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, graph, mem):
+    """One walk: energies[n, 1], unit[E, 3] and h[E, .] stand for the arrays of that slot.
+
+    V and T read unit and h and write energies; D and TD read energies and add to unit (D only) and h; TD adds
+    to the gradient of the weights.
+    """
+    K, parts = layout.n_even.size, graph.parts.size - 1
+    before, after = K + layout.turns.shape[0], K + layout.tiles.shape[0] + 1
+    for stage in range(-1, K + 2):
+        if stage == -1:
+            tasks = before if slot == V else 0
+        elif stage <= K:
+            tasks = parts
+        else:
+            tasks = after if slot == TD else 0
+        for task in prange(tasks):
+            if stage == -1 or stage > K:
+                _matrix(gradient, weights, layout, graph, mem, slot, np.int64(task))
+            else:
+                _part(energies, unit, h, weights, layout, graph, mem, np.int64(task), slot, np.int64(stage))
