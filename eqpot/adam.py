@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from eqpot.kernels.adam import adam_step_cpu, average_step_cpu
+
 
 class Adam:
     """Adam on one flat vector, in place; AMSGrad (Reddi et al., arXiv:1904.09237) as an option.
@@ -25,15 +27,10 @@ class Adam:
     def step(self, weights: np.ndarray, gradient: np.ndarray, rate: float) -> None:
         """Move `weights` (in place) against `gradient`, both of one shape."""
         self.steps += 1
-        self.m *= self.beta1
-        self.m += (1 - self.beta1) * gradient
-        self.v *= self.beta2
-        self.v += (1 - self.beta2) * gradient * gradient
-        v = self.v
-        if self.v_max is not None:
-            v = np.maximum(v, self.v_max, out=self.v_max)
-        correction = (1 - self.beta2**self.steps) ** 0.5
-        weights -= (rate / (1 - self.beta1**self.steps)) * self.m / (v**0.5 / correction + self.epsilon)
+        step, root = rate / (1 - self.beta1**self.steps), (1 - self.beta2**self.steps) ** 0.5
+        constants = (1 - self.beta1, 1 - self.beta2, step, 1 / root, self.epsilon)
+        v_max = weights[:0] if self.v_max is None else self.v_max
+        adam_step_cpu(weights, self.m, self.v, v_max, gradient, np.array(constants, weights.dtype))
 
     def state(self) -> dict[str, np.ndarray | int]:
         """Everything that the next step depends on."""
@@ -63,4 +60,4 @@ class MovingAverage:
         """Take in the weights after a step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.decay else 0.0
-        self.weights += (1 - decay) * (weights - self.weights)
+        average_step_cpu(self.weights, weights, np.array([1 - decay], weights.dtype))

@@ -30,6 +30,7 @@ from eqpot.tape import Pool
 PATH_FACTORS = np.array([1.0, 1.0, 1.0, R3, R2])
 ATOMS_PER_PART = 12
 PARTS = 32  # at most
+EDGES_PER_ATOM = 12  # an atom's matrices take the time of about so many edges
 TILE = 32  # rows of a matrix whose gradient is one task
 
 
@@ -110,9 +111,10 @@ def n_parts(n: int) -> int:
 
 
 def graph_in_parts(batch: Batch) -> Graph:
-    """The batch as the kernels take it, its atoms in parts of about as many edges."""
+    """The batch as the kernels take it, its atoms in parts of about as much work."""
     n, parts = len(batch.species), n_parts(len(batch.species))
-    cuts = np.searchsorted(batch.receiver_ptr, [batch.edge_count * t // parts for t in range(1, parts)])
+    work = batch.receiver_ptr + EDGES_PER_ATOM * np.arange(n + 1)
+    cuts = np.searchsorted(work, [work[-1] * t // parts for t in range(1, parts)])
     return Graph(
         *(batch.species, batch.species_ptr, batch.senders, batch.receiver_ptr, batch.edge_vec),
         *(batch.sender_perm, batch.sender_ptr, np.array([0, *cuts, n])),

@@ -9,6 +9,7 @@ from eqpot.graph import Batch
 from eqpot.kernels.compile import announce
 from eqpot.kernels.force_call import (
     ATOMS,
+    EDGES,
     KEEP_S,
     KEEP_V,
     OUT_S,
@@ -105,6 +106,7 @@ class Evaluator:
                 dm=take(2, n, 11, C),
                 dy=take(E, 4),
                 rows=take(threads, ATOMS, 11, C),
+                sweep=take(threads, 7, max(3, H, *self._net.widths), EDGES),
                 readout=take(threads, 2, ATOMS, 1, R),
                 energies=take(n),
                 dedge_vec=take(E, 3, dtype=np.float64),
@@ -150,7 +152,8 @@ class Evaluator:
         radial = aligned((K, C // L, last, 5 * L), dtype)
         for k, b in enumerate(model.blocks):
             for d, matrix in enumerate(model.radial):
-                weights = full(matrix, k)
+                W = config.radial_width
+                weights = full(matrix)[:, k * W : (k + 1) * W] if d == 0 else full(matrix, k)
                 hidden[k, d, : weights.shape[1], : weights.shape[0]] = weights.T
             weights = full(b.radial)
             for p, (slot, _) in enumerate(b.paths):
@@ -213,11 +216,11 @@ class Panels:
         if C != F or np.any(np.array(tiles) % self.lanes):
             tiles = [(0, full.shape[0], 0, full.shape[1])]
         ranges = []
-        for whole, order in ((full, (0, 1, 2, 3)), (full.T, (2, 3, 0, 1))):
+        for oriented, order in ((full, (0, 1, 2, 3)), (full.T, (2, 3, 0, 1))):
             first = len(self.pieces)
             for tile in tiles:
                 x, k, y, m = (int(tile[q]) for q in order)
-                self._cut(whole[x : x + k, y : y + m], x, y)
+                self._cut(oriented[x : x + k, y : y + m], x, y)
             ranges.append((first, len(self.pieces)))
         return ranges
 

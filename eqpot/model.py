@@ -167,12 +167,12 @@ class Model:
         return block, s_next, v_next
 
     def _radial_hidden(self, d: int) -> Dense:
-        """Hidden layer d of all blocks' radial networks, side by side: one matrix for each block."""
+        """Hidden layer d of all blocks' radial networks, side by side."""
         K, W = self.config.blocks, self.config.radial_width
-        k = self.config.basis_size if d == 0 else W
-        blocks = [(0 if d == 0 else b * k, k, b * W, W, b * k * W) for b in range(K)]
-        scales = np.full(K, RADIAL_GAIN / np.sqrt(k))
-        return Dense(f"radial.{d}", K * W, np.array(blocks, np.int64), scales, False)
+        if d == 0:
+            return dense("radial.0", "e" * self.config.basis_size, "e" * (K * W), RADIAL_GAIN)
+        blocks = [(b * W, W, b * W, W, b * W * W) for b in range(K)]
+        return Dense(f"radial.{d}", K * W, np.array(blocks, np.int64), np.full(K, RADIAL_GAIN / np.sqrt(W)), False)
 
     def _radial_output(self, name: str, block: int, columns: int) -> Dense:
         hidden = self.config.radial_depth > 0
@@ -194,6 +194,10 @@ class Model:
             )
             found += [b.radial, *(m for m in rest if m is not None)]
         return found + self.output
+
+    def outside_blocks(self) -> list[str]:
+        """Parameter arrays that the one operator for all blocks does not take."""
+        return ["frequencies", *(m.name for m in self.radial)]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter array; a matrix is a flat row, or one for each species."""

@@ -11,24 +11,17 @@ class Params(Mapping[str, np.ndarray]):
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: str | np.dtype):
         sizes = [int(np.prod(shape)) for shape in shapes.values()]
         self.shapes = dict(shapes)
+        self.starts = dict(zip(shapes, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))  # places in flat
+        self._places = [
+            (name, slice(start, start + size), shape)
+            for (name, start), size, shape in zip(self.starts.items(), sizes, shapes.values(), strict=True)
+        ]
         self.flat = np.zeros(sum(sizes), dtype)
         self._views = self.split(self.flat)
 
-    def starts(self) -> dict[str, int]:
-        """Where each array begins in `flat`."""
-        ends = np.cumsum([view.size for view in self._views.values()])
-        return {
-            name: int(end) - view.size for (name, view), end in zip(self._views.items(), ends, strict=True)
-        }
-
     def split(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Views of another vector of the same layout, such as a gradient."""
-        views, start = {}, 0
-        for name, shape in self.shapes.items():
-            size = int(np.prod(shape))
-            views[name] = flat[start : start + size].reshape(shape)
-            start += size
-        return views
+        return {name: flat[place].reshape(shape) for name, place, shape in self._places}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._views[name]

@@ -62,6 +62,7 @@ class Potential:
         self.shift = np.zeros(len(self.species))
         self.mean_neighbours = 1.0
         self.params = Params(self._model.shapes(), dtype)
+        self._gradient = np.zeros_like(self.params.flat)
         self.provenance: dict[str, Any] = {}
         self.backend = backend
         self._operators = operators(backend)
@@ -223,6 +224,8 @@ class Potential:
         """What `loss(prediction)` returns, and the gradient of its value by the weights, laid out as
         params.flat.
 
+        The gradient is a buffer that the next call overwrites.
+
         `loss` returns (value, anything, dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3]) for a prediction whose
         atoms are in the batch's order. Four walks over the tape, see `eqpot.tape`; with `compiled`, all blocks
         are one operator where there is such code for the model.
@@ -232,10 +235,11 @@ class Potential:
             outcome = loss(prediction)
             _, _, grad_energy, grad_forces, grad_stress = outcome
             tape.tangent({edge_vec: self._edge_tangent(batch, grad_forces, grad_stress if stress else None)})
-            gradient = np.zeros_like(self.params.flat)
-            for name, view in self.params.split(gradient).items():
-                nodes[name].td = view
-            nodes[ALL].td = gradient[None]
+            self._gradient[:] = 0
+            gradient = self._gradient
+            views = self.params.split(gradient) | {ALL: gradient[None]}
+            for name, node in nodes.items():
+                node.td = views[name]
             seed = self.scale[batch.species] * grad_energy[batch.frame]
             tape.reverse_tangent({x: self._column(seed)}, nodes.values())
         finally:
@@ -247,13 +251,14 @@ class Potential:
     ) -> tuple[Prediction, Tape, Node, Node, dict]:
         """Walks one and two."""
         tape = Tape(self._operators, self._pool)
-        nodes = {name: Node(array) for name, array in self.params.items()}
-        nodes[ALL] = Node(self.params.flat[None])
-        blocks = None
+        arrays, blocks = self.params, None
         if compiled and self.backend == "cpu" and Blocks.supports(self._model):
             if self._blocks is None:
-                self._blocks = Blocks(self._model, self.params.starts(), self._pool)
+                self._blocks = Blocks(self._model, self.params.starts, self._pool)
             blocks = self._blocks.operator
+            arrays = {name: self.params[name] for name in self._model.outside_blocks()}
+            arrays[ALL] = self.params.flat[None]
+        nodes = {name: Node(array) for name, array in arrays.items()}
         edge_vec = Node(batch.edge_vec.astype(self.dtype))
         x = self._model.run(tape, nodes, batch, edge_vec, blocks)
         found = d = None

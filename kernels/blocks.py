@@ -436,11 +436,12 @@ def _pack_radial(W, weights, layout, k):
     for p in range(5):
         slot = layout.radial[k, 1 + p]
         for q in range(W.shape[2]):
-            for c in range(W.shape[1] * L):
-                w = W.dtype.type(0)
-                if slot >= 0 and c < F:
-                    w = layout.radial_factors[k, p] * weights[layout.radial[k, 0] + q * wide + slot * F + c]
-                W[k, c // L, q, p * L + c % L] = w
+            at = layout.radial[k, 0] + q * wide + slot * F
+            for v in range(W.shape[1]):
+                for c in range(L):
+                    known = slot >= 0 and v * L + c < F
+                    w = weights[at + v * L + c] if known else W.dtype.type(0)
+                    W[k, v, q, p * L + c] = layout.radial_factors[k, p] * w
 
 
 @routine
@@ -450,11 +451,11 @@ def _unpack_radial(gradient, tdW, layout, k):
     for p in range(5):
         slot = layout.radial[k, 1 + p]
         for q in range(tdW.shape[3]):
-            for c in range(F if slot >= 0 else 0):
-                g = tdW.dtype.type(0)
-                for part in range(tdW.shape[0]):
-                    g += tdW[part, k, c // L, q, p * L + c % L]
-                gradient[layout.radial[k, 0] + q * wide + slot * F + c] += layout.radial_factors[k, p] * g
+            at = layout.radial[k, 0] + q * wide + slot * F
+            for part in range(tdW.shape[0] if slot >= 0 else 0):
+                for v in range(tdW.shape[2]):
+                    for c in range(min(L, F - v * L)):
+                        gradient[at + v * L + c] += layout.radial_factors[k, p] * tdW[part, k, v, q, p * L + c]
 
 
 @routine
@@ -551,25 +552,73 @@ def _leave(energies, h, layout, graph, mem, slot, first, last):
                 h[e, a + q] += mem.dh[k, e, slot // TD, q]
 
 
+# One routine for each walk: LLVM finds registers for one body of loops at a time. Most blocks have vectors on
+# both sides, and theirs is compiled for that.
+
+
 @routine
-def _edges(unit, graph, layout, mem, part, slot, k, first, last):
-    """Messages of block k into some atoms, or the way back."""
+def _edges_fwd(graph, layout, mem, k, first, last):
+    m, u, h, W, y = mem.m[V, k], mem.u[V, k], mem.h[k], mem.W[k], mem.unit[0]
     ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.with_v[k + 1]
-    h, W, y, ty, dh = mem.h[k], mem.W[k], mem.unit[0], mem.unit[1], mem.dh[k]
-    u, tu, du, tdu = mem.u[V, k], mem.u[T, k], mem.u[D, k], mem.u[TD, k]
-    m, tm, dm, tdm = mem.m[V, k], mem.m[T, k], mem.m[D, k], mem.m[TD, k]
+    for i in range(first, last):
+        lo, hi = ptr[i], ptr[i + 1]
+        if with_v and want_v:
+            messages(m[i], u, h, W, y, senders, lo, hi, True, True)
+        else:
+            messages(m[i], u, h, W, y, senders, lo, hi, with_v, want_v)
+
+
+@routine
+def _edges_bwd(dunit, graph, layout, mem, part, k, first, last):
+    du, dm, u, h, W, y, dh = mem.u[D, k], mem.m[D, k], mem.u[V, k], mem.h[k], mem.W[k], mem.unit[0], mem.dh[k]
+    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.with_v[k + 1]
+    gh = mem.held[part, 4:]
+    for i in range(first, last):
+        lo, hi = ptr[i], ptr[i + 1]
+        if with_v and want_v:
+            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, True, True)
+        else:
+            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, with_v, want_v)
+
+
+@routine
+def _edges_fwd_tan(graph, layout, mem, k, first, last):
+    tm, tu, u, h, W, ty, y = mem.m[T, k], mem.u[T, k], mem.u[V, k], mem.h[k], mem.W[k], mem.unit[1], mem.unit[0]
+    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.with_v[k + 1]
+    for i in range(first, last):
+        lo, hi = ptr[i], ptr[i + 1]
+        if with_v and want_v:
+            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, True, True)
+        else:
+            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, with_v, want_v)
+
+
+@routine
+def _edges_bwd_tan(graph, layout, mem, part, k, first, last):
+    tdu, tdm, dm, tu, u = mem.u[TD, k], mem.m[TD, k], mem.m[D, k], mem.u[T, k], mem.u[V, k]
+    h, W, ty, y, dh = mem.h[k], mem.W[k], mem.unit[1], mem.unit[0], mem.dh[k]
+    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.with_v[k + 1]
     gh, tdW = mem.held[part, 4:], mem.tdW[part, k]
     for i in range(first, last):
         lo, hi = ptr[i], ptr[i + 1]
-        if slot == V:
-            messages(m[i], u, h, W, y, senders, lo, hi, with_v, want_v)
-        elif slot == D:
-            _messages_back(du[i], unit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, with_v, want_v)
-        elif slot == T:
-            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, with_v, want_v)
+        moving = ty, y, senders, lo, hi
+        if with_v and want_v:
+            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, True, True)
         else:
-            moving = ty, y, senders, lo, hi, with_v, want_v
-            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving)
+            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, with_v, want_v)
+
+
+@routine
+def _edges(unit, graph, layout, mem, part, slot, k, first, last):
+    """Messages of block k into some atoms, or the way back."""
+    if slot == V:
+        _edges_fwd(graph, layout, mem, k, first, last)
+    elif slot == D:
+        _edges_bwd(unit, graph, layout, mem, part, k, first, last)
+    elif slot == T:
+        _edges_fwd_tan(graph, layout, mem, k, first, last)
+    else:
+        _edges_bwd_tan(graph, layout, mem, part, k, first, last)
 
 
 @routine

@@ -50,10 +50,15 @@ kernel = _compiled(parallel=True)
 
 # What a kernel calls inside its loop. LLVM vectorises a loop over channels only if it can check that what is
 # written overlaps nothing that is read, and gives up beyond a handful of arrays: so each loop writes one row.
-inner = _compiled(forceinline=True)
+# Neither these nor routines may allocate: so no reference to an array needs counting, which costs two atomic
+# operations for every view and every array passed on, fought over by all threads.
+inner = _compiled(forceinline=True, _nrt=False)
 
 # What several kernels call, compiled once.
-routine = _compiled()
+routine = _compiled(_nrt=False)
+
+# A routine that allocates.
+allocating = _compiled()
 
 
 def announce(function: Callable) -> None:

@@ -100,6 +100,7 @@ class Work(NamedTuple):
     dm: np.ndarray  # [2, n, 11, C]: cotangents of the messages, of one block and of the one before
     dy: np.ndarray  # [E, 4]: dE/dY and dE/dr, summed over the blocks
     rows: np.ndarray  # [T, ATOMS, 11, C]: one thread's messages, or cotangents
+    sweep: np.ndarray  # [T, 7, W, EDGES]: one thread's hidden numbers of the radial network
     readout: np.ndarray  # [T, 2, ATOMS, 1, R]: its hidden numbers and their cotangents
     energies: np.ndarray  # [n], in units of the species' scale
     dedge_vec: np.ndarray  # [E, 3]: dE/d edge_vec, eV/Å
@@ -110,16 +111,12 @@ class Work(NamedTuple):
 
 
 @routine
-def _radial(net, graph, work, first, last):
+def _radial(net, graph, work, part, first, last):
     """r, Y, h and h' of the edges into atoms first : last."""
     B, K, D = net.frequencies.size, net.hidden.shape[0], net.hidden.shape[1]
-    W = work.h.shape[3]
-    for d in range(D + 1):
-        W = max(W, net.widths[d])
-    dtype = work.r.dtype
-    basis = np.empty((2, W, EDGES), dtype)
-    layers = np.empty((2, 2, W, EDGES), dtype)
-    r, a, da = np.ones(EDGES, dtype), np.zeros(EDGES, dtype), np.zeros(EDGES, dtype)
+    sweep = work.sweep[part]
+    basis, r, a, da = sweep[0:2], sweep[6, 0], sweep[6, 1], sweep[6, 2]
+    r[:] = 1  # of the lanes that a last, shorter sweep leaves unused
     lo, hi = graph.receiver_ptr[first], graph.receiver_ptr[last]
     for start in range(lo, hi, EDGES):
         n = min(EDGES, hi - start)
@@ -138,7 +135,7 @@ def _radial(net, graph, work, first, last):
         for k in range(K):
             x = basis
             for d in range(D):
-                y = layers[d % 2]
+                y = sweep[2:4] if d % 2 == 0 else sweep[4:6]
                 for o in range(net.widths[d + 1]):
                     y[0, o] = 0
                     y[1, o] = 0
@@ -560,7 +557,7 @@ def _stage(net, graph, work, part, stage):
     block, then back, then forces."""
     first, last, blocks = graph.parts[part], graph.parts[part + 1], net.n_even.size
     if stage == 0:
-        _radial(net, graph, work, first, last)
+        _radial(net, graph, work, part, first, last)
         _start(net, graph, work, first, last)
     elif stage <= blocks:
         _forward(net, graph, work, part, stage - 1, first, last)

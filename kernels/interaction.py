@@ -36,7 +36,7 @@ bits for any number of threads.
 import numpy as np
 from numba import prange
 
-from .compile import inner, kernel
+from .compile import allocating, inner, kernel
 
 CHUNK = 8  # atoms per unit of parallel work
 R3 = 1.0 / np.sqrt(3.0)
@@ -254,7 +254,7 @@ def _fwd_tan(
                     )
 
 
-@inner
+@allocating
 def _with_y(paths):
     """The paths whose product holds Y1: the others do not move with it."""
     only = paths.copy()

@@ -22,6 +22,7 @@ import numpy as np
 from numba import prange
 
 from .compile import inner, kernel
+from .elementary import sincos
 
 CHUNK = 128
 
@@ -47,7 +48,7 @@ def radial_basis_fwd_cpu(basis, r, frequencies, cutoff, envelope_p):
         for e in range(chunk * CHUNK, min(r.size, (chunk + 1) * CHUNK)):
             a, _, _ = amplitude(r[e], cutoff, envelope_p)
             for n in range(frequencies.size):
-                basis[e, n] = a * np.sin(frequencies[n] / cutoff * r[e])
+                basis[e, n] = a * sincos(frequencies[n] / cutoff * r[e])[0]
 
 
 @kernel
@@ -57,7 +58,7 @@ def _fwd_tan(tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p):
             a, a1, _ = amplitude(r[e], cutoff, envelope_p)
             for n in range(frequencies.size):
                 k = frequencies[n] / cutoff
-                sin, cos = np.sin(k * r[e]), np.cos(k * r[e])
+                sin, cos = sincos(k * r[e])
                 tbasis[e, n] = (a1 * sin + a * k * cos) * tr[e] + a * r[e] / cutoff * cos * tfrequencies[n]
 
 
@@ -68,7 +69,7 @@ def _bwd(dr, partial, dbasis, r, frequencies, cutoff, envelope_p):
             a, a1, _ = amplitude(r[e], cutoff, envelope_p)
             for n in range(frequencies.size):
                 k = frequencies[n] / cutoff
-                sin, cos = np.sin(k * r[e]), np.cos(k * r[e])
+                sin, cos = sincos(k * r[e])
                 dr[e] += dbasis[e, n] * (a1 * sin + a * k * cos)
                 partial[chunk, n] += dbasis[e, n] * a * r[e] / cutoff * cos
 
@@ -81,7 +82,7 @@ def _bwd_tan(tdr, partial, tdbasis, tr, tfrequencies, dbasis, r, frequencies, cu
             x = r[e] / cutoff
             for n in range(frequencies.size):
                 k, tk = frequencies[n] / cutoff, tfrequencies[n]
-                sin, cos = np.sin(k * r[e]), np.cos(k * r[e])
+                sin, cos = sincos(k * r[e])
                 mixed = a1 * x * cos + a * cos / cutoff - a * k * x * sin
                 by_r = (a2 * sin + 2 * a1 * k * cos - a * k * k * sin) * tr[e] + mixed * tk
                 by_w = mixed * tr[e] - a * x * x * sin * tk

@@ -461,7 +461,8 @@ def energies(
         w = basis
         for d in range(config.radial_depth):
             columns, width = w.shape[1], config.radial_width
-            own = params[f"radial.{d}"][0].reshape(config.blocks, columns, width)[k]
+            every = params[f"radial.{d}"][0]  # of all blocks: side by side in the first layer, then in turn
+            own = every.reshape(columns, -1, width)[:, k] if d == 0 else every.reshape(-1, width, width)[k]
             w = activation_fwd(RADIAL_GAIN / np.sqrt(columns) * w @ own, SSP)
         w = dense(f"{block}.radial", w, "e" * w.shape[1], "e" * (len(in_use) * channels), RADIAL_GAIN)
 

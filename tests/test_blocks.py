@@ -1,0 +1,72 @@
+"""The blocks as one operator against the operators one by one, and its bits."""
+
+import numba
+import numpy as np
+import pytest
+from ase import Atoms
+from test_force_call import GATED, batch
+from test_model import MODEL, check_close, crystal, molecule, potential
+
+from eqpot.blocks import Blocks, graph_in_parts
+from eqpot.config import LossConfig
+from eqpot.loss import Labels, loss_and_gradient
+
+
+def loss_of(graph):
+    """Energies, forces and stress against random labels."""
+    random, n, frames = np.random.default_rng(0), len(graph.species), graph.n_frames
+    stress = np.where(np.isnan(graph.volume)[:, None, None], np.nan, random.normal(size=(frames, 3, 3)))
+    labels = Labels(random.normal(size=frames), random.normal(size=(n, 3)), stress)
+    return lambda p: loss_and_gradient(LossConfig(), p, labels, graph.atom_counts)
+
+
+def gradient(model, graph, compiled=True) -> tuple[float, np.ndarray]:
+    (value, *_), found = model.loss_gradient(graph, loss_of(graph), stress=True, compiled=compiled)
+    return value, found.copy()
+
+
+@pytest.mark.parametrize("settings", GATED.values(), ids=GATED)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_equals_the_operators_one_by_one(settings, dtype):
+    model = potential(dtype, **settings)
+    assert Blocks.supports(model._model)
+    graph = batch(model, molecule(), crystal(), molecule(25, seed=2), Atoms("O", positions=[[0, 0, 0]]))
+    assert len(graph_in_parts(graph).parts) > 2
+    value, found = gradient(model, graph)
+    expected_value, expected = gradient(model, graph, compiled=False)
+    check_close(value, expected_value, MODEL[dtype], what="loss")
+    names = model.params.split(found)
+    for name, array in model.params.split(expected).items():
+        check_close(names[name], array, MODEL[dtype], scale=np.abs(expected).max(), what=name)
+
+
+@pytest.mark.parametrize("features", [32, 40])
+def test_whole_vectors_and_those_that_are_not(features):
+    model = potential("float32", features=features, symmetry="o3")
+    graph = batch(model, crystal(n=20))
+    check_close(gradient(model, graph)[1], gradient(model, graph, compiled=False)[1], MODEL["float32"])
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread has nothing to agree with")
+def test_same_bits_for_any_number_of_threads():
+    model = potential("float32", features=16)
+    graph = batch(model, crystal(n=36) * (2, 1, 1))
+    found = []
+    for threads in (1, 2, 2):
+        numba.set_num_threads(threads)
+        found.append(gradient(model, graph)[1])
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+    assert all(np.array_equal(again, found[0]) for again in found[1:])
+
+
+def test_what_it_cannot_do_says_so():
+    model = potential()
+    graph = batch(model, molecule())
+    gradient(model, graph)
+    operator, some = model._blocks.operator, np.zeros(1)
+    with pytest.raises(NotImplementedError, match="weights"):
+        operator.bwd(None, some, some, some, some, some, some, graph)
+    with pytest.raises(NotImplementedError, match="weights"):
+        operator.fwd_tan(some, some, some, some, some, some, some, graph)
+    with pytest.raises(NotImplementedError, match="directions"):
+        operator.bwd_tan(some, *[some] * 10, graph)
