@@ -244,7 +244,7 @@ class TrainConfig(_Table):
         0.999, "decay of the moving average of the weights that is validated and kept; 0: off", low=0, below=1
     )
     amsgrad: bool = option(False, "Adam's AMSGrad variant")
-    max_epochs: int = option(1000, "training ends after this many epochs", low=1)
+    max_epochs: int = option(10_000, "training ends after this many epochs", low=1)
     max_time: str | float = option(
         "", 'training ends after this time: "45m", "2h", "90s"; "": no limit', parse=_time
     )

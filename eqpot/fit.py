@@ -43,7 +43,7 @@ MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
     "config.toml",
     "learning_curve.png",
 )
-FORMAT, VERSION = "eqpot-checkpoint", 1
+FORMAT, VERSION = "eqpot-checkpoint", 2
 ERRORS = tuple(
     f"{name}_{kind}" for name in ("energy_per_atom", "forces", "stress") for kind in ("mae", "rmse")
 )

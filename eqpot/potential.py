@@ -24,7 +24,7 @@ from eqpot.ops import operators
 from eqpot.params import Params
 from eqpot.tape import Node, Pool, Tape
 
-FORMAT, VERSION = "eqpot-model", 1
+FORMAT, VERSION = "eqpot-model", 2
 
 
 @dataclass(frozen=True)
