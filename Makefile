@@ -31,11 +31,14 @@ demo: $(VENV)/.installed
 	$(EQPOT) eval $(DEMO)/run/model.h5 $(DEMO)/ethanol_test.h5 --json $(DEMO)/errors.json --plots $(DEMO)/plots
 	@echo "Pictures:"; ls $(DEMO)/run/*.png $(DEMO)/plots/*.png | sed 's/^/  /'
 
+# Whole files to each of up to four processes: tests of one file share the kernels that they compile first.
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: $(VENV)/.installed-test
-	$(RUN) -m pytest
+	$(RUN) $(PYTEST)
 
 test-fast: $(VENV)/.installed-test
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) $(PYTEST) -m "not slow"
 
 lint: $(VENV)/.installed-test
 	$(RUN) -m ruff check .

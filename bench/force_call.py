@@ -3,9 +3,10 @@
     python bench/force_call.py                                 # every workload on 1 and 2 threads
     python bench/force_call.py --threads 1 --sizes 192 1536    # some; results accumulate in the JSON file
 
-Two times: of `Potential.predict`, with the graph at hand, and of `get_forces` through `EqpotCalculator`, all
-atoms moved a little before each call. Every workload and number of threads has a process of its own. Its
-memory is the peak beyond what the process had after the same calls on the smallest workload.
+Two times: of `get_forces` through `EqpotCalculator`, all atoms moved a little before each call, and of
+`Potential.predict`, with the graph at hand. Every workload and number of threads has a process of its own.
+Its memory is the peak after the calculator's calls, beyond what the process had after all calls on the
+smallest workload.
 
 Speed is counted operations (see `operations`) over the first time, and its share of what NumPy's float32
 matrix product of 2048 x 2048 reaches with the same number of threads.
@@ -63,7 +64,7 @@ def operations(model: Model, atoms: int, edges: int) -> int:
     total = 0
     for matrix in model.matrices():
         name = matrix.name
-        rows = edges if ".radial." in name else 3 * atoms if name.endswith(".v") else atoms
+        rows = edges if "radial" in name else 3 * atoms if name.endswith(".v") else atoms
         constant = name.startswith(("block0.self_in", "block0.self_connection"))
         total += 2 * matrix.size * rows * (1 if constant else 2)
     for k, block in enumerate(model.blocks):
@@ -82,11 +83,12 @@ def measure(name: str, symmetry: str, seconds: float) -> dict:
     """Times (s), memory (bytes) and operations of one workload."""
     calls(SMALLEST, symmetry, 0)
     base = peak_memory()
-    return {**calls(name, symmetry, seconds), "base_memory": base, "memory": peak_memory() - base}
+    measured = calls(name, symmetry, seconds)
+    return {**measured, "base_memory": base, "memory": measured["memory"] - base}
 
 
 def calls(name: str, symmetry: str, seconds: float) -> dict:
-    """Time both kinds of call for about `seconds` each."""
+    """Time both kinds of call for about `seconds` each; memory is the peak after the calculator's, bytes."""
     atoms = structure(name)
     settings = {**SETTINGS, "symmetry": symmetry, "cutoff": CUTOFF.get(name, 4.0)}
     potential = Potential.create(species=sorted(set(atoms.numbers)), seed=0, dtype="float32", **settings)
@@ -95,12 +97,16 @@ def calls(name: str, symmetry: str, seconds: float) -> dict:
         [frame_graph(*geometry, potential.species, potential.config.cutoff)], len(potential.species)
     )
     potential.mean_neighbours = batch.edge_count / len(atoms)
+    calculator = EqpotCalculator(potential)
+    _, whole = time_calls(calculator, atoms, seconds)
+    memory = peak_memory()
+    del calculator
+    atoms.calc = None
     times = []
     while len(times) < 4 or sum(times[1:]) < seconds:
         began = time.perf_counter()
         potential.predict(batch)
         times.append(time.perf_counter() - began)
-    _, whole = time_calls(EqpotCalculator(potential), atoms, seconds)
     model = Model(potential.config, len(potential.species), potential.mean_neighbours)
     return {
         "atoms": len(atoms),
@@ -108,6 +114,7 @@ def calls(name: str, symmetry: str, seconds: float) -> dict:
         "cutoff": potential.config.cutoff,
         "predict_seconds": median(times[1:]),
         "calculator_seconds": median(whole),
+        "memory": memory,
         "operations": operations(model, len(atoms), batch.edge_count),
     }
 

@@ -49,7 +49,7 @@ class Blocks:
         self.layout, self._turned = _Matrices(model, starts, self.channels, self.dtype).layout()
         self.memory: Memory | None = None
         self.operator = Operator("blocks", self.fwd, self.bwd, self.fwd_tan, self.bwd_tan)
-        announce(blocks_walk_cpu)
+        announce(blocks_walk_cpu, "about two minutes")
         self._no_gradient = np.empty((1, 0), pool.dtype)
 
     @staticmethod

@@ -172,7 +172,8 @@ class Model:
         if d == 0:
             return dense("radial.0", "e" * self.config.basis_size, "e" * (K * W), RADIAL_GAIN)
         blocks = [(b * W, W, b * W, W, b * W * W) for b in range(K)]
-        return Dense(f"radial.{d}", K * W, np.array(blocks, np.int64), np.full(K, RADIAL_GAIN / np.sqrt(W)), False)
+        scales = np.full(K, RADIAL_GAIN / np.sqrt(W))
+        return Dense(f"radial.{d}", K * W, np.array(blocks, np.int64), scales, False)
 
     def _radial_output(self, name: str, block: int, columns: int) -> Dense:
         hidden = self.config.radial_depth > 0

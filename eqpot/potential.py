@@ -227,8 +227,8 @@ class Potential:
         The gradient is a buffer that the next call overwrites.
 
         `loss` returns (value, anything, dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3]) for a prediction whose
-        atoms are in the batch's order. Four walks over the tape, see `eqpot.tape`; with `compiled`, all blocks
-        are one operator where there is such code for the model.
+        atoms are in the batch's order. Four walks over the tape, see `eqpot.tape`; with `compiled`, all
+        blocks are one operator where there is such code for the model.
         """
         try:
             prediction, tape, x, edge_vec, nodes = self._record(batch, True, stress, compiled)

@@ -38,7 +38,7 @@ from .force_call import add_leading, clear, messages, radial_weights, store_mess
 from .gate import gate_row, gate_row_bwd, gate_row_bwd_tan, gate_row_fwd_tan
 from .simd import WIDTH, add_product, load, splat, spread, store, total
 
-V, D, T, TD = range(4)
+V, D, T, TD = range(4)  # walks over even slots go forward, over odd ones backward
 SELF, OUT, KEEP, BACK = 0, 2, 4, 6  # roles of matrices: of scalars, + 1 of vectors, + BACK transposed
 SQUARE = 16  # edge of the squares in which matrices are transposed
 
@@ -356,7 +356,7 @@ def _read_out(layout, graph, mem, weights, slot, first, last):
     y, y0 = mem.y[slot], mem.y[V]
     K = layout.n_even.size
     clear(y, first, last - first)
-    _mix(y, mem.x[slot, K], first, last, layout, K, slot - slot + SELF, weights, graph.species_ptr)
+    _mix(y, mem.x[slot, K], first, last, layout, K, np.int64(SELF), weights, graph.species_ptr)
     for i in range(first, last):
         energy = y.dtype.type(0)
         for c in range(layout.features // 2):
@@ -414,7 +414,7 @@ def _readout_backward(layout, graph, mem, weights, slot, first, last):
             y[slot, i, 0, c] = a * (f1 * de[slot, i] + moved)
     x = mem.x[slot, K]
     clear(x, first, last - first)
-    _mix(x, y[slot], first, last, layout, K, slot - slot + BACK, mem.turned, graph.species_ptr)
+    _mix(x, y[slot], first, last, layout, K, np.int64(BACK + SELF), mem.turned, graph.species_ptr)
 
 
 # ---- weights
@@ -455,7 +455,8 @@ def _unpack_radial(gradient, tdW, layout, k):
             for part in range(tdW.shape[0] if slot >= 0 else 0):
                 for v in range(tdW.shape[2]):
                     for c in range(min(L, F - v * L)):
-                        gradient[at + v * L + c] += layout.radial_factors[k, p] * tdW[part, k, v, q, p * L + c]
+                        g = tdW[part, k, v, q, p * L + c]
+                        gradient[at + v * L + c] += layout.radial_factors[k, p] * g
 
 
 @routine
@@ -518,7 +519,7 @@ def _enter(energies, unit, h, weights, layout, graph, mem, part, slot, first, la
     """What a walk starts from."""
     if slot == TD:
         mem.tdW[part] = 0
-    if slot == D or slot == TD:
+    if slot % 2:
         for i in range(first, last):
             mem.energies[slot, i] = energies[i, 0]
         return
@@ -541,7 +542,7 @@ def _enter(energies, unit, h, weights, layout, graph, mem, part, slot, first, la
 @routine
 def _leave(energies, h, layout, graph, mem, slot, first, last):
     """Hand over what a walk has found."""
-    if slot == V or slot == T:
+    if slot % 2 == 0:
         for i in range(first, last):
             energies[i, 0] = mem.energies[slot, i]
         return
@@ -583,7 +584,8 @@ def _edges_bwd(dunit, graph, layout, mem, part, k, first, last):
 
 @routine
 def _edges_fwd_tan(graph, layout, mem, k, first, last):
-    tm, tu, u, h, W, ty, y = mem.m[T, k], mem.u[T, k], mem.u[V, k], mem.h[k], mem.W[k], mem.unit[1], mem.unit[0]
+    tm, tu, u, h, W = mem.m[T, k], mem.u[T, k], mem.u[V, k], mem.h[k], mem.W[k]
+    ty, y = mem.unit[1], mem.unit[0]
     ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.with_v[k + 1]
     for i in range(first, last):
         lo, hi = ptr[i], ptr[i + 1]
@@ -628,7 +630,7 @@ def _part(energies, unit, h, weights, layout, graph, mem, part, slot, stage):
     first, last, K = graph.parts[part], graph.parts[part + 1], layout.n_even.size
     if stage == 0:
         _enter(energies, unit, h, weights, layout, graph, mem, part, slot, first, last)
-    if slot == V or slot == T:
+    if slot % 2 == 0:
         if stage > 0:
             _edges(unit, graph, layout, mem, part, slot, stage - 1, first, last)
             _rows_forward(layout, graph, mem, weights, part, slot, stage - 1, first, last)

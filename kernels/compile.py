@@ -61,8 +61,8 @@ routine = _compiled(_nrt=False)
 allocating = _compiled()
 
 
-def announce(function: Callable) -> None:
+def announce(function: Callable, minutes: str = "about a minute") -> None:
     """Say on the terminal that a kernel is about to be compiled, if it never was on this machine."""
     name = f"{function.py_func.__module__.split('.')[-1]}.{function.py_func.__name__}-*.nbi"
     if not function.signatures and not any(Path(CACHE).rglob(name)):
-        print("compiling the kernels, once on this machine: about a minute", file=sys.stderr, flush=True)
+        print(f"compiling the kernels, once on this machine: {minutes}", file=sys.stderr, flush=True)

@@ -49,9 +49,9 @@ SQRT3 = np.sqrt(3.0)
 class Net(NamedTuple):
     """Settings and weights as the kernels walk them.
 
-    pieces[., 5] = (first column of x, k, first column of y, m, start in weights) are panels of
-    matrices, k x m, m being one vector to four; matrices[k, role, direction, z] = (first, last) of those that make up a
-    matrix of block k, or its transpose, for species z.
+    pieces[., 5] = (first column of x, k, first column of y, m, start in weights) are panels of matrices,
+    k x m, with m of one vector to four; matrices[k, role, direction, z] = (first, last) of those that make up
+    a matrix of block k, or its transpose, for species z.
     """
 
     cutoff: float
