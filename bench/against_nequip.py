@@ -40,13 +40,14 @@ import shlex
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 from rich.console import Console
 from rich.table import Table
-from workloads import ACAC, HERE, cores, machine
+from workloads import ACAC, HERE
+
+from eqpot.bench import cores, machine
 
 RUNS, RESULTS = HERE / "runs", HERE / "results" / "against_nequip.json"
 VENV = RUNS / "nequip-env"
@@ -356,7 +357,7 @@ def main() -> None:
         entry = {
             "machine": machine(),
             "threads": options.threads,
-            "versions": {"eqpot": version("eqpot"), "numba": version("numba"), "nequip": list(PACKAGES)},
+            "versions": {"nequip": list(PACKAGES)},
             "command": f"python bench/against_nequip.py {shlex.join(sys.argv[1:])}".strip(),
             "settings": bench.settings,
             "type_embed": options.type_embed,

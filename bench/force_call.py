@@ -24,16 +24,16 @@ import shlex
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from workloads import HERE, NAMES, machine, structure, time_calls
+from workloads import HERE, NAMES, structure, time_calls
 
 from eqpot import EqpotCalculator, Potential
+from eqpot.bench import machine
 from eqpot.files import replacing
 from eqpot.graph import collate, frame_graph
 from eqpot.model import Model
@@ -206,7 +206,6 @@ def main() -> None:
     common = {
         "symmetry": options.symmetry,
         "machine": machine(),
-        "versions": {"eqpot": version("eqpot"), "numba": version("numba")},
         "command": f"python bench/force_call.py {shlex.join(sys.argv[1:])}".strip(),
     }
     for threads in options.threads:

@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -28,9 +27,10 @@ import numba
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from workloads import ACAC, DATA, HERE, cores, machine
+from workloads import ACAC, DATA, HERE
 
 import eqpot.potential
+from eqpot.bench import cores, machine
 from eqpot.config import Config
 from eqpot.data_tools.convert import convert
 from eqpot.fit import Trainer
@@ -147,7 +147,6 @@ def main() -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     common = {
         "machine": machine(),
-        "versions": {"eqpot": version("eqpot"), "numba": version("numba")},
         "command": f"python bench/training_step.py {shlex.join(sys.argv[1:])}".strip(),
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -6,9 +6,7 @@ The published data are looked for in EQPOT_DATA or ../shared/data.
 from __future__ import annotations
 
 import os
-import platform
 import time
-from datetime import date
 from pathlib import Path
 
 import ase.io
@@ -61,20 +59,3 @@ def time_calls(calculator: Calculator, atoms: Atoms, seconds: float) -> tuple[fl
         atoms.get_forces()
         times.append(time.perf_counter() - began)
     return times[0], times[1:]
-
-
-def machine() -> dict[str, str | int]:
-    """Processor, cores that this process may use, Python, and today's date."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": cores(),
-        "python": platform.python_version(),
-        "date": date.today().isoformat(),
-    }
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -196,6 +196,60 @@ def info(model) -> None:
         click.echo(f"{key:<{width}}  {value}")
 
 
+@cli.command()
+@click.argument("model", required=False, metavar="[MODEL.h5]")
+@click.argument("structure", required=False, metavar="[STRUCTURE]")
+@click.option("--threads", metavar="N,N,...", help="Numbers of threads. [1 and all cores]")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="For each time."
+)
+@click.option("--training", is_flag=True, help="Training steps on the ethanol sample, too.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the times as JSON.")
+def bench(model, structure, threads, seconds, training, json_file) -> None:
+    """How fast force calls are on this machine.
+
+    With MODEL.h5, or an untrained potential with the default settings, on STRUCTURE (any file that ASE
+    reads), or on a molecule and two boxes of water.
+    """
+    from rich.console import Console
+
+    from eqpot import bench
+    from eqpot.data import check_output
+    from eqpot.files import read_structure
+    from eqpot.potential import Potential
+
+    if json_file is not None:
+        check_output(json_file, overwrite=True)
+    potential = None if model is None else Potential.load(model)
+    systems = bench.structures() if structure is None else {structure: read_structure(structure)}
+    if potential is not None and structure is None:
+        known = set(potential.species)
+        systems = {name: atoms for name, atoms in systems.items() if known.issuperset(atoms.numbers.tolist())}
+        if not systems:
+            raise UserError(f"{model}: expected a STRUCTURE too, since the model knows no H and O")
+    counts = _threads(threads, bench.cores())
+    rows = bench.force_calls(potential, systems, counts, seconds)
+    if training:
+        rows += bench.training_steps(counts, seconds)
+    about = bench.machine()
+    Console(highlight=False, soft_wrap=True).print(bench.table(rows, about))
+    if json_file is not None:
+        bench.write_json(json_file, rows, about)
+        click.echo(f"wrote {json_file}")
+
+
+def _threads(given: str | None, available: int) -> list[int]:
+    if given is None:
+        return sorted({1, available})
+    try:
+        counts = [int(part) for part in given.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or not all(1 <= count <= available for count in counts):
+        raise UserError(f"--threads: expected numbers from 1 to {available}, found {given!r}")
+    return counts
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit status: 0, 2 after an error told in one line, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments

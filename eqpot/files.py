@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import ase.io
 import h5py
+from ase import Atoms
 
 from eqpot.errors import UserError
 
@@ -86,6 +88,24 @@ def own_hdf5(path: str | Path, kind: str, version: int) -> Iterator[h5py.File]:
         if number != str(version):
             raise UserError(f"{path}: expected version {version} of {wanted}, found {number}")
         yield file
+
+
+def read_structure(path: str | Path) -> Atoms:
+    """A structure from any file that ASE reads, the last one where there are several; lengths in Å."""
+    if not Path(path).is_file():
+        raise UserError(
+            f"{path}: expected a structure, found {'a folder' if Path(path).exists() else 'no such file'}"
+        )
+    try:
+        atoms = ase.io.read(path)
+    except Exception as error:  # ASE's readers raise what they please on a broken file
+        what = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: expected a structure in a format that ASE reads, found {type(error).__name__}: {what}"
+        ) from error
+    if len(atoms) == 0:
+        raise UserError(f"{path}: expected a structure, found no atoms")
+    return atoms
 
 
 def check_folder(path: str | Path) -> None:

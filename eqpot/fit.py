@@ -160,6 +160,7 @@ class Trainer:
             raise UserError(f"{folder}: cannot be written: {e.strerror}") from e
         self.checkpoint()
         self._write_settings()
+        self._write_log()
         return self
 
     @classmethod
@@ -222,7 +223,7 @@ class Trainer:
                 self._write_model()
             row = {"epoch": self.state.epoch, "time": self.state.seconds, "learning_rate": rate, **losses}
             self.rows.append({**row, **{f"valid_{key}": errors[key] for key in ERRORS}})
-            self._write_log()
+            self._extend_log(self.rows[-1])
             self.checkpoint()
             watch.epoch_done(self)
         self.weights[:] = self.best
@@ -400,9 +401,13 @@ class Trainer:
 
     def _write_log(self) -> None:
         with replacing(self.folder / LOG) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows({k: _cell(row[k]) for k in COLUMNS} for row in self.rows)
+            csv.writer(file).writerow(COLUMNS)
+            csv.writer(file).writerows(_cells(row) for row in self.rows)
+
+    def _extend_log(self, row: dict[str, Any]) -> None:
+        """One more line; a whole new file each epoch would cost more than the epoch, in the end."""
+        with open(self.folder / LOG, "a", newline="") as file:
+            csv.writer(file).writerow(_cells(row))
 
     def write_curve(self) -> None:
         """Draw learning_curve.png."""
@@ -539,7 +544,7 @@ def _same_file(path: str | Path, expected: str, checkpoint: Path) -> Dataset:
 def _read_log(path: Path) -> list[dict[str, Any]]:
     try:
         with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = list(csv.DictReader(line for line in file if line.endswith("\n")))  # not half a line
         return [
             {k: int(v) if k == "epoch" else float(v) if v else None for k, v in row.items()} for row in rows
         ]
@@ -549,9 +554,10 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: expected the table of the run, found a row that is none: {e}") from None
 
 
-def _cell(value: float | None) -> Any:
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return "" if missing else value
+def _cells(row: Mapping[str, Any]) -> list[Any]:
+    """A row of the log, in the order of its columns; nothing where there is no number."""
+    values = [row[key] for key in COLUMNS]
+    return ["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in values]
 
 
 def _mean(values: list[float], weights: list[int]) -> float:

@@ -17,6 +17,7 @@ from eqpot.config import Config
 from eqpot.data import read_dataset, write_dataset
 from eqpot.evaluate import errors, report
 from eqpot.loss import Labels
+from eqpot.potential import Potential
 
 SMALL = [f"--set=model.{key}={value}" for key, value in MODEL.items()]
 SHORT = [*SMALL, "--set=train.batch_size=4", "--max-epochs=2", "--n-valid=3"]
@@ -166,9 +167,39 @@ def test_info(folder, capsys):
         assert words in text
 
 
+def test_bench_times_a_structure_and_writes_json(folder, capsys, tmp_path):
+    from ase.build import molecule
+
+    structure, out = tmp_path / "water.xyz", tmp_path / "bench.json"
+    molecule("H2O").write(structure)
+    model = str(folder / "run/model.h5")
+    assert main(["bench", model, str(structure), "--threads=1", "--seconds=0", f"--json={out}"]) == 0
+    assert "ns/day" in capsys.readouterr().out
+    content = json.loads(out.read_text())
+    (row,) = content["results"]
+    assert (row["atoms"], row["threads"]) == (3, 1) and 0 < row["seconds"] < 60
+    assert row["force_error"] <= 2e-5 and content["machine"]["cores"] >= 1
+
+
+def test_water_of_the_benchmark_is_as_dense_as_water():
+    from eqpot.bench import water
+
+    atoms = water(4)
+    distances = atoms.get_all_distances(mic=True) + 10 * np.eye(len(atoms))
+    assert len(atoms) == 192 and distances.min() > 0.9
+    grams = atoms.get_masses().sum() / 6.02214e23
+    assert grams / (atoms.get_volume() * 1e-24) == pytest.approx(1.0, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["bench", "none.h5"], "none.h5: expected a model file, found no such file"),
+        (["bench", "carbon_model.h5"], "carbon_model.h5: expected a STRUCTURE too"),
+        (["bench", "run/model.h5", "none.xyz"], "none.xyz: expected a structure, found no such file"),
+        (["bench", "run/model.h5", "text.md"], "text.md: expected a structure in a format that ASE reads"),
+        (["bench", "--threads", "0"], "--threads: expected numbers from 1 to"),
+        (["bench", "--threads", "two"], "found 'two'"),
         (["fitt"], "No such command 'fitt'"),
         (["fit"], "expected a data set"),
         (["fit", "toy.h5", "--max-epoch", "3"], "--max-epochs"),
@@ -237,6 +268,7 @@ def bad_files(folder):
     data = read_dataset(toy)
     write_dataset(folder / "bare.h5", replace(data, forces=None))
     write_dataset(folder / "unlabelled.h5", replace(data, energy=None, forces=None, stress=None))
+    Potential.create(["C"], **MODEL).save(folder / "carbon_model.h5")
     data.numbers[9] = 6
     write_dataset(folder / "carbon.h5", data)
     return folder

@@ -96,6 +96,7 @@ def test_interrupted_within_an_epoch_and_resumed(data, tmp_path):
         Trainer.start(settings(), data, tmp_path / "broken").run(Stop())
     with open(tmp_path / "broken/log.csv", "a") as file:
         file.write("3,9,9,9,9,9,9,9,9,9,9,9,9\n")  # a row that no checkpoint followed
+        file.write("1")  # and the beginning of the next
     (tmp_path / "broken/model.h5").unlink()
     Trainer.resume(settings(), tmp_path / "broken").run()
     for name in ("model.h5", "checkpoint.h5"):

@@ -1,0 +1,212 @@
+"""Time of every operator's four functions: per edge or atom, and in operations and bytes per second.
+
+    python bench/operators.py                          # 1 and 2 threads, water of 1536 atoms, 64 features
+    python bench/operators.py --only interaction gate  # or some; results accumulate in the JSON file
+
+Operations are counted from the formulas (`OPERATIONS`), for the operators that are arithmetic rather than
+traffic, and compared with NumPy's float32 matrix product of 2048 x 2048. Bytes are those of all arrays that
+a function takes, each once, compared with a copy of 256 MB. Before it is timed, every function is compared
+with the reference on the same inputs in float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from statistics import median
+
+import numba
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+from workloads import HERE, structure
+
+from eqpot.bench import cores, machine
+from eqpot.graph import collate, frame_graph
+from eqpot.ops import SIGNATURES, WALKS, operators
+
+RESULTS = HERE / "results" / "operators.json"
+CHANNELS, BASIS, CUTOFF = 64, 8, 4.0
+SMALL, LARGE = "acac_15", "water_1536"
+TOLERANCE = 2e-5  # float32 against the reference in float64, relative to the largest number
+# Multiplications and additions per row (dense: k x m of all blocks) or per edge and channel (interaction: the
+# five products; see bench/force_call.py). A tangent moves both factors of a matrix product, all three or
+# four of a path's.
+OPERATIONS = {
+    "dense": {"fwd": 2, "bwd": 4, "fwd_tan": 4, "bwd_tan": 8},
+    "interaction": {"fwd": 37, "bwd": 37 + 37 + 29, "fwd_tan": 3 * 37, "bwd_tan": 3 * (37 + 37 + 29)},
+}
+PER_ATOM = ("embedding", "gate", "norm", "add", "dense")
+
+
+def workloads(name: str) -> dict[str, tuple[list, list, tuple]]:
+    """Operator -> (inputs, shapes of its outputs, static arguments): random numbers on a real graph."""
+    atoms, random = structure(name), np.random.default_rng(0)
+    species = sorted(set(atoms.numbers.tolist()))
+    graph = collate(
+        [frame_graph(atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc, species, CUTOFF)], len(species)
+    )
+    n, E, C, B = len(atoms), graph.edge_count, CHANNELS, BASIS
+    indices = (graph.senders, graph.receivers, graph.receiver_ptr, graph.sender_perm, graph.sender_ptr)
+    paths = np.array([(0, 0), (1, 0), (2, 1), (3, 1), (4, 2)])
+    square = (np.array([0, 3 * n]), np.array([(0, C, 0, C, 0)]), np.array([C**-0.5]))
+
+    def normal(*shape):
+        return random.normal(size=shape)
+
+    r = np.linalg.norm(graph.edge_vec, axis=1)
+    return {
+        "edge_geometry": ([graph.edge_vec], [(E,), (E, 3)], ()),
+        "radial_basis": ([r, np.pi * np.arange(1, B + 1)], [(E, B)], (CUTOFF, 6)),
+        "activation": ([normal(E, 6 * B)], [(E, 6 * B)], (0,)),
+        "dense": ([normal(n, 3, C), normal(1, C * C)], [(n, 3, C)], square),
+        "embedding": ([normal(len(species), C)], [(n, C)], (graph.species, graph.species_ptr)),
+        "interaction": (
+            [normal(n, C), normal(n, 3, C), normal(E, 3), normal(E, 5 * C)],
+            [(n, 2 * C), (n, 3, 3 * C)],
+            (*indices, paths),
+        ),
+        "gate": ([normal(n, 2 * C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
+        "norm": ([normal(n, C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
+        "add": ([normal(n, 2 * C), normal(n, 2 * C)], [(n, 2 * C)], (0, 2 * C)),
+    }
+
+
+def call(operator, walk: str, inputs: list, shapes: list, static: tuple, dtype: str):
+    """A function without arguments that runs one walk, and the arrays it takes; results come first."""
+    random = np.random.default_rng(1)
+
+    def numbers(shapes):
+        return [random.normal(size=shape).astype(dtype) for shape in shapes]
+
+    x = [a.astype(dtype) for a in inputs]
+    like = [a.shape for a in inputs]
+    results = [np.zeros(s, dtype) for s in (shapes if walk.startswith("fwd") else like)]
+    others = {"fwd": [], "bwd": numbers(shapes), "fwd_tan": numbers(like)}
+    others["bwd_tan"] = [*numbers(shapes), *numbers(like), *numbers(shapes)]
+    arrays = [*results, *others[walk], *x]
+    function = getattr(operator, walk)
+    return (lambda: function(*arrays, *static)), arrays, results
+
+
+def check(name: str, walk: str, inputs: list, shapes: list, static: tuple) -> float:
+    """Largest error relative to the largest number, float32 against the reference in float64."""
+    found = []
+    for backend, dtype in (("cpu", "float32"), ("ref", "float64")):
+        run, _, results = call(operators(backend)[name], walk, inputs, shapes, static, dtype)
+        run()
+        found.append(results)
+    pairs = zip(*found, strict=True)
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs if b.size and np.abs(b).max())
+
+
+def best(action, seconds: float) -> float:
+    action()
+    times = []
+    while len(times) < 5 or sum(times) < seconds:
+        began = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - began)
+    return median(times)
+
+
+def limits(threads: int) -> dict[str, float]:
+    """Operations per second of a matrix product, bytes per second of a copy (read and written)."""
+    a, b = np.random.default_rng(0).random((2, 2048, 2048), np.float32)
+    x = np.ones(2**25, np.float32)
+    y = np.empty_like(x)
+
+    @numba.njit(parallel=True)
+    def copy(y, x):
+        for k in numba.prange(x.size):
+            y[k] = x[k]
+
+    with threadpool_limits(threads):
+        product = min(best(lambda: a @ b, 0.3) for _ in range(3))
+    return {"flops": 2 * 2048**3 / product, "bytes": 2 * x.nbytes / best(lambda: copy(y, x), 0.3)}
+
+
+def operations(name: str, walk: str, inputs: list) -> float | None:
+    """Counted operations of one call."""
+    if name not in OPERATIONS:
+        return None
+    count = OPERATIONS[name][walk]
+    if name == "dense":
+        return count * inputs[0].size * CHANNELS
+    return count * inputs[2].shape[0] * CHANNELS
+
+
+def table(rows: list[dict]) -> Table:
+    found = Table(title=f"Operators; {rows[0]['machine']['cpu']}", title_justify="left")
+    found.add_column("")
+    for heading in ("threads", "µs", "ns per", "Gflop/s", "of peak", "GB/s", "of a copy"):
+        found.add_column(heading, justify="right")
+    for r in rows:
+        flops = None if r["operations"] is None else r["operations"] / r["seconds"]
+        bandwidth = r["bytes"] / r["seconds"]
+        found.add_row(
+            f"{r['operator']} {r['walk']}",
+            f"{r['threads']}",
+            f"{1e6 * r['seconds']:.0f}",
+            f"{1e9 * r['seconds'] / r['rows']:.0f} {r['per']}",
+            "" if flops is None else f"{flops / 1e9:.1f}",
+            "" if flops is None else f"{100 * flops / r['limits']['flops']:.0f} %",
+            f"{bandwidth / 1e9:.1f}",
+            f"{100 * bandwidth / r['limits']['bytes']:.0f} %",
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, cores())}))
+    parser.add_argument("--only", nargs="+", choices=list(SIGNATURES), default=list(SIGNATURES))
+    parser.add_argument("--seconds", type=float, default=0.3, help="for each function")
+    options = parser.parse_args()
+    console = Console(width=130)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    common = {
+        "machine": machine(),
+        "command": f"python bench/operators.py {shlex.join(sys.argv[1:])}".strip(),
+    }
+    small, large = workloads(SMALL), workloads(LARGE)
+    for threads in options.threads:
+        numba.set_num_threads(threads)
+        found = limits(threads)
+        console.print(
+            f"{threads} threads: {found['flops'] / 1e9:.0f} Gflop/s, {found['bytes'] / 1e9:.0f} GB/s"
+        )
+        for name in options.only:
+            for walk in WALKS:
+                error = check(name, walk, *small[name])
+                if not error <= TOLERANCE:
+                    sys.exit(f"{name} {walk}: expected an error below {TOLERANCE:g}, found {error:g}")
+                run, arrays, _ = call(operators("cpu")[name], walk, *large[name], "float32")
+                per = "atom" if name in PER_ATOM else "edge"
+                inputs = large[name][0]
+                entry = {
+                    "operator": name,
+                    "walk": walk,
+                    "threads": threads,
+                    "seconds": best(run, options.seconds),
+                    "operations": operations(name, walk, inputs),
+                    "bytes": sum(a.nbytes for a in arrays),
+                    "rows": large["gate"][0][0].shape[0]
+                    if per == "atom"
+                    else large["edge_geometry"][0][0].shape[0],
+                    "per": per,
+                    "error": error,
+                    "limits": found,
+                }
+                results[f"{name} {walk}, {threads} threads"] = {**entry, **common}
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    console.print(table(list(results.values())))
+    console.print(f"wrote {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

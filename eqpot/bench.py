@@ -1,0 +1,194 @@
+"""How fast eqpot is on this machine: force calls and training steps."""
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from importlib.resources import as_file, files
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numba
+import numpy as np
+from ase import Atoms
+from ase.build import molecule
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from scipy.spatial.transform import Rotation
+
+from eqpot.calculator import EqpotCalculator
+from eqpot.config import Config
+from eqpot.errors import UserError
+from eqpot.files import replacing
+from eqpot.fit import Trainer
+from eqpot.potential import Potential
+
+TIME_STEP = 0.5  # fs, of the dynamics whose speed is told
+SPACING = 3.107  # Å between molecules on a cubic grid: water of 1 g/cm^3
+TOLERANCE = 2e-5  # float32 forces against the float64 reference, relative to the largest
+
+
+def machine() -> dict[str, str | int]:
+    """Processor, cores that this process may use, versions, and today's date."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": cores(),
+        "python": platform.python_version(),
+        "eqpot": version("eqpot"),
+        "numba": version("numba"),
+        "date": date.today().isoformat(),
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def water(molecules_a_side: int) -> Atoms:
+    """Turned molecules on a cubic grid: no liquid, but as many neighbours."""
+    count = molecules_a_side**3
+    one = molecule("H2O")
+    shape = one.positions - one.get_center_of_mass()
+    turned = Rotation.random(count, random_state=0).as_matrix() @ shape.T  # [count, 3, 3]: x, y, z by atom
+    grid = SPACING * np.stack(np.unravel_index(np.arange(count), [molecules_a_side] * 3), axis=1)
+    positions = (turned.swapaxes(1, 2) + grid[:, None]).reshape(-1, 3)
+    return Atoms("OHH" * count, positions, cell=[SPACING * molecules_a_side] * 3, pbc=True)
+
+
+def structures() -> dict[str, Atoms]:
+    """What is timed where no structure is given."""
+    return {"ethanol": molecule("CH3CH2OH"), "64 H2O": water(4), "512 H2O": water(8)}
+
+
+def force_calls(
+    potential: Potential | None, systems: Mapping[str, Atoms], threads: Sequence[int], seconds: float
+) -> list[dict[str, Any]]:
+    """Time calls of the ASE calculator for about `seconds` each, the atoms moved a little before every call.
+
+    Without a potential, an untrained one with the default settings. UserError where float32 forces of a
+    structure of up to 200 atoms are not those of the NumPy reference.
+    """
+    rows = []
+    for name, atoms in systems.items():
+        model = potential or Potential.create(species=sorted(set(atoms.numbers.tolist())), seed=0)
+        calculator = EqpotCalculator(model)
+        start, random = atoms.positions.copy(), np.random.default_rng(0)
+        moved = atoms.copy()
+        moved.calc = calculator
+
+        def call(moved=moved, start=start, random=random) -> None:
+            moved.positions = start + random.normal(scale=0.003, size=start.shape)
+            moved.get_forces()
+
+        first = _seconds(call)
+        error = _force_error(model, atoms) if len(atoms) <= 200 else None
+        if error is not None and not error <= TOLERANCE:
+            raise UserError(
+                f"{name}: expected float32 forces within {TOLERANCE:g}, found an error of {error:g}"
+            )
+        for count in threads:
+            numba.set_num_threads(count)
+            times = _times(call, seconds)
+            rows.append(
+                {
+                    "structure": name,
+                    "atoms": len(atoms),
+                    "threads": count,
+                    "seconds": median(times),
+                    "first_seconds": first,
+                    "force_error": error,
+                }
+            )
+    return rows
+
+
+def training_steps(threads: Sequence[int], seconds: float) -> list[dict[str, Any]]:
+    """Time steps of five frames of the ethanol sample, default settings."""
+    config = Config.from_dict({"train": {"batch_size": 5, "n_train": 100, "n_valid": 1}})
+    sample = files("eqpot.data_tools") / "ethanol.h5"
+    with as_file(sample) as path, tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer.start(config, path, folder, overwrite=True)
+        random = np.random.default_rng(0)
+
+        def step() -> None:
+            trainer.step(random.choice(100, 5, replace=False))
+
+        first, rows = _seconds(step), []
+        for count in threads:
+            numba.set_num_threads(count)
+            found = {
+                "structure": "5 ethanol, training",
+                "atoms": 45,
+                "threads": count,
+                "first_seconds": first,
+            }
+            rows.append(found | {"seconds": median(_times(step, seconds)), "force_error": None})
+    return rows
+
+
+def table(rows: list[dict[str, Any]], about: dict[str, str | int]) -> Table:
+    """What was measured; speeds of dynamics are without the integrator's own time."""
+    title = f"{about['cpu']}, {about['cores']} cores; eqpot {about['eqpot']}, numba {about['numba']}"
+    found = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    found.add_column("")
+    for heading in (
+        "atoms",
+        "threads",
+        "ms",
+        "µs/atom",
+        "per second",
+        f"ns/day at {TIME_STEP:g} fs",
+        "first, s",
+    ):
+        found.add_column(heading, justify="right")
+    for r in rows:
+        seconds = r["seconds"]
+        dynamics = "" if "training" in r["structure"] else f"{86400 / seconds * TIME_STEP * 1e-6:.2f}"
+        found.add_row(
+            r["structure"],
+            f"{r['atoms']}",
+            f"{r['threads']}",
+            f"{1e3 * seconds:.2f}",
+            f"{1e6 * seconds / r['atoms']:.1f}",
+            f"{1 / seconds:.0f}",
+            dynamics,
+            f"{r['first_seconds']:.1f}",
+        )
+    return found
+
+
+def write_json(path: str | Path, rows: list[dict[str, Any]], about: dict[str, str | int]) -> None:
+    """The rows, seconds throughout, and the machine."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({"machine": about, "results": rows}, indent=2) + "\n")
+
+
+def _force_error(potential: Potential, atoms: Atoms) -> float:
+    """Largest difference from the NumPy reference in float64, over its largest force."""
+    reference = Potential(potential.config, potential.species, "float64", backend="ref")
+    reference.params.flat[:] = potential.params.flat
+    reference.scale[:], reference.mean_neighbours = potential.scale, potential.mean_neighbours
+    expected = reference.evaluate(atoms).forces
+    return float(np.abs(potential.evaluate(atoms).forces - expected).max() / np.abs(expected).max())
+
+
+def _seconds(action: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def _times(action: Callable[[], None], seconds: float) -> list[float]:
+    action()
+    times = [_seconds(action)]
+    while len(times) < 3 or sum(times) < seconds:
+        times.append(_seconds(action))
+    return times
