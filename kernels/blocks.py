@@ -62,7 +62,7 @@ class Layout(NamedTuple):
     residual: np.ndarray  # [K]: leading scalars that a plain residual carries over
     radial: np.ndarray  # [K, 6]: start of the radial network's last layer, slot of each path in it or -1
     radial_factors: np.ndarray  # [K, 5]: its static factor times the paths' constants
-    radial_columns: np.ndarray  # [K + 1]: the columns of h that each block takes
+    radial_columns: np.ndarray  # [K, 2]: first and last column of h that each block takes
     features: int
     embedding: int  # start of the embedding
     readout: int  # start of the last layer
