@@ -8,8 +8,8 @@ Two times: of `get_forces` through `EqpotCalculator`, all atoms moved a little b
 Its memory is the peak after the calculator's calls, beyond what the process had after all calls on the
 smallest workload.
 
-Speed is counted operations (see `operations`) over the first time, and its share of what NumPy's float32
-matrix product of 2048 x 2048 reaches with the same number of threads.
+Speed is counted operations (see `operations`) over the time of `predict`, and its share of what NumPy's
+float32 matrix product of 2048 x 2048 reaches with the same number of threads.
 
 Model: float32, random weights, 6 blocks of 64 scalars and 64 vectors, cutoff 4 Å, for the crystals 5 Å.
 """

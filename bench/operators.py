@@ -25,7 +25,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 from workloads import HERE, structure
 
-from eqpot.bench import cores, machine
+from eqpot.bench import machine, most_threads
 from eqpot.graph import collate, frame_graph
 from eqpot.ops import SIGNATURES, WALKS, operators
 
@@ -34,11 +34,15 @@ CHANNELS, BASIS, CUTOFF = 64, 8, 4.0
 SMALL, LARGE = "acac_15", "water_1536"
 TOLERANCE = 2e-5  # float32 against the reference in float64, relative to the largest number
 # Multiplications and additions per row (dense: k x m of all blocks) or per edge and channel (interaction: the
-# five products; see bench/force_call.py). A tangent moves both factors of a matrix product, all three or
-# four of a path's.
+# five products; see bench/force_call.py). A tangent moves each factor in turn; Y1 is one of three paths only.
 OPERATIONS = {
     "dense": {"fwd": 2, "bwd": 4, "fwd_tan": 4, "bwd_tan": 8},
-    "interaction": {"fwd": 37, "bwd": 37 + 37 + 29, "fwd_tan": 3 * 37, "bwd_tan": 3 * (37 + 37 + 29)},
+    "interaction": {
+        "fwd": 37,
+        "bwd": 37 + 37 + 29,
+        "fwd_tan": 37 + 37 + 29,
+        "bwd_tan": 2 * (37 + 37 + 29) + 3 * 29,
+    },
 }
 PER_ATOM = ("embedding", "gate", "norm", "add", "dense")
 
@@ -104,7 +108,7 @@ def check(name: str, walk: str, inputs: list, shapes: list, static: tuple) -> fl
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs if b.size and np.abs(b).max())
 
 
-def best(action, seconds: float) -> float:
+def time_of(action, seconds: float) -> float:
     action()
     times = []
     while len(times) < 5 or sum(times) < seconds:
@@ -126,8 +130,8 @@ def limits(threads: int) -> dict[str, float]:
             y[k] = x[k]
 
     with threadpool_limits(threads):
-        product = min(best(lambda: a @ b, 0.3) for _ in range(3))
-    return {"flops": 2 * 2048**3 / product, "bytes": 2 * x.nbytes / best(lambda: copy(y, x), 0.3)}
+        product = min(time_of(lambda: a @ b, 0.3) for _ in range(3))
+    return {"flops": 2 * 2048**3 / product, "bytes": 2 * x.nbytes / time_of(lambda: copy(y, x), 0.3)}
 
 
 def operations(name: str, walk: str, inputs: list) -> float | None:
@@ -163,7 +167,7 @@ def table(rows: list[dict]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, cores())}))
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, most_threads())}))
     parser.add_argument("--only", nargs="+", choices=list(SIGNATURES), default=list(SIGNATURES))
     parser.add_argument("--seconds", type=float, default=0.3, help="for each function")
     options = parser.parse_args()
@@ -192,7 +196,7 @@ def main() -> None:
                     "operator": name,
                     "walk": walk,
                     "threads": threads,
-                    "seconds": best(run, options.seconds),
+                    "seconds": time_of(run, options.seconds),
                     "operations": operations(name, walk, inputs),
                     "bytes": sum(a.nbytes for a in arrays),
                     "rows": large["gate"][0][0].shape[0]

@@ -21,13 +21,12 @@ from eqpot.kernels.blocks import (
 )
 from eqpot.kernels.compile import announce
 from eqpot.kernels.force_call import Graph
-from eqpot.kernels.interaction import R2, R3
+from eqpot.kernels.interaction import PATH_FACTORS
 from eqpot.kernels.simd import lanes, whole
 from eqpot.model import Dense, Model
 from eqpot.ops import Operator
 from eqpot.tape import Pool
 
-PATH_FACTORS = np.array([1.0, 1.0, 1.0, R3, R2])
 ATOMS_PER_PART = 12
 PARTS = 32  # at most
 EDGES_PER_ATOM = 12  # an atom's matrices take the time of about so many edges
@@ -37,7 +36,8 @@ TILE = 32  # rows of a matrix whose gradient is one task
 class Blocks:
     """energies[n, 1] from unit[E, 3], h[E, .] and the flat weights[1, S], for `Tape.run`.
 
-    The weights must not move: their tangent is None. Each tape takes its own memory from the pool; an
+    The weights must not move: their tangent is None. Tangents must be those of positions, the same for an
+    edge and its reverse but for the sign of `unit`'s. Each tape takes its own memory from the pool; an
     instance serves one tape at a time.
     """
 
@@ -48,6 +48,7 @@ class Blocks:
         self.channels = whole(model.config.features, self.lanes)
         self.layout, self._turned = _Matrices(model, starts, self.channels, self.dtype).layout()
         self.memory: Memory | None = None
+        self.graph: Graph | None = None
         self.operator = Operator("blocks", self.fwd, self.bwd, self.fwd_tan, self.bwd_tan)
         announce(blocks_walk_cpu, "about two minutes")
         self._no_gradient = np.empty((1, 0), pool.dtype)
@@ -71,10 +72,12 @@ class Blocks:
             raise NotImplementedError("the weights of the blocks cannot move")
         self._walk(T, tenergies, tunit, th, weights)
 
-    def bwd_tan(self, tdunit, tdh, tdweights, tdenergies, tunit, th, tweights, denergies, *rest) -> None:
+    def bwd_tan(self, tdunit, tdh, tdweights, tdenergies, *rest) -> None:
+        tunit, th, tweights, denergies, unit, h, weights, batch = rest
         if tdunit is not None:
             raise NotImplementedError("the blocks have no second derivative by the directions")
-        unit, _, weights, _ = rest
+        if tdweights is None:
+            raise NotImplementedError("the blocks' fourth walk is for the gradient of the weights")
         self._walk(TD, tdenergies, unit, tdh, weights, tdweights)
 
     def _walk(self, slot: int, energies, unit, h, weights, gradient=None) -> None:
@@ -150,7 +153,7 @@ class _Matrices:
         rows[OUT + 1] = [(2, 2), (5, 3), (8, 4)]
         rows[KEEP + 1] = [(1, 2), (2, 3), (3, 4)]
         rows[BACK:] = rows[:BACK, :, ::-1]
-        radial = [[self.starts[b.radial.name], *b.paths[:, 0]] for b in model.blocks]
+        radial = [[self.starts[b.radial.name], b.radial.columns, *b.paths[:, 0]] for b in model.blocks]
         columns = [(int(b.radial.blocks[0, 0]), int(b.radial.blocks[0, :2].sum())) for b in model.blocks]
         residual = config.self_connection == "residual"
         layout = Layout(
@@ -169,7 +172,7 @@ class _Matrices:
             features=config.features,
             embedding=self.starts["embedding"],
             readout=self.starts[model.output[1].name],
-            readout_factor=float(model.output[1].scales[0]),
+            readout_factor=self.dtype.type(model.output[1].scales[0]),
         )
         return layout, self.turned
 

@@ -208,8 +208,8 @@ def info(model) -> None:
 def bench(model, structure, threads, seconds, training, json_file) -> None:
     """How fast force calls are on this machine.
 
-    With MODEL.h5, or an untrained potential with the default settings, on STRUCTURE (any file that ASE
-    reads), or on a molecule and two boxes of water.
+    With MODEL.h5 on STRUCTURE, any file that ASE reads. Without a structure, on a molecule and two boxes of
+    water; without a model too, with an untrained potential of the default settings.
     """
     from rich.console import Console
 
@@ -227,7 +227,7 @@ def bench(model, structure, threads, seconds, training, json_file) -> None:
         systems = {name: atoms for name, atoms in systems.items() if known.issuperset(atoms.numbers.tolist())}
         if not systems:
             raise UserError(f"{model}: expected a STRUCTURE too, since the model knows no H and O")
-    counts = _threads(threads, bench.cores())
+    counts = _threads(threads, bench.most_threads())
     rows = bench.force_calls(potential, systems, counts, seconds)
     if training:
         rows += bench.training_steps(counts, seconds)

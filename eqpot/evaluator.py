@@ -21,12 +21,11 @@ from eqpot.kernels.force_call import (
     Work,
     force_call_cpu,
 )
-from eqpot.kernels.interaction import R2, R3
+from eqpot.kernels.interaction import PATH_FACTORS
 from eqpot.kernels.simd import aligned, lanes, whole
 from eqpot.model import Dense, Model
 from eqpot.params import Params
 
-PATH_FACTORS = np.array([1.0, 1.0, 1.0, R3, R2])
 # Below this number of edges a second thread costs more than it brings.
 EDGES_PER_THREAD = 400
 
@@ -106,7 +105,7 @@ class Evaluator:
                 dm=take(2, n, 11, C),
                 dy=take(E, 4),
                 rows=take(threads, ATOMS, 11, C),
-                sweep=take(threads, 7, max(3, H, *self._net.widths), EDGES),
+                sweep=take(threads, 7, max(3, *self._net.widths), EDGES),
                 readout=take(threads, 2, ATOMS, 1, R),
                 energies=take(n),
                 dedge_vec=take(E, 3, dtype=np.float64),

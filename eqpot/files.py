@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: written under a temporary name in the same folder, then renamed."""
+"""Files: what is written appears whole or not at all, what is read is told apart by its content."""
 
 import hashlib
 import io
@@ -97,7 +97,7 @@ def read_structure(path: str | Path) -> Atoms:
             f"{path}: expected a structure, found {'a folder' if Path(path).exists() else 'no such file'}"
         )
     try:
-        atoms = ase.io.read(path)
+        atoms = ase.io.read(path, do_not_split_by_at_sign=True)
     except Exception as error:  # ASE's readers raise what they please on a broken file
         what = " ".join(str(error).split())[:200]
         raise UserError(

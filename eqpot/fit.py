@@ -406,8 +406,12 @@ class Trainer:
 
     def _extend_log(self, row: dict[str, Any]) -> None:
         """One more line; a whole new file each epoch would cost more than the epoch, in the end."""
-        with open(self.folder / LOG, "a", newline="") as file:
-            csv.writer(file).writerow(_cells(row))
+        path = self.folder / LOG
+        try:
+            with open(path, "a", newline="") as file:
+                csv.writer(file).writerow(_cells(row))
+        except OSError as e:
+            raise UserError(f"{path}: cannot be written: {e.strerror}") from e
 
     def write_curve(self) -> None:
         """Draw learning_curve.png."""

@@ -97,7 +97,6 @@ class Block:
     residual: int  # leading scalars that a plain residual may carry over
     gates: int
     n_even: int
-    features: int
 
 
 class Model:
@@ -162,7 +161,6 @@ class Model:
             residual=sum(a == b for a, b in zip(s, s_next, strict=True)),
             gates=len(gates),
             n_even=s_next.count("e"),
-            features=C,
         )
         return block, s_next, v_next
 

@@ -235,8 +235,8 @@ class Potential:
             outcome = loss(prediction)
             _, _, grad_energy, grad_forces, grad_stress = outcome
             tape.tangent({edge_vec: self._edge_tangent(batch, grad_forces, grad_stress if stress else None)})
-            self._gradient[:] = 0
             gradient = self._gradient
+            gradient[:] = 0
             views = self.params.split(gradient) | {ALL: gradient[None]}
             for name, node in nodes.items():
                 node.td = views[name]

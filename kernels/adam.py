@@ -6,7 +6,7 @@ Number by number, for a gradient g:
     w -= step · m / (sqrt(v) / root + epsilon),   step = rate / (1 - beta1^t), root = sqrt(1 - beta2^t)
     average += share (w - average)
 
-Each array is read and written once: 44 bytes a weight in float32 for both. Threads share chunks.
+Each array is read and written once: 40 bytes a weight in float32 for both. Threads share chunks.
 """
 
 import numpy as np

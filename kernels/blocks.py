@@ -20,8 +20,10 @@ constants of the paths in W (see `interaction` for the five products and their c
 
     du_i += w0 M0_j - w1 Y . M1_j | w2 M2_j - w3 M3_j Y - w4 M4_j x Y
     q = (s_j M0_i, s_j Y . M1_i, v_j . M2_i, Y . v_j M3_i, Y . (v_j x M4_i)),    dh = W q,   dW = h^T q
+    dY += w1 s_j M1_i + w3 M3_i v_j + w4 v_j x M4_i
 
-and the fourth walk is their product rule in (M, u, h, Y), without the part that no weight needs (dY).
+and the fourth walk is their product rule in (M, u, h, Y), without dY, which no weight needs. It takes the
+tangents of an edge and of its reverse to be alike too: th the same, tY of opposite sign.
 
 Parts of the atoms depend on the batch alone and sums over parts are taken in order: the same bits for any
 number of threads.
@@ -60,7 +62,9 @@ class Layout(NamedTuple):
     with_v: np.ndarray  # [K + 1]: whether there are vectors between the blocks
     n_even: np.ndarray  # [K]
     residual: np.ndarray  # [K]: leading scalars that a plain residual carries over
-    radial: np.ndarray  # [K, 6]: start of the radial network's last layer, slot of each path in it or -1
+    radial: (
+        np.ndarray
+    )  # [K, 7]: start and columns of the radial network's last layer, slot of each path or -1
     radial_factors: np.ndarray  # [K, 5]: its static factor times the paths' constants
     radial_columns: np.ndarray  # [K, 2]: first and last column of h that each block takes
     features: int
@@ -408,7 +412,7 @@ def _readout_backward(layout, graph, mem, weights, slot, first, last):
     y, K, de = mem.y, layout.n_even.size, mem.energies
     for i in range(first, last):
         for c in range(layout.features // 2):
-            a = y.dtype.type(layout.readout_factor) * weights[layout.readout + c]
+            a = layout.readout_factor * weights[layout.readout + c]
             f1, f2 = slope_curvature(y[V, i, 0, c], SILU)
             moved = f2 * y[T, i, 0, c] * de[D, i] if slot == TD else y.dtype.type(0)
             y[slot, i, 0, c] = a * (f1 * de[slot, i] + moved)
@@ -420,21 +424,12 @@ def _readout_backward(layout, graph, mem, weights, slot, first, last):
 # ---- weights
 
 
-@inner
-def _wide(layout, k):
-    """Columns of the last layer of block k's radial network."""
-    wide = 0
-    for p in range(5):
-        wide += layout.features if layout.radial[k, 1 + p] >= 0 else 0
-    return wide
-
-
 @routine
 def _pack_radial(W, weights, layout, k):
     """The last layer of block k's radial network as the edges take it: vector by vector, constants in."""
-    L, F, wide = W.shape[3] // 5, layout.features, _wide(layout, k)
+    L, F, wide = W.shape[3] // 5, layout.features, layout.radial[k, 1]
     for p in range(5):
-        slot = layout.radial[k, 1 + p]
+        slot = layout.radial[k, 2 + p]
         for q in range(W.shape[2]):
             at = layout.radial[k, 0] + q * wide + slot * F
             for v in range(W.shape[1]):
@@ -447,9 +442,9 @@ def _pack_radial(W, weights, layout, k):
 @routine
 def _unpack_radial(gradient, tdW, layout, k):
     """Add the parts' gradients of that layer, in order."""
-    L, F, wide = tdW.shape[4] // 5, layout.features, _wide(layout, k)
+    L, F, wide = tdW.shape[4] // 5, layout.features, layout.radial[k, 1]
     for p in range(5):
-        slot = layout.radial[k, 1 + p]
+        slot = layout.radial[k, 2 + p]
         for q in range(tdW.shape[3]):
             at = layout.radial[k, 0] + q * wide + slot * F
             for part in range(tdW.shape[0] if slot >= 0 else 0):
@@ -500,7 +495,6 @@ def _tile(gradient, layout, graph, mem, tile):
 def _ends(gradient, layout, graph, mem):
     """Gradient of the embedding and of the last layer."""
     F, y, de = layout.features, mem.y, mem.energies
-    factor = y.dtype.type(layout.readout_factor)
     dx = mem.x[TD, 0]
     for i in range(graph.species.size):
         at = layout.embedding + graph.species[i] * F
@@ -508,7 +502,8 @@ def _ends(gradient, layout, graph, mem):
             gradient[at + c] += dx[i, 0, c]
         for c in range(F // 2):
             f, f1 = value(y[V, i, 0, c], SILU), slope(y[V, i, 0, c], SILU)
-            gradient[layout.readout + c] += factor * (f * de[TD, i] + f1 * y[T, i, 0, c] * de[D, i])
+            moved = f * de[TD, i] + f1 * y[T, i, 0, c] * de[D, i]
+            gradient[layout.readout + c] += layout.readout_factor * moved
 
 
 # ---- the four walks

@@ -1,10 +1,10 @@
 """Energies and their derivatives by the edge vectors, in one compiled call: the network of `eqpot.model` as
 it is evaluated, not trained.
 
-The tape runs one operator after the other over all atoms and keeps every array. Here the same arithmetic is
-cut by atoms: a few receivers at a time go through edges, matrices and gate while their numbers are in the
-cache, so that nothing wider than the features themselves is stored, and the radial network's last layer
-w[5, C] = h W of an edge lives in registers only.
+Operator by operator, every array is made whole and kept. Here the same arithmetic is cut by atoms: a few
+receivers at a time go through edges, matrices and gate while their numbers are in the cache, so that nothing
+wider than the features themselves is stored, and the radial network's last layer w[5, C] = h W of an edge
+lives in registers only.
 
 Layout. C channels, padded with zeros to whole vectors. Rows of an atom:
 
@@ -85,7 +85,7 @@ class Graph(NamedTuple):
     edge_vec: np.ndarray  # [E, 3], Å
     sender_perm: np.ndarray  # [E]
     sender_ptr: np.ndarray  # [n + 1]
-    parts: np.ndarray  # [T + 1]: which atoms each thread takes
+    parts: np.ndarray  # [parts + 1]: where each part of the atoms begins; threads share parts
 
 
 class Work(NamedTuple):
@@ -100,7 +100,7 @@ class Work(NamedTuple):
     dm: np.ndarray  # [2, n, 11, C]: cotangents of the messages, of one block and of the one before
     dy: np.ndarray  # [E, 4]: dE/dY and dE/dr, summed over the blocks
     rows: np.ndarray  # [T, ATOMS, 11, C]: one thread's messages, or cotangents
-    sweep: np.ndarray  # [T, 7, W, EDGES]: one thread's hidden numbers of the radial network
+    sweep: np.ndarray  # [T, 7, W, EDGES]: basis and its derivative, two layers of both; r, a, a'
     readout: np.ndarray  # [T, 2, ATOMS, 1, R]: its hidden numbers and their cotangents
     energies: np.ndarray  # [n], in units of the species' scale
     dedge_vec: np.ndarray  # [E, 3]: dE/d edge_vec, eV/Å

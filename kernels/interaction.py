@@ -41,6 +41,7 @@ from .compile import allocating, inner, kernel
 CHUNK = 8  # atoms per unit of parallel work
 R3 = 1.0 / np.sqrt(3.0)
 R2 = 1.0 / np.sqrt(2.0)
+PATH_FACTORS = np.array([1.0, 1.0, 1.0, R3, R2])
 
 
 # ---- loops over the channels of one row

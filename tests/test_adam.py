@@ -78,3 +78,24 @@ def test_moving_average_off_is_the_weights():
     average = MovingAverage(w * 0, decay=0.0)
     average.update(w)
     assert np.array_equal(average.weights, w)
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_many_weights_step_like_one(amsgrad):
+    """More than a thread takes at a time, against the formulas on whole arrays."""
+    random = np.random.default_rng(0)
+    w = random.normal(size=10_000)
+    expected, m, v, largest = w.copy(), 0.0, 0.0, 0.0
+    adam, average, mean = Adam(w, amsgrad), MovingAverage(w, 0.5), w.copy()
+    for t in range(1, 4):
+        g = random.normal(size=w.size) / t
+        adam.step(w, g, 0.01)
+        average.update(w)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        largest = np.maximum(largest, v)
+        root = np.sqrt((largest if amsgrad else v) / (1 - 0.999**t)) + 1e-8
+        expected -= 0.01 * m / (1 - 0.9**t) / root
+        decay = (1 + t) / (10 + t)
+        mean = decay * mean + (1 - decay) * expected
+    assert np.allclose(w, expected, rtol=1e-12, atol=1e-14)
+    assert np.allclose(average.weights, mean, rtol=1e-12, atol=1e-14)

@@ -40,6 +40,26 @@ def test_equals_the_operators_one_by_one(settings, dtype):
         check_close(names[name], array, MODEL[dtype], scale=np.abs(expected).max(), what=name)
 
 
+@pytest.mark.parametrize("settings", GATED.values(), ids=GATED)
+def test_what_memory_held_before_does_not_matter(settings):
+    model = potential(**settings)
+    graph = batch(model, molecule(), crystal())
+    expected = gradient(model, graph)[1]
+    for buffers in model._pool._free.values():
+        for buffer in buffers:
+            buffer.fill(np.nan)
+    assert np.array_equal(gradient(model, graph)[1], expected)
+
+
+def test_no_edges_and_species_that_are_absent():
+    model, apart = potential(), molecule()
+    apart.positions *= 10
+    for structures in ([Atoms("O", positions=[[0, 0, 0]])], [apart], [Atoms("OC", [[0, 0, 0], [0, 0, 1.2]])]):
+        graph = batch(model, *structures)
+        found, expected = gradient(model, graph)[1], gradient(model, graph, compiled=False)[1]
+        check_close(found, expected, MODEL["float64"], what=str(structures))
+
+
 @pytest.mark.parametrize("features", [32, 40])
 def test_whole_vectors_and_those_that_are_not(features):
     model = potential("float32", features=features, symmetry="o3")
@@ -70,3 +90,5 @@ def test_what_it_cannot_do_says_so():
         operator.fwd_tan(some, some, some, some, some, some, some, graph)
     with pytest.raises(NotImplementedError, match="directions"):
         operator.bwd_tan(some, *[some] * 10, graph)
+    with pytest.raises(NotImplementedError, match="weights"):
+        operator.bwd_tan(None, some, None, *[some] * 8, graph)

@@ -181,6 +181,23 @@ def test_bench_times_a_structure_and_writes_json(folder, capsys, tmp_path):
     assert row["force_error"] <= 2e-5 and content["machine"]["cores"] >= 1
 
 
+@pytest.mark.slow
+def test_bench_on_what_it_brings_along(capsys):
+    assert main(["bench", "--training", "--threads=1", "--seconds=0"]) == 0
+    text = capsys.readouterr().out
+    assert all(words in text for words in ("ethanol", "512 H2O", "training step"))
+
+
+@pytest.mark.parametrize("structure", ["at rest", "alone"])
+def test_bench_takes_structures_without_forces(structure, folder, tmp_path):
+    from ase import Atoms
+    from ase.build import bulk
+
+    atoms = bulk("O", "fcc", a=3.8) if structure == "at rest" else Atoms("O")
+    atoms.write(tmp_path / "o.xyz")
+    assert main(["bench", str(folder / "run/model.h5"), str(tmp_path / "o.xyz"), "--seconds=0"]) == 0
+
+
 def test_water_of_the_benchmark_is_as_dense_as_water():
     from eqpot.bench import water
 
@@ -198,6 +215,8 @@ def test_water_of_the_benchmark_is_as_dense_as_water():
         (["bench", "carbon_model.h5"], "carbon_model.h5: expected a STRUCTURE too"),
         (["bench", "run/model.h5", "none.xyz"], "none.xyz: expected a structure, found no such file"),
         (["bench", "run/model.h5", "text.md"], "text.md: expected a structure in a format that ASE reads"),
+        (["bench", "run/model.h5", "run"], "run: expected a structure, found a folder"),
+        (["bench", "run/model.h5", "empty.xyz"], "empty.xyz: expected a structure"),
         (["bench", "--threads", "0"], "--threads: expected numbers from 1 to"),
         (["bench", "--threads", "two"], "found 'two'"),
         (["fitt"], "No such command 'fitt'"),
@@ -260,6 +279,7 @@ def bad_files(folder):
     toy = folder / "toy.h5"
     for name in ("text.h5", "text.md", "text.of"):  # ASE takes md for CASTEP, and knows no "of"
         (folder / name).write_text("no HDF5 at all\n")
+    (folder / "empty.xyz").write_text("")
     (folder / "half.h5").write_bytes(toy.read_bytes()[: toy.stat().st_size // 2])
     import h5py
 

@@ -32,6 +32,7 @@ SETTINGS = {
     "o3_residual": dict(self_connection="residual"),
     "so3_residual_norm": dict(symmetry="so3", self_connection="residual", nonlinearity="norm"),
     "l0": dict(l_max=0),
+    "l0_residual": dict(l_max=0, self_connection="residual"),
     "l0_norm_residual": dict(l_max=0, nonlinearity="norm", self_connection="residual"),
     "one_block": dict(blocks=1),
     "two_blocks": dict(blocks=2, radial_depth=0),
