@@ -32,7 +32,7 @@ demo: $(VENV)/.installed
 	@echo "Pictures:"; ls $(DEMO)/run/*.png $(DEMO)/plots/*.png | sed 's/^/  /'
 
 # Whole files to each of up to four processes: tests of one file share the kernels that they compile first.
-PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed-test
 	$(RUN) $(PYTEST)

@@ -24,3 +24,8 @@ def golden_folder() -> Path:
 def data_folder() -> Path:
     """Published data sets as they were downloaded."""
     return outside("EQPOT_DATA", "data")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_packaging.py")

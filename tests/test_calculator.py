@@ -360,8 +360,8 @@ def test_elastic_band():
     band.interpolate()
     band.get_forces()
     start = band.get_residual()
-    FIRE(band, logfile=None).run(fmax=0, steps=10)
-    assert band.get_residual() < start
+    FIRE(band, logfile=None).run(fmax=0, steps=50)  # the first ones gather speed
+    assert band.get_residual() < start / 2
     for image in images:
         check_same(image.calc, image)
 

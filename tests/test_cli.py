@@ -185,7 +185,7 @@ def test_bench_times_a_structure_and_writes_json(folder, capsys, tmp_path):
 def test_bench_on_what_it_brings_along(capsys):
     assert main(["bench", "--training", "--threads=1", "--seconds=0"]) == 0
     text = capsys.readouterr().out
-    assert all(words in text for words in ("ethanol", "512 H2O", "training step"))
+    assert all(words in text for words in ("ethanol", "512 H2O", "training, 5 ethanol"))
 
 
 @pytest.mark.parametrize("structure", ["at rest", "alone"])
