@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(EQPOT) data split $(SAMPLE) --train 800 --valid 50 --test 150 --seed 0 -o $(DEMO)/ethanol
 	@echo "Compiling the kernels: some minutes the first time, seconds from then on"
 	@$(EQPOT) fit $(DEMO)/ethanol_train.h5 --n-train 5 --n-valid 1 --max-epochs 1 -o $(DEMO)/compile >/dev/null
-	$(EQPOT) fit $(DEMO)/ethanol_train.h5 --valid $(DEMO)/ethanol_valid.h5 --max-time 3m --seed 0 -o $(DEMO)/run
+	$(EQPOT) fit $(DEMO)/ethanol_train.h5 --valid $(DEMO)/ethanol_valid.h5 --max-time 2m --seed 0 -o $(DEMO)/run
 	$(EQPOT) eval $(DEMO)/run/model.h5 $(DEMO)/ethanol_test.h5 --json $(DEMO)/errors.json --plots $(DEMO)/plots
 	@echo "Pictures:"; ls $(DEMO)/run/*.png $(DEMO)/plots/*.png | sed 's/^/  /'
 
