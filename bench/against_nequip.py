@@ -43,6 +43,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+from recording import command_line
 from rich.console import Console
 from rich.table import Table
 from workloads import ACAC, HERE
@@ -170,6 +171,8 @@ class Bench:
         self.folder.mkdir(parents=True, exist_ok=True)
         names = ("OMP", "MKL", "OPENBLAS", "NUMBA")
         self.environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in names}
+        for waiting in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):  # eqpot's own choice, set by importing it
+            self.environment.pop(waiting, None)
         self.environment["PYTHONPATH"] = str(HERE)
         self.environment["TORCHINDUCTOR_CACHE_DIR"] = str(RUNS / "nequip" / "inductor")
 
@@ -358,7 +361,7 @@ def main() -> None:
             "machine": machine(),
             "threads": options.threads,
             "versions": {"nequip": list(PACKAGES)},
-            "command": f"python bench/against_nequip.py {shlex.join(sys.argv[1:])}".strip(),
+            "command": command_line(),
             "settings": bench.settings,
             "type_embed": options.type_embed,
             "force_error": error,

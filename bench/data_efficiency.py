@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from datetime import date
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from recording import command_line
 
 from eqpot.cli import main as eqpot
 from eqpot.config import Config
@@ -86,7 +86,7 @@ def fit(n: int, l_max: int, minutes: float, max_epochs: int | None, runs: Path) 
         "best_epoch": trainer.state.best_epoch,
         "parameters": len(trainer.weights),
         "minutes": round(trainer.state.seconds / 60, 2),
-        "command": f"python bench/data_efficiency.py {shlex.join(sys.argv[1:])}".strip(),
+        "command": command_line(),
         "settings": config.to_dict(),
         "version": version("eqpot"),
         "date": date.today().isoformat(),

@@ -1,7 +1,7 @@
 """Time and memory of eqpot's force call against the number of atoms.
 
     python bench/force_call.py                                 # every workload on 1 and 2 threads
-    python bench/force_call.py --threads 1 --sizes 192 1536    # some; results accumulate in the JSON file
+    python bench/force_call.py --threads 1 --only water_192    # some; results accumulate in the JSON file
 
 Two times: of `get_forces` through `EqpotCalculator`, all atoms moved a little before each call, and of
 `Potential.predict`, with the graph at hand. Every workload and number of threads has a process of its own.
@@ -28,21 +28,20 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from recording import Record, parser
 from rich.console import Console
 from rich.table import Table
 from workloads import HERE, NAMES, structure, time_calls
 
 from eqpot import EqpotCalculator, Potential
-from eqpot.bench import machine
 from eqpot.files import replacing
 from eqpot.graph import collate, frame_graph
 from eqpot.model import Model
 
-RESULTS, PICTURE = HERE / "results" / "force_call.json", HERE / "scaling.png"
+PICTURE = HERE / "scaling.png"
 SETTINGS = {"l_max": 1, "features": 64, "blocks": 6, "basis_size": 8, "radial_depth": 1, "radial_width": 8}
 CUTOFF = {"formate_cu110_52": 5.0, "lips_83": 5.0}  # Å; 4 for the others
-SIZES = {int(name.rsplit("_", 1)[1]): name for name in NAMES}
-SMALLEST = SIZES[min(SIZES)]
+SMALLEST = NAMES[0]
 
 # Multiplications and additions of each path, per edge and channel:
 # message forward, then back to the sender's features, to the weights, and to the direction.
@@ -190,40 +189,28 @@ def draw(results: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--sizes", type=int, nargs="+", choices=sorted(SIZES), help="numbers of atoms")
-    parser.add_argument("--symmetry", choices=("so3", "o3"), default="so3")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each workload and kind of call")
-    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    arguments = parser(__doc__, NAMES, 5.0, "workload and kind of call")
+    arguments.add_argument("--symmetry", choices=("so3", "o3"), default="so3")
+    arguments.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
+    options = arguments.parse_args()
     if options.worker:
         name, *rest = options.worker
         print(json.dumps(matrix_peak() if name == "peak" else measure(name, rest[0], float(rest[1]))))
         return
-    console = Console(width=140)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    common = {
-        "symmetry": options.symmetry,
-        "machine": machine(),
-        "command": f"python bench/force_call.py {shlex.join(sys.argv[1:])}".strip(),
-    }
+    console, record = Console(width=140), Record()
     for threads in options.threads:
         peak = in_process(threads, "peak")
         console.print(f"{threads} threads: matrix products at {peak / 1e9:.0f} Gflop/s")
-        for size in options.sizes or sorted(SIZES):
-            name = SIZES[size]
+        for name in options.only:
             measured = in_process(threads, name, options.symmetry, options.seconds)
-            entry = {"workload": name, "threads": threads, "peak": peak, **measured, **common}
-            results[f"{name}, {threads} threads, {options.symmetry}"] = entry
+            entry = {"workload": name, "threads": threads, "symmetry": options.symmetry, "peak": peak}
+            record.add(f"{name}, {threads} threads, {options.symmetry}", **entry, **measured)
             console.print(f"{name}: {1000 * measured['predict_seconds']:.1f} ms")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    shown = [r for r in results.values() if r["symmetry"] == options.symmetry]
+    shown = [r for r in record.results.values() if r["symmetry"] == options.symmetry]
     shown.sort(key=lambda r: (r["threads"], r["atoms"]))
     draw(shown, PICTURE)
     console.print(table(shown))
-    console.print(f"wrote {RESULTS}\nwrote {PICTURE}")
+    console.print(f"{record.write()}\nwrote {PICTURE}")
 
 
 if __name__ == "__main__":

@@ -11,25 +11,21 @@ with the reference on the same inputs in float64.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
 import sys
 import time
 from statistics import median
 
 import numba
 import numpy as np
+from recording import Record, parser
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
-from workloads import HERE, structure
+from workloads import structure
 
-from eqpot.bench import machine, most_threads
 from eqpot.graph import collate, frame_graph
 from eqpot.ops import SIGNATURES, WALKS, operators
 
-RESULTS = HERE / "results" / "operators.json"
 CHANNELS, BASIS, CUTOFF = 64, 8, 4.0
 SMALL, LARGE = "acac_15", "water_1536"
 TOLERANCE = 2e-5  # float32 against the reference in float64, relative to the largest number
@@ -166,18 +162,10 @@ def table(rows: list[dict]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, most_threads())}))
-    parser.add_argument("--only", nargs="+", choices=list(SIGNATURES), default=list(SIGNATURES))
-    parser.add_argument("--seconds", type=float, default=0.3, help="for each function")
-    options = parser.parse_args()
-    console = Console(width=130)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    common = {
-        "machine": machine(),
-        "command": f"python bench/operators.py {shlex.join(sys.argv[1:])}".strip(),
-    }
+    options = parser(__doc__, list(SIGNATURES), 0.3, "function").parse_args()
+    console, record = Console(width=130), Record()
     small, large = workloads(SMALL), workloads(LARGE)
+    atoms, edges = (large[name][0][0].shape[0] for name in ("gate", "edge_geometry"))
     for threads in options.threads:
         numba.set_num_threads(threads)
         found = limits(threads)
@@ -185,31 +173,27 @@ def main() -> None:
             f"{threads} threads: {found['flops'] / 1e9:.0f} Gflop/s, {found['bytes'] / 1e9:.0f} GB/s"
         )
         for name in options.only:
+            per = "atom" if name in PER_ATOM else "edge"
             for walk in WALKS:
                 error = check(name, walk, *small[name])
                 if not error <= TOLERANCE:
                     sys.exit(f"{name} {walk}: expected an error below {TOLERANCE:g}, found {error:g}")
                 run, arrays, _ = call(operators("cpu")[name], walk, *large[name], "float32")
-                per = "atom" if name in PER_ATOM else "edge"
-                inputs = large[name][0]
-                entry = {
-                    "operator": name,
-                    "walk": walk,
-                    "threads": threads,
-                    "seconds": time_of(run, options.seconds),
-                    "operations": operations(name, walk, inputs),
-                    "bytes": sum(a.nbytes for a in arrays),
-                    "rows": large["gate"][0][0].shape[0]
-                    if per == "atom"
-                    else large["edge_geometry"][0][0].shape[0],
-                    "per": per,
-                    "error": error,
-                    "limits": found,
-                }
-                results[f"{name} {walk}, {threads} threads"] = {**entry, **common}
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    console.print(table(list(results.values())))
-    console.print(f"wrote {RESULTS}")
+                record.add(
+                    f"{name} {walk}, {threads} threads",
+                    operator=name,
+                    walk=walk,
+                    threads=threads,
+                    seconds=time_of(run, options.seconds),
+                    operations=operations(name, walk, large[name][0]),
+                    bytes=sum(a.nbytes for a in arrays),
+                    rows=atoms if per == "atom" else edges,
+                    per=per,
+                    error=error,
+                    limits=found,
+                )
+    console.print(table(list(record.results.values())))
+    console.print(record.write())
 
 
 if __name__ == "__main__":

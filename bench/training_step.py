@@ -12,9 +12,6 @@ Model: float32, 6 blocks of 64 scalars and 64 vectors, cutoff 4 Å, parity off.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
 import sys
 import tempfile
 import time
@@ -25,19 +22,18 @@ from statistics import median
 
 import numba
 import numpy as np
+from recording import Record, parser
 from rich.console import Console
 from rich.table import Table
-from workloads import ACAC, DATA, HERE
+from workloads import ACAC, DATA
 
 import eqpot.potential
-from eqpot.bench import machine, most_threads
 from eqpot.config import Config
 from eqpot.data_tools.convert import convert
 from eqpot.fit import Trainer
 from eqpot.loss import loss_and_gradient
 from eqpot.tape import Tape
 
-RESULTS = HERE / "results" / "training_step.json"
 MODEL = {"symmetry": "so3", "features": 64, "blocks": 6, "cutoff": 4.0, "basis_size": 8, "radial_width": 8}
 WORKLOADS = {"acac, batch 5": (ACAC, 5, 450), "water, batch 1": (DATA / "water_pbe0ts", 1, 40)}
 WALKS = ("values", "reverse", "tangent", "reverse_tangent")
@@ -135,17 +131,8 @@ def table(results: list[dict]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, most_threads())}))
-    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each workload")
-    options = parser.parse_args()
-    console = Console(width=130)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    common = {
-        "machine": machine(),
-        "command": f"python bench/training_step.py {shlex.join(sys.argv[1:])}".strip(),
-    }
+    options = parser(__doc__, list(WORKLOADS), 10.0, "workload").parse_args()
+    console, record = Console(width=130), Record()
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only:
             trainer = trainer_of(name, Path(folder))
@@ -157,16 +144,12 @@ def main() -> None:
             console.print(f"{name}: gradient agrees with the operators one by one to {error:.1e}")
             for threads in options.threads:
                 numba.set_num_threads(threads)
-                entry = {
-                    "workload": name,
-                    "threads": threads,
-                    "error": error,
-                    **measure(trainer, options.seconds),
-                }
-                results[f"{name}, {threads} threads"] = {**entry, **common}
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    console.print(table(list(results.values())))
-    console.print(f"wrote {RESULTS}")
+                measured = measure(trainer, options.seconds)
+                record.add(
+                    f"{name}, {threads} threads", workload=name, threads=threads, error=error, **measured
+                )
+    console.print(table(list(record.results.values())))
+    console.print(record.write())
 
 
 if __name__ == "__main__":

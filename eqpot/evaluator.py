@@ -26,8 +26,8 @@ from eqpot.kernels.simd import aligned, lanes, whole
 from eqpot.model import Dense, Model
 from eqpot.params import Params
 
-# Below this number of edges a second thread costs more than it brings.
-EDGES_PER_THREAD = 400
+# With less than this a second thread costs more than it brings.
+EDGES_PER_THREAD, ATOMS_PER_THREAD = 60, 6
 
 
 class Evaluator:
@@ -65,7 +65,7 @@ class Evaluator:
         """
         n, E, K = len(batch.species), batch.edge_count, self.model.config.blocks
         available = get_num_threads()
-        threads = max(1, min(available, E // EDGES_PER_THREAD, n // ATOMS))
+        threads = max(1, min(available, E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD))
         # Each thread takes about as many edges.
         inside = np.searchsorted(batch.receiver_ptr, [E * t // threads for t in range(1, threads)])
         parts = np.array([0, *inside, n])

@@ -36,7 +36,7 @@ from numba import prange
 
 from .activation import SILU, slope, slope_curvature, value
 from .compile import inner, kernel, routine
-from .force_call import add_leading, clear, messages, radial_weights, store_messages
+from .force_call import add_leading, clear, edge_back, messages, radial_weights, store_messages
 from .gate import gate_row, gate_row_bwd, gate_row_bwd_tan, gate_row_fwd_tan
 from .simd import WIDTH, add_product, load, splat, spread, store, total
 
@@ -104,7 +104,7 @@ def _messages_tan(tm, tu, u, h, W, tunit, unit, senders, lo, hi, with_v, want_v)
         s0 = s3 = x1 = y1 = z1 = x2 = y2 = z2 = x4 = y4 = z4 = zero
         for e in range(lo, hi):
             j = senders[e]
-            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, e, with_v, want_v)
+            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
             x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
             tx, ty, tz = spread(tunit, (e, 0)), spread(tunit, (e, 1)), spread(tunit, (e, 2))
             s, ts = load(u, (j, 0, c)), load(tu, (j, 0, c))
@@ -131,50 +131,19 @@ def _messages_back(du, dunit, dh, gh, i, dm, u, h, W, unit, senders, lo, hi, wit
     L = WIDTH // u.itemsize
     zero = splat(u.dtype.type(0))
     H = W.shape[1]
-    for k in range(W.shape[0]):
-        for d in range(4):
-            store(du, (d, k * L), zero)
+    du[:] = 0
     for e in range(lo, hi):
-        j = senders[e]
         x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
         gx = gy = gz = zero
         for q in range(H):
             store(gh, (q, 0), zero)
         for k in range(W.shape[0]):
-            c = k * L
-            w0, w1, w2, w3, w4, _, _, _, _, _ = radial_weights(W, k, h, e, with_v, want_v)
-            q1 = q2 = q3 = q4 = zero
-            s = load(u, (j, 0, c))
-            q0 = s * load(dm, (i, 0, c))
-            ds = load(du, (0, c)) + w0 * load(dm, (j, 0, c))
-            if want_v:
-                Ax, Ay, Az = load(dm, (i, 2, c)), load(dm, (i, 5, c)), load(dm, (i, 8, c))
-                q1 = s * (x * Ax + y * Ay + z * Az)
-                ws = w1 * s
-                gx, gy, gz = gx + ws * Ax, gy + ws * Ay, gz + ws * Az
-                ds = ds - w1 * (x * load(dm, (j, 2, c)) + y * load(dm, (j, 5, c)) + z * load(dm, (j, 8, c)))
-            store(du, (0, c), ds)
-            if with_v:
-                vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
-                a = load(dm, (i, 1, c))
-                q3 = a * (x * vx + y * vy + z * vz)
-                wa = w3 * a
-                gx, gy, gz = gx + wa * vx, gy + wa * vy, gz + wa * vz
-                wa = w3 * load(dm, (j, 1, c))
-                dx, dy, dz = load(du, (1, c)) - wa * x, load(du, (2, c)) - wa * y, load(du, (3, c)) - wa * z
-                if want_v:
-                    q2 = vx * load(dm, (i, 3, c)) + vy * load(dm, (i, 6, c)) + vz * load(dm, (i, 9, c))
-                    Ax, Ay, Az = load(dm, (i, 4, c)), load(dm, (i, 7, c)), load(dm, (i, 10, c))
-                    cx, cy, cz = vy * Az - vz * Ay, vz * Ax - vx * Az, vx * Ay - vy * Ax
-                    q4 = x * cx + y * cy + z * cz
-                    gx, gy, gz = gx + w4 * cx, gy + w4 * cy, gz + w4 * cz
-                    Ax, Ay, Az = load(dm, (j, 4, c)), load(dm, (j, 7, c)), load(dm, (j, 10, c))
-                    dx = dx + w2 * load(dm, (j, 3, c)) - w4 * (Ay * z - Az * y)
-                    dy = dy + w2 * load(dm, (j, 6, c)) - w4 * (Az * x - Ax * z)
-                    dz = dz + w2 * load(dm, (j, 9, c)) - w4 * (Ax * y - Ay * x)
-                store(du, (1, c), dx)
-                store(du, (2, c), dy)
-                store(du, (3, c), dz)
+            w0, w1, w2, w3, w4, _, _, _, _, _ = radial_weights(W, k, h, (e, 0), (e, 0), with_v, want_v)
+            w = w0, w1, w2, w3, w4
+            q0, q1, q2, q3, q4, ax, ay, az = edge_back(
+                du, u, dm, i, senders[e], k * L, x, y, z, w, with_v, want_v
+            )
+            gx, gy, gz = gx + ax, gy + ay, gz + az
             for q in range(H):
                 g = load(gh, (q, 0)) + q0 * load(W, (k, q, 0))
                 if want_v:
@@ -199,9 +168,7 @@ def _messages_back_tan(
     L = WIDTH // u.itemsize
     zero = splat(u.dtype.type(0))
     H = W.shape[1]
-    for k in range(W.shape[0]):
-        for d in range(4):
-            store(tdu, (d, k * L), zero)
+    tdu[:] = 0
     for e in range(lo, hi):
         j = senders[e]
         x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
@@ -210,7 +177,7 @@ def _messages_back_tan(
             store(gh, (q, 0), zero)
         for k in range(W.shape[0]):
             c = k * L
-            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, e, with_v, want_v)
+            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
             q1 = q2 = q3 = q4 = p1 = p2 = p3 = p4 = zero  # p_p is the tangent of q_p
             s, ts = load(u, (j, 0, c)), load(tu, (j, 0, c))
             a = load(dm, (i, 0, c))

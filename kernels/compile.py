@@ -14,9 +14,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Idle threads sleep instead of spinning: with as many threads as cores, one other busy process on the machine
-# otherwise costs a factor of ten and more. Numba's OpenMP layer reads this when it starts.
+# Idle threads spin for some ten microseconds, as long as a stage of a kernel waits for its last part, then
+# sleep: with as many threads as cores, spinning on costs a factor of ten and more when one other process is
+# busy, and waking a thread at every stage a quarter of a small force call. GNU's OpenMP, which Numba uses on
+# Linux, reads the count when it starts.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from numba import config, njit  # noqa: E402
 

@@ -37,7 +37,7 @@ from .activation import SILU, SSP, slope, value
 from .compile import inner, kernel, routine
 from .elementary import sincos
 from .forces import sum_forces
-from .gate import act, add_slope
+from .gate import gate_row, gate_row_bwd
 from .radial_basis import amplitude
 from .simd import WIDTH, add_product, load, splat, spread, store, total
 
@@ -175,27 +175,27 @@ def _activate(x, dx):
 
 
 @inner
-def radial_weights(W, k, h, e, with_v, want_v):
-    """w_p = sum over q of h_q W_qp of edge e, a vector of channels for each path, and the same for what
-    accompanies h."""
+def radial_weights(W, k, h, a, b, with_v, want_v):
+    """w_p = sum over q of h_q W_qp, a vector of channels for each path, for two rows of h: first a's, then
+    b's. A row is (edge, 0), or (edge, 1) of what accompanies h there. The two share the loads of W."""
     L = W.shape[2] // 5
     w0 = w1 = w2 = w3 = w4 = t0 = t1 = t2 = t3 = t4 = splat(W.dtype.type(0))
     for q in range(h.shape[2]):
-        hw, ht = spread(h, (e, 0, q)), spread(h, (e, 1, q))
+        ha, hb = spread(h, (a[0], a[1], q)), spread(h, (b[0], b[1], q))
         w = load(W, (k, q, 0))
-        w0, t0 = w0 + hw * w, t0 + ht * w
+        w0, t0 = w0 + ha * w, t0 + hb * w
         if want_v:
             w = load(W, (k, q, L))
-            w1, t1 = w1 + hw * w, t1 + ht * w
+            w1, t1 = w1 + ha * w, t1 + hb * w
         if with_v and want_v:
             w = load(W, (k, q, 2 * L))
-            w2, t2 = w2 + hw * w, t2 + ht * w
+            w2, t2 = w2 + ha * w, t2 + hb * w
         if with_v:
             w = load(W, (k, q, 3 * L))
-            w3, t3 = w3 + hw * w, t3 + ht * w
+            w3, t3 = w3 + ha * w, t3 + hb * w
         if with_v and want_v:
             w = load(W, (k, q, 4 * L))
-            w4, t4 = w4 + hw * w, t4 + ht * w
+            w4, t4 = w4 + ha * w, t4 + hb * w
     return w0, w1, w2, w3, w4, t0, t1, t2, t3, t4
 
 
@@ -220,7 +220,7 @@ def store_messages(m, c, rows, with_v, want_v):
 
 @inner
 def messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
-    """m[11, C] = messages of edges lo : hi, two at a time since they share the loads of W."""
+    """m[11, C] = messages of edges lo : hi, two at a time."""
     dtype = u.dtype
     L = WIDTH // u.itemsize
     zero = splat(dtype.type(0))
@@ -230,23 +230,9 @@ def messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
         for e in range(lo, hi, 2):
             other = min(e + 1, hi - 1)
             there = splat(dtype.type(other - e))  # 0 where an odd edge has no partner
-            a0 = a1 = a2 = a3 = a4 = b0 = b1 = b2 = b3 = b4 = zero
-            for q in range(h.shape[2]):
-                ha, hb = spread(h, (e, 0, q)), spread(h, (other, 0, q)) * there
-                w = load(W, (k, q, 0))
-                a0, b0 = a0 + ha * w, b0 + hb * w
-                if want_v:
-                    w = load(W, (k, q, L))
-                    a1, b1 = a1 + ha * w, b1 + hb * w
-                if with_v and want_v:
-                    w = load(W, (k, q, 2 * L))
-                    a2, b2 = a2 + ha * w, b2 + hb * w
-                if with_v:
-                    w = load(W, (k, q, 3 * L))
-                    a3, b3 = a3 + ha * w, b3 + hb * w
-                if with_v and want_v:
-                    w = load(W, (k, q, 4 * L))
-                    a4, b4 = a4 + ha * w, b4 + hb * w
+            a0, a1, a2, a3, a4, b0, b1, b2, b3, b4 = radial_weights(
+                W, k, h, (e, 0), (other, 0), with_v, want_v
+            )
             for f in (e, other):
                 j = senders[f]
                 x, y, z = spread(unit, (f, 0)), spread(unit, (f, 1)), spread(unit, (f, 2))
@@ -263,58 +249,66 @@ def messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
                         x4 = x4 + a4 * (y * vz - z * vy)
                         y4 = y4 + a4 * (z * vx - x * vz)
                         z4 = z4 + a4 * (x * vy - y * vx)
-                a0, a1, a2, a3, a4 = b0, b1, b2, b3, b4
+                a0, a1, a2, a3, a4 = there * b0, there * b1, there * b2, there * b3, there * b4
         store_messages(m, c, (s0, s3, x1, x2, x4, y1, y2, y4, z1, z2, z4), with_v, want_v)
+
+
+@inner
+def edge_back(du, u, dm, i, j, c, x, y, z, w, with_v, want_v):
+    """One edge into i from j and a vector of channels from c on: adds what i gets as sender of the reverse
+    edge to du[4, C]; returns q, one vector for each path, and the edge's dE/dY."""
+    w0, w1, w2, w3, w4 = w
+    q1 = q2 = q3 = q4 = gx = gy = gz = splat(u.dtype.type(0))
+    s = load(u, (j, 0, c))
+    q0 = s * load(dm, (i, 0, c))
+    ds = load(du, (0, c)) + w0 * load(dm, (j, 0, c))
+    if want_v:
+        Ax, Ay, Az = load(dm, (i, 2, c)), load(dm, (i, 5, c)), load(dm, (i, 8, c))
+        q1 = s * (x * Ax + y * Ay + z * Az)
+        ws = w1 * s
+        gx, gy, gz = ws * Ax, ws * Ay, ws * Az
+        ds = ds - w1 * (x * load(dm, (j, 2, c)) + y * load(dm, (j, 5, c)) + z * load(dm, (j, 8, c)))
+    store(du, (0, c), ds)
+    if with_v:
+        vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
+        a = load(dm, (i, 1, c))
+        q3 = a * (x * vx + y * vy + z * vz)
+        wa = w3 * a
+        gx, gy, gz = gx + wa * vx, gy + wa * vy, gz + wa * vz
+        wa = w3 * load(dm, (j, 1, c))
+        dx, dy, dz = load(du, (1, c)) - wa * x, load(du, (2, c)) - wa * y, load(du, (3, c)) - wa * z
+        if want_v:
+            q2 = vx * load(dm, (i, 3, c)) + vy * load(dm, (i, 6, c)) + vz * load(dm, (i, 9, c))
+            Ax, Ay, Az = load(dm, (i, 4, c)), load(dm, (i, 7, c)), load(dm, (i, 10, c))
+            cx, cy, cz = vy * Az - vz * Ay, vz * Ax - vx * Az, vx * Ay - vy * Ax
+            q4 = x * cx + y * cy + z * cz
+            gx, gy, gz = gx + w4 * cx, gy + w4 * cy, gz + w4 * cz
+            Ax, Ay, Az = load(dm, (j, 4, c)), load(dm, (j, 7, c)), load(dm, (j, 10, c))
+            dx = dx + w2 * load(dm, (j, 3, c)) - w4 * (Ay * z - Az * y)
+            dy = dy + w2 * load(dm, (j, 6, c)) - w4 * (Az * x - Ax * z)
+            dz = dz + w2 * load(dm, (j, 9, c)) - w4 * (Ax * y - Ay * x)
+        store(du, (1, c), dx)
+        store(du, (2, c), dy)
+        store(du, (3, c), dz)
+    return q0, q1, q2, q3, q4, gx, gy, gz
 
 
 @inner
 def _messages_back(du, dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v):
     """du[4, C] of atom i as sender of the reverses of edges lo : hi; adds the edges' dE/dY, dE/dr to dy."""
-    dtype = u.dtype
     L = WIDTH // u.itemsize
-    zero = splat(dtype.type(0))
-    for k in range(W.shape[0]):
-        for d in range(4):
-            store(du, (d, k * L), zero)
+    du[:] = 0
     for e in range(lo, hi):
-        j = senders[e]
         x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
-        gx = gy = gz = gr = zero
+        gx = gy = gz = gr = splat(u.dtype.type(0))
         for k in range(W.shape[0]):
-            c = k * L
-            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, e, with_v, want_v)
-            s = load(u, (j, 0, c))
-            gr = gr + t0 * (s * load(dm, (i, 0, c)))
-            ds = load(du, (0, c)) + w0 * load(dm, (j, 0, c))
-            if want_v:
-                Ax, Ay, Az = load(dm, (i, 2, c)), load(dm, (i, 5, c)), load(dm, (i, 8, c))
-                gr = gr + t1 * (s * (x * Ax + y * Ay + z * Az))
-                ws = w1 * s
-                gx, gy, gz = gx + ws * Ax, gy + ws * Ay, gz + ws * Az
-                ds = ds - w1 * (x * load(dm, (j, 2, c)) + y * load(dm, (j, 5, c)) + z * load(dm, (j, 8, c)))
-            store(du, (0, c), ds)
-            if with_v:
-                vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
-                a = load(dm, (i, 1, c))
-                gr = gr + t3 * (a * (x * vx + y * vy + z * vz))
-                wa = w3 * a
-                gx, gy, gz = gx + wa * vx, gy + wa * vy, gz + wa * vz
-                wa = w3 * load(dm, (j, 1, c))
-                dx, dy_, dz = load(du, (1, c)) - wa * x, load(du, (2, c)) - wa * y, load(du, (3, c)) - wa * z
-                if want_v:
-                    Ax, Ay, Az = load(dm, (i, 3, c)), load(dm, (i, 6, c)), load(dm, (i, 9, c))
-                    gr = gr + t2 * (vx * Ax + vy * Ay + vz * Az)
-                    Ax, Ay, Az = load(dm, (i, 4, c)), load(dm, (i, 7, c)), load(dm, (i, 10, c))
-                    cx, cy, cz = vy * Az - vz * Ay, vz * Ax - vx * Az, vx * Ay - vy * Ax
-                    gr = gr + t4 * (x * cx + y * cy + z * cz)
-                    gx, gy, gz = gx + w4 * cx, gy + w4 * cy, gz + w4 * cz
-                    Ax, Ay, Az = load(dm, (j, 4, c)), load(dm, (j, 7, c)), load(dm, (j, 10, c))
-                    dx = dx + w2 * load(dm, (j, 3, c)) - w4 * (Ay * z - Az * y)
-                    dy_ = dy_ + w2 * load(dm, (j, 6, c)) - w4 * (Az * x - Ax * z)
-                    dz = dz + w2 * load(dm, (j, 9, c)) - w4 * (Ax * y - Ay * x)
-                store(du, (1, c), dx)
-                store(du, (2, c), dy_)
-                store(du, (3, c), dz)
+            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
+            w = w0, w1, w2, w3, w4
+            q0, q1, q2, q3, q4, ax, ay, az = edge_back(
+                du, u, dm, i, senders[e], k * L, x, y, z, w, with_v, want_v
+            )
+            gx, gy, gz = gx + ax, gy + ay, gz + az
+            gr = gr + t0 * q0 + t1 * q1 + t2 * q2 + t3 * q3 + t4 * q4
         dy[e, 0] += total(gx)
         dy[e, 1] += total(gy)
         dy[e, 2] += total(gz)
@@ -380,6 +374,7 @@ def _forward(net, graph, work, part, k, first, last):
     unit, senders, ptr = work.unit, graph.senders, graph.receiver_ptr
     weights, pieces, matrices, by_species = net.weights, net.pieces, net.matrices[k], graph.species_ptr
     zero, extra, C = np.int64(0), net.residual[k], x.shape[2]
+    Cv, rows = (C, 4) if want_v else (0, 1)
     for start in range(first, last, ATOMS):
         n = min(ATOMS, last - start)
         for r in range(n):
@@ -408,12 +403,8 @@ def _forward(net, graph, work, part, k, first, last):
                     add_leading(p, to, x, at, n, C if extra else zero)
 
         for i in range(start, start + n):
-            act(x[i, 0], p[i, 1], net.n_even[k], SILU)
-            if want_v:
-                q = m[0, 0]
-                _silu(q, p[i, 0])
-                for d in range(3):
-                    _product(x[i, 1 + d], q, p[i, 2 + d])
+            q = p[i]
+            gate_row(x[i, 0], x[i, 1:rows], q[0, :Cv], q[1], q[2 : 1 + rows], net.n_even[k], m[0])
 
         if k + 1 < net.n_even.size:
             _seen(work.u[k + 1], x, start, n, want_v, weights, pieces, net.matrices[k + 1])
@@ -449,20 +440,16 @@ def _backward_atoms(net, graph, work, part, k, first, last):
     dp, dm, p, x = work.rows[part], work.dm[k % 2], work.p[k], work.x
     weights, pieces, matrices, by_species = net.weights, net.pieces, net.matrices[k], graph.species_ptr
     zero, extra, C = np.int64(0), net.residual[k], x.shape[2]
+    Cv, rows = (C, 4) if want_v else (0, 1)
     for start in range(first, last, ATOMS):
         n = min(ATOMS, last - start)
         clear(dp, zero, n)
         for r in range(n):
-            i = start + r
-            add_slope(dp[r, 1], x[i, 0], p[i, 1], net.n_even[k], SILU)
-            if want_v:
-                for d in range(3):
-                    _add_product(dp[r, 0], p[i, 2 + d], x[i, 1 + d])
-                _times_slope(dp[r, 0], p[i, 0])
-                q = dp[r, 5]
-                _silu(q, p[i, 0])
-                for d in range(3):
-                    _product(dp[r, 2 + d], q, x[i, 1 + d])
+            d, q, dx = dp[r], p[start + r], x[start + r]
+            gate_row_bwd(
+                *(d[0, :Cv], d[1], d[2 : 1 + rows], dx[0], dx[1:rows]),
+                *(q[0, :Cv], q[1], q[2 : 1 + rows], net.n_even[k], d[5:]),
+            )
 
         clear(dm, start, n)
         clear(x, start, n)
@@ -522,30 +509,6 @@ def add_leading(y, y_row, x, x_row, n, count):
     for r in range(n):
         for c in range(count):
             y[i + r, y_at, c] += x[j + r, x_at, c]
-
-
-@inner
-def _silu(q, x):
-    for c in range(q.size):
-        q[c] = value(x[c], SILU)
-
-
-@inner
-def _times_slope(q, x):
-    for c in range(q.size):
-        q[c] *= slope(x[c], SILU)
-
-
-@inner
-def _product(out, a, b):
-    for c in range(out.size):
-        out[c] = a[c] * b[c]
-
-
-@inner
-def _add_product(out, a, b):
-    for c in range(out.size):
-        out[c] += a[c] * b[c]
 
 
 # ---- all of it
