@@ -30,7 +30,7 @@ def errors(row: Mapping[str, float | None]) -> list[tuple[str, str, float]]:
 class Lines(Watch):
     """A table with a line per epoch; its head comes with the first one."""
 
-    head = ""
+    headed = False
 
     def __enter__(self) -> Self:
         return self
@@ -47,9 +47,10 @@ class Lines(Watch):
             "loss": f"{row['loss']:.4g}",
             **{f"{name}, {unit}": f"{value:.4g}" for name, unit, value in errors(row)},
         }
-        if not self.head:
-            self.head = "  ".join(f"{title:>{WIDTH}}" for title in cells)
-            print(f"{SHOWN}; * marks the best F so far\n{self.head}")
+        if not self.headed:
+            head = "  ".join(f"{title:>{WIDTH}}" for title in cells)
+            print(f"{SHOWN}; * marks the best F so far\n{head}")
+            self.headed = True
         best = " *" if trainer.state.best_epoch == row["epoch"] else ""
         line = "  ".join(f"{cell:>{max(WIDTH, len(title))}}" for title, cell in cells.items())
         print(line + best, flush=True)

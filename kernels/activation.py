@@ -67,19 +67,22 @@ def slope_curvature(x, kind):
 
 
 @inner
-def _values(y, x, kind):
+def values(y, x, kind):
+    """y = f(x)"""
     for k in range(x.size):
         y[k] = value(x[k], kind)
 
 
 @inner
-def _slopes(dx, dy, x, kind):
+def add_slopes(dx, dy, x, kind):
+    """dx += f' dy; also the forward tangent, into zeros."""
     for k in range(x.size):
         dx[k] += slope(x[k], kind) * dy[k]
 
 
 @inner
-def _slopes_tan(tdx, tdy, tx, dy, x, kind):
+def add_slopes_tan(tdx, tdy, tx, dy, x, kind):
+    """The tangent of what add_slopes adds."""
     for k in range(x.size):
         f1, f2 = slope_curvature(x[k], kind)
         tdx[k] += f1 * tdy[k] + f2 * tx[k] * dy[k]
@@ -90,11 +93,11 @@ def _fwd(y, x, kind):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         if kind == SSP:
-            _values(y[part], x[part], SSP)
+            values(y[part], x[part], SSP)
         elif kind == SILU:
-            _values(y[part], x[part], SILU)
+            values(y[part], x[part], SILU)
         else:
-            _values(y[part], x[part], TANH)
+            values(y[part], x[part], TANH)
 
 
 @kernel
@@ -102,11 +105,11 @@ def _bwd(dx, dy, x, kind):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         if kind == SSP:
-            _slopes(dx[part], dy[part], x[part], SSP)
+            add_slopes(dx[part], dy[part], x[part], SSP)
         elif kind == SILU:
-            _slopes(dx[part], dy[part], x[part], SILU)
+            add_slopes(dx[part], dy[part], x[part], SILU)
         else:
-            _slopes(dx[part], dy[part], x[part], TANH)
+            add_slopes(dx[part], dy[part], x[part], TANH)
 
 
 @kernel
@@ -114,11 +117,11 @@ def _bwd_tan(tdx, tdy, tx, dy, x, kind):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         if kind == SSP:
-            _slopes_tan(tdx[part], tdy[part], tx[part], dy[part], x[part], SSP)
+            add_slopes_tan(tdx[part], tdy[part], tx[part], dy[part], x[part], SSP)
         elif kind == SILU:
-            _slopes_tan(tdx[part], tdy[part], tx[part], dy[part], x[part], SILU)
+            add_slopes_tan(tdx[part], tdy[part], tx[part], dy[part], x[part], SILU)
         else:
-            _slopes_tan(tdx[part], tdy[part], tx[part], dy[part], x[part], TANH)
+            add_slopes_tan(tdx[part], tdy[part], tx[part], dy[part], x[part], TANH)
 
 
 def activation_fwd_cpu(y, x, kind):

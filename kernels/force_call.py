@@ -381,12 +381,8 @@ def _forward(net, graph, work, part, k, first, last):
             lo, hi = ptr[start + r], ptr[start + r + 1]
             if with_v and want_v:
                 messages(m[r], u, h, W, unit, senders, lo, hi, True, True)
-            elif with_v:
-                messages(m[r], u, h, W, unit, senders, lo, hi, True, False)
-            elif want_v:
-                messages(m[r], u, h, W, unit, senders, lo, hi, False, True)
             else:
-                messages(m[r], u, h, W, unit, senders, lo, hi, False, False)
+                messages(m[r], u, h, W, unit, senders, lo, hi, with_v, want_v)
 
         clear(p, start, n)
         kept = matrices[KEEP_S, FORWARD]
@@ -480,12 +476,8 @@ def _backward(net, graph, work, part, k, first, last):
             lo, hi = ptr[i], ptr[i + 1]
             if with_v and want_v:
                 _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, True, True)
-            elif with_v:
-                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, True, False)
-            elif want_v:
-                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, False, True)
             else:
-                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, False, False)
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v)
         for row in range(np.int64(4) if with_v else np.int64(k > 0)):
             back = net.matrices[k, SELF_S if row == 0 else SELF_V, TRANSPOSED, 0]
             _mix(x, 4 * start + row, du, row, n, net.weights, net.pieces, back)

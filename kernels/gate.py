@@ -27,7 +27,7 @@ from functools import partial
 import numpy as np
 from numba import prange
 
-from .activation import SILU, SSP, TANH, slope, slope_curvature, value
+from .activation import SILU, SSP, TANH, add_slopes, add_slopes_tan, slope, slope_curvature, value, values
 from .compile import inner, kernel
 
 CHUNK = 16
@@ -38,30 +38,22 @@ NORM_EPS = 1e-3
 
 
 @inner
-def act(s_out, s, n_even, even):
-    for c in range(n_even):
-        s_out[c] = value(s[c], even)
-    for c in range(n_even, s.size):
-        s_out[c] = value(s[c], TANH)
+def _act(s_out, s, n_even, even):
+    values(s_out[:n_even], s[:n_even], even)
+    values(s_out[n_even:], s[n_even:], TANH)
 
 
 @inner
-def add_slope(ds, ds_out, s, n_even, even):
-    """ds += act' ds_out; also the forward tangent, into zeros."""
-    for c in range(n_even):
-        ds[c] += ds_out[c] * slope(s[c], even)
-    for c in range(n_even, s.size):
-        ds[c] += ds_out[c] * slope(s[c], TANH)
+def _add_slopes(ds, ds_out, s, n_even, even):
+    add_slopes(ds[:n_even], ds_out[:n_even], s[:n_even], even)
+    add_slopes(ds[n_even:], ds_out[n_even:], s[n_even:], TANH)
 
 
 @inner
-def _add_slope_tan(tds, tds_out, ts, ds_out, s, n_even, even):
-    for c in range(n_even):
-        f1, f2 = slope_curvature(s[c], even)
-        tds[c] += f1 * tds_out[c] + f2 * ts[c] * ds_out[c]
-    for c in range(n_even, s.size):
-        f1, f2 = slope_curvature(s[c], TANH)
-        tds[c] += f1 * tds_out[c] + f2 * ts[c] * ds_out[c]
+def _add_slopes_tan(tds, tds_out, ts, ds_out, s, n_even, even):
+    k = n_even
+    add_slopes_tan(tds[:k], tds_out[:k], ts[:k], ds_out[:k], s[:k], even)
+    add_slopes_tan(tds[k:], tds_out[k:], ts[k:], ds_out[k:], s[k:], TANH)
 
 
 @inner
@@ -100,8 +92,8 @@ def gate_row(s_out, v_out, gates, s, v, n_even, held):
     Without vectors, v and v_out may have no rows.
     """
     q = held[0, : gates.size]
-    act(s_out, s, n_even, SILU)
-    act(q, gates, gates.size, SILU)
+    _act(s_out, s, n_even, SILU)
+    values(q, gates, SILU)
     for d in range(v.shape[0]):
         _product(v_out[d], q, v[d])
 
@@ -110,10 +102,10 @@ def gate_row(s_out, v_out, gates, s, v, n_even, held):
 def gate_row_bwd(dgates, ds, dv, ds_out, dv_out, gates, s, v, n_even, held):
     """Adds to dgates, ds and dv; held[2, C] is scratch."""
     q, b = held[0, : gates.size], held[1, : gates.size]
-    add_slope(ds, ds_out, s, n_even, SILU)
-    act(q, gates, gates.size, SILU)
+    _add_slopes(ds, ds_out, s, n_even, SILU)
+    values(q, gates, SILU)
     _dot_rows(b, v, dv_out)
-    add_slope(dgates, b, gates, gates.size, SILU)
+    add_slopes(dgates, b, gates, SILU)
     for d in range(v.shape[0]):
         _add_product(dv[d], q, dv_out[d])
 
@@ -123,9 +115,9 @@ def gate_row_fwd_tan(ts_out, tv_out, tgates, ts, tv, gates, s, v, n_even, held):
     q, tq = held[0, : gates.size], held[1, : gates.size]
     ts_out[:] = 0
     tq[:] = 0
-    add_slope(ts_out, ts, s, n_even, SILU)
-    act(q, gates, gates.size, SILU)
-    add_slope(tq, tgates, gates, gates.size, SILU)
+    _add_slopes(ts_out, ts, s, n_even, SILU)
+    values(q, gates, SILU)
+    add_slopes(tq, tgates, gates, SILU)
     for d in range(v.shape[0]):
         _product(tv_out[d], q, tv[d])
         _add_product(tv_out[d], tq, v[d])
@@ -137,15 +129,15 @@ def gate_row_bwd_tan(
 ):
     """Adds to tdgates, tds and tdv; held[4, C] is scratch."""
     q, tq, b, tb = held[0, : gates.size], held[1, : gates.size], held[2, : gates.size], held[3, : gates.size]
-    _add_slope_tan(tds, tds_out, ts, ds_out, s, n_even, SILU)
-    act(q, gates, gates.size, SILU)
+    _add_slopes_tan(tds, tds_out, ts, ds_out, s, n_even, SILU)
+    values(q, gates, SILU)
     tq[:] = 0
-    add_slope(tq, tgates, gates, gates.size, SILU)
+    add_slopes(tq, tgates, gates, SILU)
     _dot_rows(b, v, dv_out)
     _dot_rows(tb, v, tdv_out)
     for d in range(v.shape[0]):
         _add_product(tb, tv[d], dv_out[d])
-    _add_slope_tan(tdgates, tb, tgates, b, gates, gates.size, SILU)
+    add_slopes_tan(tdgates, tb, tgates, b, gates, SILU)
     for d in range(v.shape[0]):
         _add_product(tdv[d], q, tdv_out[d])
         _add_product(tdv[d], tq, dv_out[d])
@@ -205,7 +197,7 @@ def norm_fwd_cpu(s_out, v_out, s, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            act(s_out[i], s[i], n_even, SSP)
+            _act(s_out[i], s[i], n_even, SSP)
             for c in range(Cv):
                 q = value(_length(v, i, c), SSP)
                 for d in range(3):
@@ -217,7 +209,7 @@ def _norm_bwd(ds, dv, ds_out, dv_out, s, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            add_slope(ds[i], ds_out[i], s[i], n_even, SSP)
+            _add_slopes(ds[i], ds_out[i], s[i], n_even, SSP)
             for c in range(Cv):
                 length = _length(v, i, c)
                 q, k = value(length, SSP), slope(length, SSP) / length
@@ -232,7 +224,7 @@ def _norm_fwd_tan(ts_out, tv_out, ts, tv, s, v, n_even):
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             ts_out[i] = 0
-            add_slope(ts_out[i], ts[i], s[i], n_even, SSP)
+            _add_slopes(ts_out[i], ts[i], s[i], n_even, SSP)
             for c in range(Cv):
                 length = _length(v, i, c)
                 q, k = value(length, SSP), slope(length, SSP) / length
@@ -246,7 +238,7 @@ def _norm_bwd_tan(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_ev
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
-            _add_slope_tan(tds[i], tds_out[i], ts[i], ds_out[i], s[i], n_even, SSP)
+            _add_slopes_tan(tds[i], tds_out[i], ts[i], ds_out[i], s[i], n_even, SSP)
             for c in range(Cv):
                 length = _length(v, i, c)
                 q1, q2 = slope_curvature(length, SSP)
