@@ -24,13 +24,13 @@ from eqpot.data import (
     LABELS,
     MAX_NUMBER,
     Dataset,
-    check_output,
     concatenate,
     read_dataset,
     validate,
     write_dataset,
 )
 from eqpot.errors import UserError
+from eqpot.files import check_output
 
 ENERGY_UNITS = {
     "eV": 1.0,

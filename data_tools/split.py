@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eqpot.data import Dataset, check_output, read_dataset, shortest_distances, write_dataset
+from eqpot.data import Dataset, read_dataset, shortest_distances, write_dataset
 from eqpot.errors import UserError
+from eqpot.files import check_output
 
 PARTS = ("train", "valid", "test")
 METHODS = ("uniform", "shortest")

@@ -2,12 +2,15 @@
 
 import re
 import shlex
+import signal
 import sys
 import traceback
 
 import click
 
 from eqpot.errors import UserError
+
+STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
 
 
 class DataTools(click.Group):
@@ -43,7 +46,11 @@ cli.add_command(DataTools("data", help="Convert, describe, split or make a data 
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="One setting, repeatable.")
 @click.option("-o", "--output", default="run", show_default=True, metavar="DIR", help="Run folder.")
 @click.option("--max-epochs", type=int, metavar="N", help="Stop after N epochs.")
-@click.option("--max-time", metavar="TIME", help="Stop after TIME (90s, 45m, 2h), the rate falling to 0.")
+@click.option(
+    "--max-time",
+    metavar="TIME",
+    help="Stop after TIME (90, 90s, 45m, 2h), the rate falling to 0.",
+)
 @click.option("--seed", type=int, metavar="N", help="Of everything random.")
 @click.option("--resume", is_flag=True, help="Continue the run in DIR; only its stops may be changed.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in DIR.")
@@ -98,6 +105,7 @@ def _train(trainer) -> None:
     console.print(summary(trainer), markup=False)
     resume = f"eqpot fit --resume -o {shlex.quote(str(trainer.folder))}"
     ended = trainer.finished()  # before a resume
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch queue's way of saying Ctrl-C
     try:
         with Live(trainer, console) if console.is_terminal and not ended else Lines() as watch:
             reason = trainer.run(watch)
@@ -110,16 +118,21 @@ def _train(trainer) -> None:
     model = trainer.folder / MODEL
     if ended:
         stop = next(key for key in STOPS if key in ended)
+        option = STOP_OPTIONS.get(stop, f"--set train.{stop}=VALUE")
         console.print(
             f"nothing was trained, the run had already ended: {ended}; to go on, change that limit: "
-            f"{resume} --set train.{stop}=VALUE",
+            f"{resume} {option}",
             markup=False,
         )
     else:
         console.print(f"done: {reason}; best epoch {trainer.state.best_epoch}", markup=False)
-    for table in tables(trainer.report(), f"errors on the {len(trainer.valid)} validation frames"):
+    for table in tables(trainer.report(), f"errors on the {_frames(len(trainer.valid), 'validation')}"):
         console.print(table)
     console.print(f"model: {model}\nevaluate it: eqpot eval {shlex.quote(str(model))} DATA.h5", markup=False)
+
+
+def _frames(count: int, kind: str) -> str:
+    return f"{count} {kind} frame{'' if count == 1 else 's'}"
 
 
 def summary(trainer) -> str:
@@ -127,7 +140,7 @@ def summary(trainer) -> str:
     note = trainer.note()
     train, valid, model = trainer.train, trainer.valid, trainer.config.model
     return (
-        f"{len(train)} training and {len(valid)} validation frames, "
+        f"{_frames(len(train), 'training')}, {_frames(len(valid), 'validation')}, "
         f"{trainer.potential.mean_neighbours:.1f} neighbours per atom within {model.cutoff:g} Å\n"
         f"{len(trainer.weights)} parameters ({model.symmetry}, l_max {model.l_max}, {model.blocks} blocks, "
         f"{model.features} features, {trainer.config.train.dtype}), run folder {trainer.folder}"
@@ -144,13 +157,13 @@ def evaluate_(model, data, json_file, plots) -> None:
     """Errors of MODEL.h5 on the labelled frames of DATA.h5."""
     from rich.console import Console
 
-    from eqpot.data import check_output, read_dataset
+    from eqpot.data import read_dataset
     from eqpot.evaluate import evaluate, tables, write_json
-    from eqpot.files import check_folder
+    from eqpot.files import check_folder, check_json
     from eqpot.potential import Potential
 
     if json_file is not None:
-        check_output(json_file, overwrite=True)
+        check_json(json_file)
     if plots is not None:
         check_folder(plots)
     console = Console(highlight=False, soft_wrap=True)
@@ -159,6 +172,8 @@ def evaluate_(model, data, json_file, plots) -> None:
     content, prediction, warning = evaluate(potential, dataset)
     if warning:
         console.print(f"warning: {warning}", markup=False)
+    if potential.provenance.get("note"):
+        console.print(f"note: {potential.provenance['note']}", markup=False)
     for table in tables(content, f"errors on the {len(dataset)} frames of {data}"):
         console.print(table)
     if json_file is not None:
@@ -191,6 +206,8 @@ def info(model) -> None:
         "scale, eV": " ".join(f"{s} {x:.4f}" for s, x in zip(symbols, potential.scale, strict=True)),
         **{k.replace("_", " "): v for k, v in potential.provenance.items() if k != "config" and v != ""},
     }
+    if "valid forces rmse" in rows:
+        rows["valid forces rmse"] = f"{1000 * rows['valid forces rmse']:.4g} meV/Å"
     width = max(map(len, rows))
     for key, value in rows.items():
         click.echo(f"{key:<{width}}  {value}")
@@ -214,12 +231,11 @@ def bench(model, structure, threads, seconds, training, json_file) -> None:
     from rich.console import Console
 
     from eqpot import bench
-    from eqpot.data import check_output
-    from eqpot.files import read_structure
+    from eqpot.files import check_json, read_structure
     from eqpot.potential import Potential
 
     if json_file is not None:
-        check_output(json_file, overwrite=True)
+        check_json(json_file)
     potential = None if model is None else Potential.load(model)
     systems = bench.structures() if structure is None else {structure: read_structure(structure)}
     if potential is not None and structure is None:

@@ -16,7 +16,6 @@ Layout (lengths in Å, energies in eV; ``frames`` structures with ``atoms`` atom
 
 import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -26,7 +25,7 @@ from ase.data import chemical_symbols
 from vesin import NeighborList
 
 from eqpot.errors import UserError
-from eqpot.files import check_folder, new_hdf5, own_hdf5, sha256
+from eqpot.files import new_hdf5, own_hdf5, sha256
 
 FORMAT = "eqpot-dataset"
 VERSION = 1
@@ -203,18 +202,6 @@ def write_dataset(path: str | os.PathLike, dataset: Dataset) -> None:
                 file.create_dataset(name, data=np.asarray(values, dtype), **options)
         if dataset.group is not None:
             file.create_dataset("group", data=dataset.group.astype(object), dtype=h5py.string_dtype())
-
-
-def check_output(path: str | os.PathLike, overwrite: bool = False) -> None:
-    """Raise UserError before any work is done when ``path`` may not or cannot be written."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: expected the name of a file to write, found a folder")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path}: exists already; give --overwrite to replace it")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: the folder {path.parent} does not exist")
-    check_folder(path.parent)
 
 
 def validate(dataset: Dataset, name: str) -> None:

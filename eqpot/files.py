@@ -100,22 +100,56 @@ def read_structure(path: str | Path) -> Atoms:
         atoms = ase.io.read(path, do_not_split_by_at_sign=True)
     except Exception as error:  # ASE's readers raise what they please on a broken file
         what = " ".join(str(error).split())[:200]
+        if h5py.is_hdf5(path):
+            what = "an HDF5 file"
         raise UserError(
-            f"{path}: expected a structure in a format that ASE reads, found {type(error).__name__}: {what}"
+            f"{path}: expected a structure in a format that ASE reads, found {what or 'something else'}"
         ) from error
     if len(atoms) == 0:
         raise UserError(f"{path}: expected a structure, found no atoms")
     return atoms
 
 
+def check_output(path: str | Path, overwrite: bool = False) -> None:
+    """UserError, before any work is done, where a file may not or cannot be written."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: expected the name of a file to write, found a folder")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: exists already; give --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: the folder {path.parent} does not exist")
+    _check_permission(path, path.parent)
+
+
+def check_json(path: str | Path) -> None:
+    """UserError, before any work is done, where JSON cannot be written or would replace something else."""
+    path = Path(path)
+    check_output(path, overwrite=True)
+    if path.exists():
+        if not path.is_file():
+            raise UserError(f"{path}: expected the name of a file to write, found a device")
+        with open(path, "rb") as file:
+            if file.read(1) not in (b"", b"{"):
+                raise UserError(f"{path}: expected a new name or a JSON file, found another kind of file")
+
+
 def check_folder(path: str | Path) -> None:
     """UserError, before any work is done, where files could not be written to a folder, made if need be."""
+    if not str(path):
+        raise UserError("expected the name of a folder to write to, found an empty one")
     path = Path(path)
     there = next(p for p in (path, *path.parents) if p.exists())
     if not there.is_dir():
-        raise UserError(f"{path}: cannot be written: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{path}: cannot be written: {there}: Permission denied")
+        found = "it is not a folder" if there == path else f"{there} is not a folder"
+        raise UserError(f"{path}: cannot be written: {found}")
+    _check_permission(path, there)
+
+
+def _check_permission(path: Path, folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        where = "" if folder == path else f"{folder}: "
+        raise UserError(f"{path}: cannot be written: {where}Permission denied")
 
 
 def sha256(path: str | Path) -> str:

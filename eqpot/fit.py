@@ -32,7 +32,7 @@ from eqpot.config import Config
 from eqpot.data import Dataset, read_dataset
 from eqpot.errors import UserError
 from eqpot.evaluate import Frames
-from eqpot.files import new_hdf5, own_hdf5, replacing
+from eqpot.files import check_folder, new_hdf5, own_hdf5, replacing
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.potential import Potential
 
@@ -136,6 +136,7 @@ class Trainer:
         command: str = "",
     ) -> Self:
         """A new run; nothing is written before data and settings are found good."""
+        check_folder(folder)
         folder = Path(folder)
         held = [name for name in (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE) if (folder / name).exists()]
         if held and not overwrite:
@@ -318,7 +319,7 @@ class Trainer:
         return (
             f"the compositions of the training frames ({independent} independent for {elements} elements) "
             "leave the energy of each element open: the shortest solution is taken, and energies of other "
-            "compositions mean nothing"
+            "compositions mean nothing; train.shifts takes the energies of isolated atoms"
         )
 
     def checkpoint(self) -> None:
@@ -374,6 +375,7 @@ class Trainer:
             "command": self.sources.command,
             "seed": self.config.train.seed,
             "version": version("eqpot"),
+            "note": self.note(),
             "config": self.config.to_dict(),
         }
 

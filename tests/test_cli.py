@@ -2,6 +2,7 @@
 
 import errno
 import json
+import signal
 import subprocess
 import sys
 import tomllib
@@ -93,18 +94,19 @@ def test_fit_tells_how_to_go_on(folder, tmp_path, capsys):
     assert "\n        3  " in text and "\n        2  " not in text
     assert main(["fit", "--resume", "-o", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
-    assert "already ended: max_epochs = 3 reached" in text and "--set train.max_epochs=VALUE" in text
+    assert "already ended: max_epochs = 3 reached" in text and "--max-epochs N" in text
     assert "done:" not in text and "* marks" not in text
 
 
-def test_ctrl_c(folder, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal(number, folder, tmp_path, capsys, monkeypatch):
     from eqpot.fit import Trainer
 
     step = Trainer.step
 
     def stop(trainer, chosen):
         if trainer.state.epoch == 1:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return step(trainer, chosen)
 
     monkeypatch.setattr(Trainer, "step", stop)
@@ -236,6 +238,8 @@ def test_water_of_the_benchmark_is_as_dense_as_water():
         (["fit", "bare.h5", "-o", "new"], "bare.h5: forces: expected forces"),
         (["fit", "toy.h5", "-o", "run"], "run: the folder already holds a run"),
         (["fit", "toy.h5", "-o", "text.h5/new"], "text.h5/new: cannot be written"),
+        (["fit", "toy.h5", "-o", "text.h5"], "text.h5: cannot be written: it is not a folder"),
+        (["fit", "toy.h5", "-o", ""], "expected the name of a folder to write to, found an empty one"),
         (["fit", "toy.h5", "-o", "new", "--valid", "carbon.h5"], "carbon.h5"),
         (["fit", "toy.h5", "-o", "new", "--n-train", "13"], "at most the 12 frames"),
         (["fit", "--resume", "-o", "new"], "new/checkpoint.h5: nothing to resume"),
@@ -256,6 +260,18 @@ def test_water_of_the_benchmark_is_as_dense_as_water():
             "none/e.json: the folder none does not exist",
         ),
         (["eval", "none.h5", "toy.h5", "--json", "run"], "run: expected the name of a file"),
+        (["eval", "run/model.h5", "toy.h5", "--json", "run/model.h5"], "run/model.h5: expected a new name"),
+        (
+            ["eval", "run/model.h5", "toy.h5", "--json", "toy.h5"],
+            "toy.h5: expected a new name or a JSON file",
+        ),
+        (["eval", "run/model.h5", "toy.h5", "--json", "/dev/null"], "/dev/null: expected the name of a file"),
+        (["bench", "--json", "toy.h5"], "toy.h5: expected a new name or a JSON file"),
+        (["bench", "run/model.h5", "toy.h5"], "toy.h5: expected a structure in a format that ASE reads"),
+        (
+            ["bench", "run/model.h5", "lone.xyz"],
+            "lone.xyz: numbers: expected elements that the model has seen",
+        ),
         (["eval", "none.h5", "toy.h5", "--plots", "text.h5/a/b"], "text.h5/a/b: cannot be written"),
         (["info", "none.h5"], "none.h5: expected a model file, found no such file"),
         (["info", "run"], "run: expected a model file, found a folder"),
@@ -280,6 +296,7 @@ def bad_files(folder):
     for name in ("text.h5", "text.md", "text.of"):  # ASE takes md for CASTEP, and knows no "of"
         (folder / name).write_text("no HDF5 at all\n")
     (folder / "empty.xyz").write_text("")
+    (folder / "lone.xyz").write_text("1\n\nXe 0 0 0\n")
     (folder / "half.h5").write_bytes(toy.read_bytes()[: toy.stat().st_size // 2])
     import h5py
 
