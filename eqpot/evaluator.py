@@ -61,27 +61,25 @@ class Evaluator:
         """x [n], energies in units of the species' scale; forces [n, 3] and dE/d edge_vec [E, 3] (eV/Å) where
         forces are wanted.
 
-        All are views of buffers that the next call overwrites.
+        They may be views of buffers that the next call overwrites.
         """
         n, E, K = len(batch.species), batch.edge_count, self.model.config.blocks
         available = get_num_threads()
         threads = max(1, min(available, E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD))
+        graph, edges = (_graph(batch), None) if batch.walk is None else _walked(batch)
         # Each thread takes about as many edges.
-        inside = np.searchsorted(batch.receiver_ptr, [E * t // threads for t in range(1, threads)])
-        parts = np.array([0, *inside, n])
-        graph = Graph(
-            *(batch.species, batch.species_ptr, batch.senders, batch.receiver_ptr, batch.edge_vec),
-            *(batch.sender_perm, batch.sender_ptr, parts),
-        )
+        inside = np.searchsorted(graph.receiver_ptr, [E * t // threads for t in range(1, threads)])
+        graph = graph._replace(parts=np.array([0, *inside, n]))
         work = self._buffers(n, E, threads)
         set_num_threads(threads)
         try:
             force_call_cpu(self._net, graph, work, 2 + 2 * K if forces else 1 + K)
         finally:
             set_num_threads(available)
-        if not forces:
-            return work.energies[:n], None, None
-        return work.energies[:n], work.forces[:n], work.dedge_vec[:E]
+        found = (work.energies[:n], work.forces[:n], work.dedge_vec[:E])[: 3 if forces else 1]
+        if edges is not None:
+            found = [_put_back(a, by) for a, by in zip(found, (batch.walk, batch.walk, edges), strict=False)]
+        return tuple(found) if forces else (*found, None, None)
 
     def _buffers(self, n: int, E: int, threads: int) -> Work:
         if self._work is None or any(new > old for new, old in zip((n, E, threads), self._room, strict=True)):
@@ -186,6 +184,45 @@ class Evaluator:
             readout=readout,
             species_scale=scale.astype(dtype),
         )
+
+
+def _graph(batch: Batch) -> Graph:
+    """The batch as the kernels take it, but for the parts."""
+    return Graph(
+        *(batch.species, batch.species_ptr, batch.senders, batch.receiver_ptr, batch.edge_vec),
+        *(batch.sender_perm, batch.sender_ptr, np.empty(0, np.int64)),
+    )
+
+
+def _walked(batch: Batch) -> tuple[Graph, np.ndarray]:
+    """The batch with its atoms in the order of its walk, and where its edges come from.
+
+    Each atom's edges keep their order, as receiver and as sender: its sums are the same to the last bit.
+    """
+    walk, n, E = batch.walk, len(batch.species), batch.edge_count
+    receiver_ptr, edges = _segments(batch.receiver_ptr, walk)
+    sender_ptr, out = _segments(batch.sender_ptr, walk)
+    atoms, places = np.empty(n, np.int64), np.empty(E, np.int64)
+    atoms[walk], places[edges] = np.arange(n), np.arange(E)
+    graph = Graph(
+        *(batch.species, batch.species_ptr, atoms[batch.senders[edges]], receiver_ptr, batch.edge_vec[edges]),
+        *(places[batch.sender_perm[out]], sender_ptr, np.empty(0, np.int64)),
+    )
+    return graph, edges
+
+
+def _segments(ptr: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Segments ptr[k] : ptr[k + 1] in another order: their new ptr, and the place of each member before."""
+    counts = np.diff(ptr)[order]
+    new = np.concatenate([[0], np.cumsum(counts)])
+    return new, np.arange(new[-1]) + np.repeat(ptr[order] - new[:-1], counts)
+
+
+def _put_back(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Undo values = before[order]."""
+    before = np.empty_like(values)
+    before[order] = values
+    return before
 
 
 class Panels:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase.data import chemical_symbols
-from ase.geometry import complete_cell
+from ase.geometry import complete_cell, wrap_positions
 from numba import njit
 from vesin import NeighborList
 
@@ -22,6 +22,7 @@ from eqpot.errors import UserError
 
 # Å beyond the reach asked for: the finder rounds distances in its own way, here they decide by ours.
 MARGIN = 1e-6
+LARGE = 500  # atoms; what the force call keeps of fewer fits into a core's cache
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class FrameGraph:
     receivers: np.ndarray
     edge_vec: np.ndarray  # float64 [E, 3], Å
     volume: float
+    walk: np.ndarray | None = None  # [n], see `walk_of`
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Batch:
     receiver_ptr: np.ndarray  # [n + 1]
     sender_perm: np.ndarray  # [E], edges by sender
     sender_ptr: np.ndarray  # [n + 1]
+    walk: np.ndarray | None = None  # [n], see `walk_of`
 
     @property
     def n_frames(self) -> int:
@@ -236,7 +239,8 @@ def frame_graph(
     positions = np.ascontiguousarray(positions, np.float64)
     found = _Candidates(positions, cell, pbc, cutoff)
     count = found.edges_within(cutoff, positions, name)
-    return FrameGraph(index, found.senders[:count], found.receivers[:count], found.edge_vec[:count], volume)
+    edges = found.senders[:count], found.receivers[:count], found.edge_vec[:count]
+    return FrameGraph(index, *edges, volume, walk_of(index, positions, cell, pbc))
 
 
 def frame_graphs(dataset: Dataset, species: Sequence[int], cutoff: float) -> list[FrameGraph]:
@@ -256,6 +260,23 @@ def frame_graphs(dataset: Dataset, species: Sequence[int], cutoff: float) -> lis
     ]
 
 
+def walk_of(
+    species: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
+) -> np.ndarray | None:
+    """The atoms of a large structure so that those near each other come soon after each other, species by
+    species; None where all atoms fit into a core's cache.
+
+    What an atom's neighbours send is then often in the cache already. A k-d tree halves space again and
+    again, and keeps the points of each half together.
+    """
+    if len(species) < LARGE:
+        return None
+    from scipy.spatial import KDTree  # takes as long to import as the rest of eqpot
+
+    order = KDTree(wrap_positions(positions, cell, pbc), leafsize=8).indices
+    return order[np.argsort(species[order], kind="stable")]
+
+
 def collate(frames: Sequence[FrameGraph], n_species: int) -> Batch:
     """One batch of several structures."""
     counts = np.array([len(f.species) for f in frames])
@@ -271,6 +292,11 @@ def collate(frames: Sequence[FrameGraph], n_species: int) -> Batch:
     by_receiver = by_sender[by_receiver]
     senders, receivers = senders[by_receiver], receivers[by_receiver]
     sender_ptr, sender_perm = group_by(senders, len(species))
+    walk = None
+    if any(f.walk is not None for f in frames):
+        walks = [np.arange(len(f.species)) if f.walk is None else f.walk for f in frames]
+        walk = np.concatenate([w + start for w, start in zip(walks, starts, strict=True)])
+        walk = place[walk[np.argsort(species[walk], kind="stable")]]
     return Batch(
         order=order,
         frame=np.repeat(np.arange(len(frames)), counts)[order],
@@ -284,6 +310,7 @@ def collate(frames: Sequence[FrameGraph], n_species: int) -> Batch:
         receiver_ptr=receiver_ptr,
         sender_perm=sender_perm,
         sender_ptr=sender_ptr,
+        walk=walk,
     )
 
 
@@ -350,6 +377,7 @@ class VerletList:
             receiver_ptr=found.receiver_ptr,
             sender_perm=sender_perm,
             sender_ptr=self._sender_ptr,
+            walk=self._walk,
         )
 
     def _holds(self, positions: np.ndarray) -> bool:
@@ -365,6 +393,7 @@ class VerletList:
         self._volume = np.array([volume])
         self._origin = positions[self._order]
         self._here = self._origin.copy()
+        self._walk = walk_of(self._species, self._origin, cell, pbc)
         self._candidates = _Candidates(self._origin, cell, pbc, self.cutoff + self.skin)
         self._sender_perm = np.empty_like(self._candidates.senders)
         self._sender_ptr = np.empty(n + 1, np.int64)

@@ -249,6 +249,14 @@ def test_trajectories_with_and_without_skin_are_the_same(make):
     assert np.array_equal(ends[0][1], ends[1][1]) and np.array_equal(ends[0][1], ends[2][1])
 
 
+def test_large_structures_are_walked_from_neighbour_to_neighbour(monkeypatch):
+    monkeypatch.setattr("eqpot.graph.LARGE", 5)
+    calculator, atoms = EqpotCalculator(potential("float32")), crystal()
+    for seed in range(4):
+        atoms.rattle(0.05, seed=seed)
+        check_same(calculator, atoms)
+
+
 def test_a_change_of_structure_is_seen():
     calculator, atoms = EqpotCalculator(potential()), crystal()
 

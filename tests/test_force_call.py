@@ -45,6 +45,20 @@ def test_whole_vectors_and_several_panels():
     check_tape(model, batch(model, crystal(n=20)))
 
 
+def test_same_bits_whatever_the_walk(monkeypatch):
+    """Large structures are walked from neighbour to neighbour; here small ones, two of them as one batch."""
+    model = potential("float32", features=16, symmetry="so3")
+    structures = crystal(n=36) * (2, 1, 1), molecule(9, seed=1), crystal(n=20)
+    plain = batch(model, *structures)
+    monkeypatch.setattr("eqpot.graph.LARGE", 15)
+    walked = batch(model, *structures)
+    assert plain.walk is None and not np.array_equal(walked.walk, np.arange(len(walked.species)))
+    assert np.array_equal(walked.species[walked.walk], walked.species)
+    assert all(np.array_equal(a, b) for a, b in zip(run(model, plain), run(model, walked), strict=True))
+    energies = [model.predict(graph, forces=False).energies for graph in (plain, walked)]
+    assert np.array_equal(*energies)
+
+
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread has nothing to agree with")
 def test_same_bits_for_any_number_of_threads():
     model = potential("float32", features=16, symmetry="so3")
