@@ -4,9 +4,9 @@
     python bench/force_call.py --threads 1 --only water_192    # some; results accumulate in the JSON file
 
 Two times: of `get_forces` through `EqpotCalculator`, all atoms moved a little before each call, and of
-`Potential.predict`, with the graph at hand. Every workload and number of threads has a process of its own.
-Its memory is the peak after the calculator's calls, beyond what the process had after all calls on the
-smallest workload.
+`Potential.predict`, with the graph at hand. Every workload has a process of its own, in which the numbers of
+threads take turns. Its memory is the peak after the calculator's calls, beyond what the process had after all
+calls on the smallest workload.
 
 Speed is counted operations (see `operations`) over the time of `predict`, and its share of what NumPy's
 float32 matrix product of 2048 x 2048 reaches with the same number of threads.
@@ -24,16 +24,18 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-from recording import Record, parser
+from recording import Record, matrix_rate, parser
 from rich.console import Console
 from rich.table import Table
-from workloads import HERE, NAMES, structure, time_calls
+from workloads import HERE, NAMES, structure
 
 from eqpot import EqpotCalculator, Potential
+from eqpot.bench import on_threads
 from eqpot.files import replacing
 from eqpot.graph import collate, frame_graph
 from eqpot.model import Model
@@ -78,15 +80,15 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure(name: str, symmetry: str, seconds: float) -> dict:
-    """Times (s), memory (bytes) and operations of one workload."""
-    calls(SMALLEST, symmetry, 0)
+def measure(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
+    """Times (s), memory (bytes) and operations of one workload, for each number of threads."""
+    calls(SMALLEST, symmetry, threads, 0)
     base = peak_memory()
-    measured = calls(name, symmetry, seconds)
-    return {**measured, "base_memory": base, "memory": measured["memory"] - base}
+    found = calls(name, symmetry, threads, seconds)
+    return [{**row, "base_memory": base, "memory": row["memory"] - base} for row in found]
 
 
-def calls(name: str, symmetry: str, seconds: float) -> dict:
+def calls(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
     """Time both kinds of call for about `seconds` each; memory is the peak after the calculator's, bytes."""
     atoms = structure(name)
     settings = {**SETTINGS, "symmetry": symmetry, "cutoff": CUTOFF.get(name, 4.0)}
@@ -96,44 +98,52 @@ def calls(name: str, symmetry: str, seconds: float) -> dict:
         [frame_graph(*geometry, potential.species, potential.config.cutoff)], len(potential.species)
     )
     potential.mean_neighbours = batch.edge_count / len(atoms)
-    calculator = EqpotCalculator(potential)
-    _, whole = time_calls(calculator, atoms, seconds)
+    atoms.calc = EqpotCalculator(potential)
+    random, start = np.random.default_rng(0), atoms.positions.copy()
+
+    def call() -> None:
+        atoms.positions = start + random.normal(scale=0.003, size=start.shape)
+        atoms.get_forces()
+
+    whole = in_turn(threads, call, seconds)
     memory = peak_memory()
-    del calculator
     atoms.calc = None
-    times = []
-    while len(times) < 4 or sum(times[1:]) < seconds:
-        began = time.perf_counter()
-        potential.predict(batch)
-        times.append(time.perf_counter() - began)
+    predict = in_turn(threads, lambda: potential.predict(batch), seconds)
     model = Model(potential.config, len(potential.species), potential.mean_neighbours)
-    return {
+    common = {
         "atoms": len(atoms),
         "edges": batch.edge_count,
         "cutoff": potential.config.cutoff,
-        "predict_seconds": median(times[1:]),
-        "calculator_seconds": median(whole),
         "memory": memory,
         "operations": operations(model, len(atoms), batch.edge_count),
     }
+    return [
+        {**common, "threads": count, "predict_seconds": predict[count], "calculator_seconds": whole[count]}
+        for count in threads
+    ]
 
 
-def matrix_peak() -> float:
-    """Operations per second of a float32 matrix product, best of ten."""
-    n, times = 2048, []
-    a, b = np.random.default_rng(0).random((2, n, n), np.float32)
-    for _ in range(10):
-        began = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - began)
-    return 2 * n**3 / min(times)
+def in_turn(threads: list[int], action: Callable[[], object], seconds: float) -> dict[int, float]:
+    """Median seconds of an action for each number of threads.
+
+    They take turns: a machine that is shared changes its speed within seconds.
+    """
+    times: dict[int, list[float]] = {count: [] for count in threads}
+    action()
+    while len(times[threads[0]]) < 3 or sum(times[threads[0]]) < seconds:
+        for count in threads:
+            with on_threads(count):
+                began = time.perf_counter()
+                action()
+                times[count].append(time.perf_counter() - began)
+    return {count: median(found) for count, found in times.items()}
 
 
-def in_process(threads: int, *arguments: object) -> dict | float:
-    """What this script prints, as JSON, when it runs with the hidden option --worker."""
-    names = ("OMP", "OPENBLAS", "MKL", "NUMBA")
-    environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in names}
-    command = [sys.executable, __file__, "--worker", *map(str, arguments)]
+def in_process(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
+    """What `measure` finds in a process of its own."""
+    environment = os.environ | {"NUMBA_NUM_THREADS": str(max(threads))}
+    given = json.dumps([name, symmetry, threads, seconds])
+    command = [sys.executable, __file__, "--worker", given]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{shlex.join(command)}: failed")
@@ -191,21 +201,21 @@ def draw(results: list[dict], path: Path) -> None:
 def main() -> None:
     arguments = parser(__doc__, NAMES, 5.0, "workload and kind of call")
     arguments.add_argument("--symmetry", choices=("so3", "o3"), default="so3")
-    arguments.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
+    arguments.add_argument("--worker", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.worker:
-        name, *rest = options.worker
-        print(json.dumps(matrix_peak() if name == "peak" else measure(name, rest[0], float(rest[1]))))
+        print(json.dumps(measure(*json.loads(options.worker))))
         return
     console, record = Console(width=140), Record()
-    for threads in options.threads:
-        peak = in_process(threads, "peak")
-        console.print(f"{threads} threads: matrix products at {peak / 1e9:.0f} Gflop/s")
-        for name in options.only:
-            measured = in_process(threads, name, options.symmetry, options.seconds)
-            entry = {"workload": name, "threads": threads, "symmetry": options.symmetry, "peak": peak}
-            record.add(f"{name}, {threads} threads, {options.symmetry}", **entry, **measured)
-            console.print(f"{name}: {1000 * measured['predict_seconds']:.1f} ms")
+    peaks = {count: matrix_rate(count) for count in options.threads}
+    for count, peak in peaks.items():
+        console.print(f"{count} threads: matrix products at {peak / 1e9:.0f} Gflop/s")
+    for name in options.only:
+        for row in in_process(name, options.symmetry, options.threads, options.seconds):
+            key = f"{name}, {row['threads']} threads, {options.symmetry}"
+            peak = peaks[row["threads"]]
+            record.add(key, workload=name, symmetry=options.symmetry, peak=peak, **row)
+            console.print(f"{key}: {1000 * row['predict_seconds']:.1f} ms")
     shown = [r for r in record.results.values() if r["symmetry"] == options.symmetry]
     shown.sort(key=lambda r: (r["threads"], r["atoms"]))
     draw(shown, PICTURE)

@@ -17,10 +17,9 @@ from statistics import median
 
 import numba
 import numpy as np
-from recording import Record, parser
+from recording import Record, matrix_rate, parser
 from rich.console import Console
 from rich.table import Table
-from threadpoolctl import threadpool_limits
 from workloads import structure
 
 from eqpot.graph import collate, frame_graph
@@ -116,7 +115,6 @@ def time_of(action, seconds: float) -> float:
 
 def limits(threads: int) -> dict[str, float]:
     """Operations per second of a matrix product, bytes per second of a copy (read and written)."""
-    a, b = np.random.default_rng(0).random((2, 2048, 2048), np.float32)
     x = np.ones(2**25, np.float32)
     y = np.empty_like(x)
 
@@ -125,9 +123,7 @@ def limits(threads: int) -> dict[str, float]:
         for k in numba.prange(x.size):
             y[k] = x[k]
 
-    with threadpool_limits(threads):
-        product = min(time_of(lambda: a @ b, 0.3) for _ in range(3))
-    return {"flops": 2 * 2048**3 / product, "bytes": 2 * x.nbytes / time_of(lambda: copy(y, x), 0.3)}
+    return {"flops": matrix_rate(threads), "bytes": 2 * x.nbytes / time_of(lambda: copy(y, x), 0.3)}
 
 
 def operations(name: str, walk: str, inputs: list) -> float | None:

@@ -6,9 +6,12 @@ import argparse
 import json
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from threadpoolctl import threadpool_limits
 from workloads import HERE
 
 from eqpot.bench import machine, most_threads
@@ -26,6 +29,18 @@ def parser(doc: str, names: Sequence[str], seconds: float, each: str) -> argpars
 def command_line() -> str:
     """How this script was called."""
     return f"python bench/{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".strip()
+
+
+def matrix_rate(threads: int) -> float:
+    """Operations per second of NumPy's float32 product of two matrices of 2048 x 2048, the best of ten."""
+    n, times = 2048, []
+    a, b = np.random.default_rng(0).random((2, n, n), np.float32)
+    with threadpool_limits(threads):
+        for _ in range(10):
+            began = time.perf_counter()
+            a @ b
+            times.append(time.perf_counter() - began)
+    return 2 * n**3 / min(times)
 
 
 class Record:

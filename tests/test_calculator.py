@@ -193,9 +193,9 @@ def test_batch_is_that_of_a_fresh_list(make, skin):
         structure = atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc
         kept = neighbours.batch(*structure)
         fresh = collate([frame_graph(*structure, species, 3.5)], len(species))
-        for field in fields(Batch):
-            a, b = getattr(kept, field.name), getattr(fresh, field.name)
-            assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), field.name
+        for name in {field.name for field in fields(Batch)} - {"walk"}:  # any does; small ones have none
+            a, b = getattr(kept, name), getattr(fresh, name)
+            assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), name
         atoms.positions += rng.normal(0, 0.05, atoms.positions.shape)
     assert neighbours.builds == 12 if skin == 0 else 1 <= neighbours.builds < 12
 
