@@ -97,11 +97,7 @@ def force_calls(
     rows = []
     for name, atoms in systems.items():
         model = potential or untrained(atoms)
-        # An error names the file, which the calculator does not know.
-        frame_graph(
-            *(atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc),
-            *(model.species, model.config.cutoff, name),
-        )
+        model.check(atoms, name)
         calculator = EqpotCalculator(model)
         start, random = atoms.positions.copy(), np.random.default_rng(0)
         moved = atoms.copy()

@@ -214,6 +214,82 @@ def info(model) -> None:
 
 
 @cli.command()
+@click.argument("model", metavar="MODEL.h5")
+@click.argument("structure", metavar="STRUCTURE")
+@click.option(
+    *("-o", "--output"), default="relaxed.extxyz", show_default=True, metavar="FILE", help="The result."
+)
+@click.option(
+    *("--fmax", "fmax"),
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.01,
+    show_default=True,
+    help="Longest force left, eV/Å.",
+)
+@click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="At most.")
+@click.option("--cell", is_flag=True, help="The cell, too, to zero stress.")
+@click.option(
+    "--optimizer",
+    type=click.Choice(("lbfgs", "bfgs", "fire")),
+    default="lbfgs",
+    show_default=True,
+    help="One of ASE's.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the result.")
+def relax(model, structure, output, fmax, steps, cell, optimizer, overwrite) -> None:
+    """Relax STRUCTURE, any file that ASE reads, with MODEL.h5.
+
+    Writes what was reached to FILE, in the format that its name tells, also after Ctrl-C. The exit status is
+    2 where more steps would be needed.
+    """
+    from eqpot.calculator import EqpotCalculator
+    from eqpot.files import check_structure, read_structure, write_structure
+    from eqpot.potential import Potential
+    from eqpot.relax import Step, relax
+
+    check_structure(output, overwrite)
+    potential = Potential.load(model)
+    atoms = read_structure(structure)
+    potential.check(atoms, structure)
+    if cell and not atoms.pbc.all():
+        raise UserError(
+            f"{structure}: --cell: expected a structure periodic in all three directions, "
+            f"found pbc {atoms.pbc.tolist()}"
+        )
+    atoms.calc = EqpotCalculator(potential)
+    columns = {"step": 5, "energy, eV": 16, "force, eV/Å": 11}
+    if cell:
+        columns |= {"stress, eV/Å³": 13, "volume, Å³": 11}
+    found: list[Step] = []
+
+    def row(*cells: str) -> None:
+        click.echo("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, columns.values(), strict=True)))
+
+    def show(step: Step) -> None:
+        found.append(step)
+        more = (f"{step.stress:.3e}", f"{step.volume:.3f}") if cell else ()
+        row(f"{step.number}", f"{step.energy:.6f}", f"{step.force:.5f}", *more)
+
+    row(*columns)
+    try:
+        reached = relax(atoms, fmax, steps, cell, optimizer, show)
+    except UserError as e:
+        raise UserError(f"{structure}: {e}") from e
+    except KeyboardInterrupt:
+        write_structure(output, atoms)
+        click.echo(f"wrote {output}, where step {found[-1].number if found else 0} had led")
+        raise
+    write_structure(output, atoms)
+    click.echo(f"wrote {output}")
+    if not reached:
+        raise UserError(
+            f"{structure}: not relaxed after {steps} steps: expected no force above {fmax:g} eV/Å"
+            f"{' and as little stress' if cell else ''}, found {found[-1].force:.4g} eV/Å; "
+            f"go on from {output} with more --steps"
+        )
+
+
+@cli.command()
 @click.argument("model", required=False, metavar="[MODEL.h5]")
 @click.argument("structure", required=False, metavar="[STRUCTURE]")
 @click.option("--threads", metavar="N,N,...", help="Numbers of threads. [1 and all cores]")

@@ -10,6 +10,7 @@ from pathlib import Path
 import ase.io
 import h5py
 from ase import Atoms
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from eqpot.errors import UserError
 
@@ -132,6 +133,36 @@ def check_json(path: str | Path) -> None:
         with open(path, "rb") as file:
             if file.read(1) not in (b"", b"{"):
                 raise UserError(f"{path}: expected a new name or a JSON file, found another kind of file")
+
+
+def check_structure(path: str | Path, overwrite: bool = False) -> None:
+    """UserError, before any work is done, where a structure may not or cannot be written."""
+    check_output(path, overwrite)
+    _structure_format(path)
+
+
+def write_structure(path: str | Path, atoms: Atoms) -> None:
+    """In the format that ASE knows by the file's name, with energy, forces and stress where it takes them."""
+    form = _structure_format(path)
+    with replacing(path) as temporary:
+        try:
+            ase.io.write(temporary, atoms, format=form)
+        except OSError:
+            raise
+        except Exception as error:  # ASE's writers raise what they please on atoms that they cannot take
+            raise UserError(f"{path}: cannot be written as {form}: {error}") from error
+
+
+def _structure_format(path: str | Path) -> str:
+    try:
+        form = filetype(str(path), read=False)
+    except UnknownFileTypeError:
+        form = ""
+    if form not in ioformats:
+        raise UserError(f"{path}: expected a name that tells the format, such as relaxed.extxyz")
+    if not ioformats[form].can_write:
+        raise UserError(f"{path}: expected a format that ASE writes, found {form}")
+    return form
 
 
 def check_folder(path: str | Path) -> None:

@@ -156,6 +156,11 @@ class Potential:
 
     # ---- structures
 
+    def check(self, atoms: Atoms, name: str) -> None:
+        """UserError, beginning with `name`, at a structure that `evaluate` does not take."""
+        geometry = atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc
+        frame_graph(*geometry, self.species, self.config.cutoff, name)
+
     def evaluate(self, atoms: Atoms | Sequence[Atoms]) -> Result | list[Result]:
         """Energy, forces and stress of one structure, or of each of several, taken together as one batch.
 

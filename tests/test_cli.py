@@ -9,6 +9,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from toy import MODEL, toy_dataset
@@ -325,3 +326,56 @@ def test_debug_shows_the_traceback(capsys):
     for arguments in (["--debug", "fit", "none.h5"], ["fit", "none.h5", "--debug"]):
         assert main(arguments) == 2
         assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.fixture
+def relaxing(folder, tmp_path, monkeypatch):
+    """`eqpot relax` on a frame of the toy set, in a folder of its own."""
+    frame, data = tmp_path / "frame.xyz", toy_dataset(1)
+    atoms = ase.Atoms(data.numbers, data.positions, cell=data.cell[0], pbc=True)
+    ase.io.write(frame, atoms, format="extxyz")
+    atoms.pbc = False
+    ase.io.write(tmp_path / "free.xyz", atoms, format="extxyz")
+    ase.io.write(tmp_path / "iron.xyz", ase.Atoms("Fe"))
+    monkeypatch.chdir(tmp_path)
+    return ["relax", str(folder / "run" / "model.h5")]
+
+
+def test_relax(relaxing, capsys):
+    assert main([*relaxing, "frame.xyz", "--fmax", "1000"]) == 0
+    head, row, wrote = capsys.readouterr().out.splitlines()
+    assert head.split() == ["step", "energy,", "eV", "force,", "eV/Å"] and wrote == "wrote relaxed.extxyz"
+    atoms = ase.io.read("relaxed.extxyz")
+    assert float(row.split()[1]) == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+    assert "relaxed.extxyz: exists already" in refused([*relaxing, "frame.xyz"], capsys)
+    assert main([*relaxing, "frame.xyz", "--fmax", "1000", "--cell", "--overwrite"]) == 0
+    head, row, _ = capsys.readouterr().out.splitlines()
+    assert "stress, eV/Å³" in head
+    stress = np.abs(ase.io.read("relaxed.extxyz").get_stress()).max()
+    assert float(row.split()[3]) == pytest.approx(stress, rel=1e-3)
+
+
+def test_an_unfinished_relaxation_is_an_error_that_keeps_what_was_reached(relaxing, tmp_path, capsys):
+    text = refused([*relaxing, "frame.xyz", "-o", "r.cif", "--fmax", "1e-9", "--steps", "2"], capsys)
+    assert "frame.xyz: not relaxed after 2 steps: expected no force above 1e-09 eV/Å, found" in text
+    before, after = ase.io.read("frame.xyz"), ase.io.read("r.cif")
+    assert len(after) == len(before) and not np.allclose(after.positions, before.positions, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none.xyz"], "none.xyz: expected a structure, found no such file"),
+        (["iron.xyz"], "iron.xyz: numbers: expected elements that the model has seen (H O), found Fe"),
+        (["free.xyz", "--cell"], "free.xyz: --cell: expected a structure periodic in all three directions"),
+        (["frame.xyz", "-o", "out.what"], "out.what: expected a name that tells the format"),
+        (["frame.xyz", "-o", "out"], "out: expected a name that tells the format"),
+        (["frame.xyz", "-o", "out.out"], "out.out: expected a format that ASE writes, found espresso-out"),
+        (["frame.xyz", "-o", "none/out.xyz"], "none/out.xyz: the folder none does not exist"),
+        (["frame.xyz", "--fmax", "0"], "0.0 is not in the range x>0"),
+    ],
+)
+def test_mistakes_of_relax_leave_nothing(arguments, words, relaxing, tmp_path, capsys):
+    before = set(tmp_path.iterdir())
+    assert words in refused([*relaxing, *arguments], capsys)
+    assert set(tmp_path.iterdir()) == before

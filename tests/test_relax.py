@@ -1,0 +1,56 @@
+"""Relaxation: what can be worked out with ASE's EMT."""
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+
+from eqpot.errors import UserError
+from eqpot.relax import OPTIMIZERS, relax
+
+
+def copper():
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = EMT()
+    return atoms
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_shaken_atoms_come_back(optimizer):
+    perfect, atoms, seen = bulk("Cu", cubic=True) * (2, 2, 2), copper(), []
+    assert relax(atoms, fmax=1e-3, optimizer=optimizer, report=seen.append)
+    moved = atoms.positions - perfect.positions
+    assert np.abs(moved - moved.mean(axis=0)).max() < 1e-3
+    assert [s.number for s in seen] == list(range(len(seen)))
+    assert seen[-1].force <= 1e-3 < seen[0].force and seen[-1].energy < seen[0].energy
+    assert seen[-1].energy == atoms.get_potential_energy() and seen[-1].stress is None
+    assert np.array_equal(atoms.cell[:], perfect.cell[:])
+
+
+def test_a_cell_comes_to_zero_stress():
+    """From a compressed and sheared cell to the fcc lattice that has the lowest energy."""
+    atoms, seen = copper(), []
+    atoms.set_cell(atoms.cell[:] @ (0.97 * np.eye(3) + 0.02 * np.eye(3, k=1)), scale_atoms=True)
+    assert relax(atoms, fmax=1e-3, cell=True, report=seen.append)
+    assert seen[-1].stress < 1e-4 < seen[0].stress
+    lattice = np.linspace(3.55, 3.63, 81)
+    scanned = []
+    for a in lattice:
+        one = bulk("Cu", a=a)
+        one.calc = EMT()
+        scanned.append(one.get_potential_energy())
+    best = lattice[np.argmin(scanned)]
+    assert abs(seen[-1].volume / len(atoms) - best**3 / 4) < 0.02
+    assert abs(seen[-1].energy / len(atoms) - min(scanned)) < 1e-4
+
+
+def test_too_few_steps_are_told():
+    assert not relax(copper(), fmax=1e-6, steps=2)
+
+
+def test_what_is_not_finite_stops_it(monkeypatch):
+    atoms = copper()
+    monkeypatch.setattr(atoms, "get_forces", lambda **_: np.full((len(atoms), 3), np.nan))
+    with pytest.raises(UserError, match="step 0: expected finite energy and forces"):
+        relax(atoms)
