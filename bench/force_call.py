@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shlex
 import subprocess
 import sys
@@ -35,7 +34,7 @@ from rich.table import Table
 from workloads import HERE, NAMES, structure
 
 from eqpot import EqpotCalculator, Potential
-from eqpot.bench import on_threads
+from eqpot.bench import on_threads, peak_memory
 from eqpot.files import replacing
 from eqpot.graph import collate, frame_graph
 from eqpot.model import Model
@@ -73,11 +72,6 @@ def operations(model: Model, atoms: int, edges: int) -> int:
             if slot >= 0:
                 total += model.config.features * edges * (forward + sum(back[1:] if k == 0 else back))
     return total
-
-
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def measure(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:

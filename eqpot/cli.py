@@ -290,6 +290,33 @@ def relax(model, structure, output, fmax, steps, cell, optimizer, overwrite) -> 
 
 
 @cli.command()
+@click.argument("model", metavar="MODEL.h5")
+@click.argument("structure", metavar="STRUCTURE")
+def check(model, structure) -> None:
+    """Ask what to ask of MODEL.h5 before a long run of STRUCTURE.
+
+    Forces and stress against differences of the energy, rotation, order of the atoms, pairs of atoms near the
+    cutoff and close together, energy drift, speed and memory. The exit status is 2 where one of them fails.
+    """
+    from rich.console import Console
+
+    from eqpot.check import check, table
+    from eqpot.files import read_structure
+    from eqpot.potential import Potential
+
+    potential = Potential.load(model)
+    atoms = read_structure(structure)
+    potential.check(atoms, structure)
+    console = Console(highlight=False, soft_wrap=True)
+    with console.status("checking"):
+        findings = list(check(potential, atoms))
+    console.print(table(findings, f"{model} on {structure}, {len(atoms)} atoms"))
+    failed = sum(not finding.passed for finding in findings)
+    if failed:
+        raise UserError(f"{structure}: {failed} of {len(findings)} checks failed, see the table")
+
+
+@cli.command()
 @click.argument("model", required=False, metavar="[MODEL.h5]")
 @click.argument("structure", required=False, metavar="[STRUCTURE]")
 @click.option("--threads", metavar="N,N,...", help="Numbers of threads. [1 and all cores]")

@@ -379,3 +379,18 @@ def test_mistakes_of_relax_leave_nothing(arguments, words, relaxing, tmp_path, c
     before = set(tmp_path.iterdir())
     assert words in refused([*relaxing, *arguments], capsys)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_check(relaxing, folder, capsys, monkeypatch):
+    from eqpot import check
+
+    monkeypatch.setattr(check, "STEPS", 8)
+    model = str(folder / "run" / "model.h5")
+    status = main(["check", model, "frame.xyz"])
+    shown = capsys.readouterr()
+    failed = shown.out.count("FAIL")
+    assert status == (2 if failed else 0) and shown.out.count("pass") + failed == 11
+    assert (f"frame.xyz: {failed} of 13 checks failed" in shown.err) == bool(failed)
+    assert "stress against slope of energy" in shown.out and "ns/day" in shown.out
+    text = refused(["check", model, "iron.xyz"], capsys)
+    assert "iron.xyz: numbers: expected elements that the model has seen (H O), found Fe" in text

@@ -1,0 +1,174 @@
+"""What a careful user asks of a potential before a long run: is it consistent, symmetric, smooth, stable?"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+from ase import Atoms, units
+from ase.data import chemical_symbols, covalent_radii
+from ase.md.velocitydistribution import Stationary
+from ase.md.verlet import VelocityVerlet
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from scipy.spatial.transform import Rotation
+
+from eqpot.bench import TIME_STEP, peak_memory
+from eqpot.calculator import EqpotCalculator
+from eqpot.potential import Potential, Result
+
+SHAKE = 0.05  # Å, so that nothing is zero by symmetry or at a minimum
+STEP, STRAIN = 0.01, 1e-3  # Å and 1: of the differences
+EDGE = 0.01  # Å inside the cutoff, where next to nothing should be left
+STEPS, TEMPERATURE = 400, 300.0  # of the dynamics; K
+SQUEEZED = np.arange(80, 49, -1) / 100  # lengths at which two atoms must repel, in bonds
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One question and its answer; without a limit it is for information."""
+
+    question: str
+    value: float
+    unit: str
+    limit: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """NaN never passes."""
+        return self.limit is None or self.value <= self.limit
+
+
+def check(potential: Potential, atoms: Atoms) -> Iterator[Finding]:
+    """The findings, each as soon as it is there; they take some thousand force calls on the structure.
+
+    Limits are those of float32 arithmetic with a margin, and for dynamics what a careful thermostat hides.
+    """
+    shaken = atoms.copy()
+    shaken.calc = None
+    shaken.set_constraint()
+    shaken.rattle(SHAKE, seed=0)
+    random = np.random.default_rng(0)
+    potential.evaluate(Atoms(shaken.numbers[:1]))  # loads the kernels
+    program = peak_memory()
+    found = potential.evaluate(shaken)
+    yield _forces(potential, shaken, found, random)
+    if found.stress is not None:
+        yield _stress(potential, shaken, found, random)
+    yield _rotation(potential, shaken, found)
+    yield _permutation(potential, shaken, found, random)
+    for pair in combinations_with_replacement(sorted(set(atoms.numbers.tolist())), 2):
+        yield from _dimer(potential, pair)
+    yield from _dynamics(potential, atoms)
+    yield Finding("memory beyond the program's", (peak_memory() - program) / 1e6, "MB")
+
+
+def _slope(potential: Potential, along: Iterator[Atoms], step: float) -> float:
+    """dE/dh from structures at -2, -1, 1 and 2 steps, of fourth order."""
+    a, b, c, d = (r.energy for r in potential.evaluate(list(along)))
+    return (a - 8 * b + 8 * c - d) / (12 * step)
+
+
+def _forces(potential: Potential, atoms: Atoms, found: Result, random) -> Finding:
+    errors = []
+    for _ in range(3):
+        direction = random.normal(size=(len(atoms), 3))
+
+        def moved(direction=direction):
+            for k in (-2, -1, 1, 2):
+                copy = atoms.copy()
+                copy.positions += k * STEP * direction
+                yield copy
+
+        expected = -_slope(potential, moved(), STEP)
+        scale = np.linalg.norm(found.forces) * np.linalg.norm(direction) / np.sqrt(direction.size)
+        errors.append(abs(np.sum(found.forces * direction) - expected) / scale)
+    return Finding("forces against slope of energy", max(errors), "relative", 2e-3)
+
+
+def _stress(potential: Potential, atoms: Atoms, found: Result, random) -> Finding:
+    errors = []
+    for _ in range(3):
+        strain = random.normal(size=(3, 3))
+        strain = (strain + strain.T) / 2
+
+        def strained(strain=strain):
+            for k in (-2, -1, 1, 2):
+                copy = atoms.copy()
+                copy.set_cell(atoms.cell[:] @ (np.eye(3) + k * STRAIN * strain), scale_atoms=True)
+                yield copy
+
+        expected = _slope(potential, strained(), STRAIN) / atoms.get_volume()
+        scale = np.linalg.norm(found.stress) * np.linalg.norm(strain) / 3
+        errors.append(abs(np.sum(found.stress * strain) - expected) / scale)
+    return Finding("stress against slope of energy", max(errors), "relative", 5e-3)
+
+
+def _rotation(potential: Potential, atoms: Atoms, found: Result) -> Finding:
+    turn = Rotation.random(random_state=0).as_matrix()
+    turned = atoms.copy()
+    turned.set_cell(atoms.cell[:] @ turn.T)
+    turned.positions = atoms.positions @ turn.T
+    error = _largest(potential.evaluate(turned).forces - found.forces @ turn.T, found)
+    return Finding("forces turn with the structure", error, "relative", 1e-4)
+
+
+def _permutation(potential: Potential, atoms: Atoms, found: Result, random) -> Finding:
+    order = random.permutation(len(atoms))
+    error = _largest(potential.evaluate(atoms[order]).forces - found.forces[order], found)
+    return Finding("forces follow order of atoms", error, "relative", 1e-4)
+
+
+def _largest(difference: np.ndarray, found: Result) -> float:
+    return float(np.abs(difference).max() / np.abs(found.forces).max())
+
+
+def _dimer(potential: Potential, pair: tuple[int, int]) -> Iterator[Finding]:
+    """Two atoms by themselves: near the cutoff, and closer than their bond, the sum of covalent radii."""
+    cutoff, bond = potential.config.cutoff, float(covalent_radii[list(pair)].sum())
+    name = "-".join(chemical_symbols[z] for z in pair)
+
+    def pulls(r: np.ndarray) -> np.ndarray:
+        """Force that brings the two together, eV/Å."""
+        pairs = [Atoms(pair, [[0, 0, 0], [d, 0, 0]]) for d in r]
+        return np.array([result.forces[0, 0] for result in potential.evaluate(pairs)])
+
+    edge = float(np.abs(pulls(np.array([cutoff - EDGE]))).max())
+    yield Finding(f"{name}: force {EDGE:g} Å inside the cutoff", edge, "eV/Å", 1e-3)
+    r = SQUEEZED * bond
+    attracted = r[~(pulls(r) < 0)]
+    turn = float(attracted.max(initial=0))
+    yield Finding(f"{name}: attract when squeezed to", turn, "Å", round(r.min(), 2) - 0.01)
+
+
+def _dynamics(potential: Potential, atoms: Atoms) -> Iterator[Finding]:
+    """A short run without thermostat, from Maxwell's velocities."""
+    moving = atoms.copy()
+    moving.calc = EqpotCalculator(potential)
+    thermal = np.sqrt(moving.get_masses() * units.kB * TEMPERATURE)
+    moving.set_momenta(thermal[:, None] * np.random.default_rng(0).normal(size=(len(moving), 3)))
+    Stationary(moving)
+    run = VelocityVerlet(moving, TIME_STEP * units.fs)
+    energies = []
+    run.attach(lambda: energies.append(moving.get_total_energy() / len(moving)))
+    began = time.perf_counter()
+    run.run(STEPS)
+    seconds = (time.perf_counter() - began) / STEPS
+    quarter = STEPS // 4
+    drift = 1000 * abs(np.mean(energies[-quarter:]) - np.mean(energies[1 : quarter + 1]))
+    name = f"energy drift, {STEPS * TIME_STEP / 1000:g} ps, {TEMPERATURE:g} K"
+    yield Finding(name, float(drift), "meV/atom", 0.5)
+    yield Finding(f"dynamics in steps of {TIME_STEP:g} fs", 86400 / seconds * TIME_STEP * 1e-6, "ns/day")
+
+
+def table(findings: list[Finding], title: str) -> Table:
+    """For a terminal."""
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    shown.add_column("")
+    for heading in ("found", "at most", "", ""):
+        shown.add_column(heading, justify="left" if heading == "" else "right")
+    for f in findings:
+        limit, verdict = ("", "") if f.limit is None else (f"{f.limit:g}", "pass" if f.passed else "FAIL")
+        shown.add_row(f.question, f"{f.value:.3g}", limit, f.unit, verdict)
+    return shown

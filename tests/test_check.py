@@ -1,0 +1,90 @@
+"""`eqpot check`: consistent potentials pass, each kind of fault is found."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_calculator import crystal, molecule, potential
+
+from eqpot import check as checks
+from eqpot.check import Finding, check
+from eqpot.potential import Potential
+
+
+def found(model, atoms) -> dict[str, Finding]:
+    return {f.question: f for f in check(model, atoms)}
+
+
+def failed(model, atoms) -> set[str]:
+    """First words of the questions that failed, those about pairs of atoms left out."""
+    wrong = [q for q, f in found(model, atoms).items() if not f.passed and ":" not in q]
+    return {" ".join(q.split()[:2]) for q in wrong}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(checks, "STEPS", 40)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("make", [molecule, crystal])
+def test_a_consistent_potential_passes(make, dtype):
+    model, atoms = potential(dtype), make()
+    before = atoms.positions.copy()
+    answers = found(model, atoms)
+    assert np.array_equal(atoms.positions, before) and atoms.calc is None
+    assert failed(model, atoms) == set()
+    assert any(q.startswith("stress") for q in answers) == atoms.pbc.all()
+    assert {q.split(":")[0] for q in answers if ":" in q} == {"H-H", "H-C", "H-O", "C-C", "C-O", "O-O"}
+    at_edge = [f for q, f in answers.items() if "cutoff" in q]
+    assert len(at_edge) == 6 and all(f.passed for f in at_edge)
+    assert answers["dynamics in steps of 0.5 fs"].value > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lambda r: replace(r, forces=1.01 * r.forces), {"forces against"}),
+        (lambda r: replace(r, stress=1.02 * r.stress if r.stress is not None else None), {"stress against"}),
+        (lambda r: replace(r, forces=r.forces * [1.01, 1, 1]), {"forces against", "forces turn"}),
+        (
+            lambda r: replace(r, forces=r.forces * np.linspace(0.98, 1.02, len(r.forces))[:, None]),
+            {"forces against", "forces follow"},
+        ),
+        (lambda r: replace(r, energy=float("nan")), {"forces against", "stress against"}),
+    ],
+)
+def test_a_fault_is_found(fault, words, monkeypatch):
+    evaluate = Potential.evaluate
+
+    def faulty(self, atoms):
+        one = evaluate(self, atoms)
+        return [fault(r) for r in one] if isinstance(one, list) else fault(one)
+
+    monkeypatch.setattr(Potential, "evaluate", faulty)
+    monkeypatch.setattr(checks, "_dimer", lambda *_: ())
+    assert failed(potential(), crystal()) == words
+
+
+def test_pairs_that_fall_into_each_other(monkeypatch):
+    """A pair must push apart at half a bond to nearly a whole one: 1.23 Å for C-O is 0.87 of the bond."""
+    model, evaluate = potential(), Potential.evaluate
+
+    def spring(rest):
+        def evaluated(self, atoms):
+            results = evaluate(self, atoms)
+            for a, r in zip(atoms, results, strict=True):
+                r.forces[0, 0] = a.get_distance(0, 1) - rest
+            return results
+
+        return evaluated
+
+    for rest, turn in ((1.3, 0.0), (0.9, 0.8 * 1.42), (0.3, 0.8 * 1.42)):
+        monkeypatch.setattr(Potential, "evaluate", spring(rest))
+        _, squeezed = checks._dimer(model, (6, 8))
+        assert squeezed.value == pytest.approx(turn, abs=0.01)
+        assert squeezed.passed == (turn == 0)
+
+
+def test_nan_never_passes():
+    assert not Finding("", float("nan"), "", 1.0).passed and Finding("", float("nan"), "").passed
