@@ -41,7 +41,7 @@ class Finding:
 
 
 def check(potential: Potential, atoms: Atoms) -> Iterator[Finding]:
-    """The findings, each as soon as it is there; they take some thousand force calls on the structure.
+    """The findings, each as soon as it is there; they take some five hundred force calls.
 
     Limits are those of float32 arithmetic with a margin, and for dynamics what a careful thermostat hides.
     """

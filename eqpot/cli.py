@@ -220,7 +220,7 @@ def info(model) -> None:
     *("-o", "--output"), default="relaxed.extxyz", show_default=True, metavar="FILE", help="The result."
 )
 @click.option(
-    *("--fmax", "fmax"),
+    "--fmax",
     type=click.FloatRange(min=0, min_open=True),
     default=0.01,
     show_default=True,

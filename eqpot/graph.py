@@ -22,7 +22,7 @@ from eqpot.errors import UserError
 
 # Å beyond the reach asked for: the finder rounds distances in its own way, here they decide by ours.
 MARGIN = 1e-6
-LARGE = 500  # atoms; what the force call keeps of fewer fits into a core's cache
+LARGE = 500  # atoms; what the force call keeps of fewer, 36 kB each, fits into a third-level cache
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def walk_of(
     species: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
 ) -> np.ndarray | None:
     """The atoms of a large structure so that those near each other come soon after each other, species by
-    species; None where all atoms fit into a core's cache.
+    species; None for a structure that fits into the cache as a whole.
 
     What an atom's neighbours send is then often in the cache already. A k-d tree halves space again and
     again, and keeps the points of each half together.

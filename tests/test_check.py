@@ -67,7 +67,7 @@ def test_a_fault_is_found(fault, words, monkeypatch):
 
 
 def test_pairs_that_fall_into_each_other(monkeypatch):
-    """A pair must push apart at half a bond to nearly a whole one: 1.23 Å for C-O is 0.87 of the bond."""
+    """A spring between C and O, at rest outside the range of distances where they must repel, then inside."""
     model, evaluate = potential(), Potential.evaluate
 
     def spring(rest):
