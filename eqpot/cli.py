@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import traceback
+from importlib import import_module
 
 import click
 
@@ -13,18 +14,18 @@ from eqpot.errors import UserError
 STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
 
 
-class DataTools(click.Group):
-    """The commands of `eqpot.data_tools`, imported when one is asked for."""
+class Imported(click.Group):
+    """The commands of a group of the same name in a module, imported when one is asked for."""
+
+    def __init__(self, name: str, module: str, help: str):
+        super().__init__(name, help=help)
+        self.module = module
 
     def list_commands(self, context):
-        from eqpot.data_tools.commands import data
-
-        return data.list_commands(context)
+        return getattr(import_module(self.module), self.name).list_commands(context)
 
     def get_command(self, context, name):
-        from eqpot.data_tools.commands import data
-
-        return data.get_command(context, name)
+        return getattr(import_module(self.module), self.name).get_command(context, name)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,7 +35,10 @@ def cli(debug: bool) -> None:
     """Equivariant interatomic potentials: fit one to a data set, evaluate it, use it."""
 
 
-cli.add_command(DataTools("data", help="Convert, describe, split or make a data set."))
+cli.add_command(Imported("data", "eqpot.data_tools.commands", "Convert, describe, split or make a data set."))
+cli.add_command(
+    Imported("analyze", "eqpot.analyze_commands", "Distances, angles and diffusion in trajectories.")
+)
 
 
 @cli.command()

@@ -276,8 +276,8 @@ def _check_label(dataset: Dataset, name: str, label: str) -> None:
         )
 
 
-def _check_geometry(dataset: Dataset, name: str, k: int) -> None:
-    cell, pbc = dataset.cell[k], dataset.pbc[k]
+def check_cell(cell: np.ndarray, pbc: np.ndarray, name: str) -> None:
+    """UserError, beginning with ``name``, at periodic vectors (rows, Å) that depend on each other."""
     vectors = cell[pbc]
     if len(vectors):
         lengths = np.linalg.norm(vectors, axis=1)
@@ -285,10 +285,14 @@ def _check_geometry(dataset: Dataset, name: str, k: int) -> None:
         if np.linalg.svd(unit, compute_uv=False)[-1] < 1e-6:
             volume = abs(np.linalg.det(cell))
             raise UserError(
-                f"{name}: frame {k}, cell: expected independent vectors along the periodic directions "
+                f"{name}, cell: expected independent vectors along the periodic directions "
                 f"(pbc {_flags(pbc)}), found volume {volume:.3g} Å^3, lengths "
                 f"{', '.join(f'{x:.3g}' for x in np.linalg.norm(cell, axis=1))} Å"
             )
+
+
+def _check_geometry(dataset: Dataset, name: str, k: int) -> None:
+    check_cell(dataset.cell[k], dataset.pbc[k], f"{name}: frame {k}")
     first, second, distance = frame_pairs(dataset, k, _SEARCH)
     if len(distance) and distance.min() < MIN_DISTANCE:
         pair = distance.argmin()

@@ -1,6 +1,7 @@
-"""Pictures: learning curves and parity plots, drawn without a display."""
+"""Pictures: learning curves, parity plots, distributions and displacements, drawn without a display."""
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from eqpot.analyze import Msd
 from eqpot.data import Dataset
 from eqpot.files import replacing
 from eqpot.loss import Labels
@@ -17,8 +19,8 @@ INK, FAINT = "#333333", "#bbbbbb"
 COLOURS = ("#2a6f97", "#d1495b", "#66a182", "#edae49", "#8d6a9f", "#6b705c")
 
 
-def _axes(figure: Figure, position: int, count: int):
-    axes = figure.add_subplot(1, count, position)
+def _axes(figure: Figure, position: int, columns: int, rows: int = 1):
+    axes = figure.add_subplot(rows, columns, position)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=9)
@@ -128,4 +130,75 @@ def _parity(label, value, classes, legend, axis, unit, path) -> None:
         axes.scatter([], [], s=20, c=COLOURS[k], label=symbol, linewidths=0)
     if legend:
         axes.legend(loc="lower right", frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def distributions(
+    x: np.ndarray,
+    curves: Mapping[str, Mapping[str, np.ndarray]],
+    labels: tuple[str, str],
+    path: str | Path,
+    level: float | None = None,
+    cut: bool = False,
+) -> None:
+    """One panel for each name, in it a curve for each trajectory: trajectory -> name -> y [bins], x [bins].
+
+    labels: of x and y. level: where y is that of no structure at all. cut: leave out the top of a peak that
+    dwarfs the rest, as chemical bonds do in g(r), and tell its height.
+    """
+    names = list(next(iter(curves.values())))
+    columns = ceil(len(names) ** 0.5)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(max(3.7 * columns, 5.2), 2.9 * rows + 0.4), layout="constrained")
+    for position, name in enumerate(names, 1):
+        axes = _axes(figure, position, columns, rows)
+        if level is not None:
+            axes.axhline(level, color=FAINT, linewidth=0.8)
+        for k, (trajectory, panels) in enumerate(curves.items()):
+            style = "-" if k == 0 else "--"
+            axes.plot(x, panels[name], style, color=COLOURS[k], linewidth=1.4, label=trajectory)
+        axes.set_xlim(0, x[-1] + x[0])
+        axes.set_ylim(bottom=0)
+        highest = np.max([panels[name] for panels in curves.values()], axis=0)
+        rest = _rest(highest)
+        if cut and 0 < 5 * rest < highest.max():
+            axes.set_ylim(top=1.5 * rest)
+            axes.text(
+                *(x[highest.argmax()], 1.45 * rest, f"  {highest.max():.3g}"), va="top", fontsize=9, color=INK
+            )
+        if position > len(names) - columns:
+            axes.set_xlabel(labels[0], color=INK)
+        if (position - 1) % columns == 0:
+            axes.set_ylabel(labels[1], color=INK)
+        axes.set_title(name, loc="left", fontsize=10, color=INK)
+    if len(curves) > 1:
+        lines, shown = axes.get_legend_handles_labels()
+        figure.legend(lines, shown, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def _rest(y: np.ndarray) -> float:
+    """The highest value away from the highest peak, which ends where y falls to a twentieth."""
+    top = y.argmax()
+    low = np.flatnonzero(y < y[top] / 20)
+    left, right = low[low < top].max(initial=0), low[low > top].min(initial=len(y))
+    return max(y[:left].max(initial=0), y[right:].max(initial=0))
+
+
+def displacement(found: Msd, path: str | Path) -> None:
+    """Mean square displacement by element with its standard error, the lags of the fit, and the lines."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = _axes(figure, 1, 1)
+    axes.axvspan(*found.fit, color="#f2f2f2", linewidth=0)
+    for k, (symbol, values) in enumerate(found.msd.items()):
+        colour, error = COLOURS[k % len(COLOURS)], found.error[symbol]
+        axes.plot(found.lag, values, color=colour, linewidth=1.5, label=symbol)
+        axes.fill_between(found.lag, values - error, values + error, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(found.fit, found.line(symbol), color=INK, linewidth=1, linestyle="--")
+    axes.set_xlim(0, found.lag[-1])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("lag, ps", color=INK)
+    axes.set_ylabel("mean square displacement, Å²", color=INK)
+    axes.set_title("bands: standard error, grey: lags of the fit", loc="left", fontsize=10, color=INK)
+    axes.legend(frameon=False, fontsize=9)
     _save(figure, path)

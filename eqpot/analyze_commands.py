@@ -1,0 +1,446 @@
+"""The commands `eqpot analyze ...`: trajectories in; tables, csv files and pictures out."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from eqpot import analyze as analysis
+from eqpot.errors import UserError
+from eqpot.files import check_output, replacing
+from eqpot.trajectory import EVERYTHING, after, read_trajectory
+
+MOST_PANELS = 24  # of a picture
+SHELL = ("peak, Å", "g(r)", "minimum, Å", "neighbours up to the minimum")
+WORDS = {"", "pair", "angle", "element", SHELL[-1]}  # columns of them
+
+
+class Frames(click.ParamType):
+    """START:STOP:STEP as a slice."""
+
+    name = "frames"
+
+    def convert(self, value, param, ctx):
+        parts = value.split(":")
+        try:
+            start, stop, step = (int(part) if part else None for part in (*parts, "")[:3])
+        except ValueError:
+            step = 0
+        if not 2 <= len(parts) <= 3 or (step is not None and step < 1):
+            self.fail(f"expected START:STOP or START:STOP:STEP, such as 100::5, found {value!r}", param, ctx)
+        return slice(start, stop, step)
+
+
+class Lags(click.ParamType):
+    """START:STOP in ps as two analysis."""
+
+    name = "lags"
+
+    def convert(self, value, param, ctx):
+        try:
+            start, stop = map(float, value.split(":"))
+        except ValueError:
+            start = stop = np.nan
+        if not 0 <= start < stop < np.inf:
+            self.fail(f"expected START:STOP in ps, such as 2:10, found {value!r}", param, ctx)
+        return start, stop
+
+
+def _together(*options):
+    def add(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
+frame_options = _together(
+    click.option("--frames", type=Frames(), metavar="START:STOP:STEP", help="A slice of Python. [all]"),
+    click.option("--skip", type=click.FloatRange(min=0), metavar="PS", help="Leave out the first PS ps."),
+    click.option(
+        "--frame-time",
+        type=POSITIVE,
+        metavar="FS",
+        help="Between frames of the file, fs, where they do not hold the time as time_ps.",
+    ),
+)
+rdf_options = _together(
+    click.option(
+        "--r-max", type=POSITIVE, default=6.0, show_default=True, metavar="R", help="The farthest, Å."
+    ),
+    click.option(
+        "--bin",
+        "bin_width",
+        type=POSITIVE,
+        default=0.05,
+        show_default=True,
+        metavar="WIDTH",
+        help="Of bins, at most, Å.",
+    ),
+    click.option("--pair", "pairs", multiple=True, metavar="A-B", help="Elements; repeatable. [all pairs]"),
+)
+
+
+def angle_options(required: bool):
+    """For `analyze.adf`."""
+    return _together(
+        click.option(
+            "--triple", required=required, metavar="A-B-C", help="Elements, the vertex B in the middle."
+        ),
+        click.option(
+            "--cutoff",
+            required=required,
+            metavar="R[,R]",
+            help="Longest A-B and B-C, Å; the first minimum of their g(r) is a good one.",
+        ),
+        click.option(
+            "--angle-bin",
+            type=POSITIVE,
+            default=2.0,
+            show_default=True,
+            metavar="WIDTH",
+            help="Of bins, at most, °.",
+        ),
+        click.option("--sine", is_flag=True, help="Divide by sin θ: random directions then give 1."),
+    )
+
+
+def output_options(default: str):
+    """For `_outputs`."""
+    return _together(
+        click.option(
+            *("-o", "--output"), default=default, show_default=True, metavar="PREFIX", help="Of the results."
+        ),
+        click.option("--overwrite", is_flag=True, help="Replace the results."),
+    )
+
+
+@click.group()
+def analyze() -> None:
+    """Distances, angles and diffusion in trajectories."""
+
+
+@analyze.command()
+@click.argument("trajectory", metavar="TRAJECTORY")
+@rdf_options
+@frame_options
+@output_options("rdf")
+def rdf(trajectory, r_max, bin_width, pairs, frames, skip, frame_time, output, overwrite) -> None:
+    """Radial distribution functions of a periodic TRAJECTORY.
+
+    TRAJECTORY is any file that ASE reads, or a data set. An ideal gas gives g(r) = 1: of N like atoms each
+    has N - 1 others around it. Distances beyond half the cell count periodic images. The table tells the
+    first peak, the minimum after it and the mean number of neighbours up to there. PREFIX.csv has g(r) and
+    the number of neighbours within r, PREFIX.png shows g(r).
+    """
+    outputs = _outputs(output, overwrite)
+    pairs = _pairs(pairs)
+    atoms = _read(trajectory, frames, skip, frame_time)
+    found = _rdf(trajectory, atoms, r_max, bin_width, pairs)
+    _write_rdf({trajectory: found}, outputs)
+    _show(_about(trajectory, atoms), ("pair", *SHELL), [(pair, *_shell(found, pair)) for pair in found.g])
+    _tell(outputs)
+
+
+@analyze.command()
+@click.argument("trajectory", metavar="TRAJECTORY")
+@angle_options(required=True)
+@frame_options
+@output_options("adf")
+def adf(trajectory, triple, cutoff, angle_bin, sine, frames, skip, frame_time, output, overwrite) -> None:
+    """Distribution of the angles A-B-C in TRAJECTORY, molecules or periodic.
+
+    TRAJECTORY is any file that ASE reads, or a data set. O-P-O is the angle at P between two O; every two
+    neighbours of a vertex make one angle. The area under the curve, 0 to 180 degrees, is 1. PREFIX.csv has
+    the curve as it is and divided by sin θ, PREFIX.png shows one of them.
+    """
+    outputs = _outputs(output, overwrite)
+    symbols, cutoffs = _triple(triple, cutoff)
+    atoms = _read(trajectory, frames, skip, frame_time)
+    found = _adf(trajectory, atoms, symbols, cutoffs, angle_bin)
+    _write_adf({trajectory: found}, triple, sine, outputs)
+    curve = found.curve(sine)
+    rows = [(f"{found.angle[k]:.1f}", f"{curve[k]:.3g}") for k in found.peaks(sine)]
+    _show(
+        f"{_about(trajectory, atoms)}\n{found.per_vertex:.3g} angles {triple} at each {symbols[1]}, "
+        f"mean {found.mean:.1f}°, standard deviation {found.std:.1f}°",
+        ("peak, °", _angle_unit(sine)),
+        rows,
+    )
+    _tell(outputs)
+
+
+@analyze.command()
+@click.argument("trajectory", metavar="TRAJECTORY")
+@click.option("--element", "elements", multiple=True, metavar="A", help="Repeatable. [all elements]")
+@click.option(
+    "--fit", type=Lags(), metavar="START:STOP", help="Lags of the straight line, ps. [10 to 50 % of a block]"
+)
+@click.option(
+    "--blocks", type=click.IntRange(min=1), default=5, show_default=True, help="Of time, for the errors."
+)
+@click.option("--unwrapped", is_flag=True, help="Positions never were wrapped into the cell.")
+@frame_options
+@output_options("msd")
+def msd(trajectory, elements, fit, blocks, unwrapped, frames, skip, frame_time, output, overwrite) -> None:
+    """Mean square displacement and diffusivity in TRAJECTORY.
+
+    TRAJECTORY is any file that ASE reads, its frames at equal times apart. Atoms are followed across
+    periodic boundaries, from each frame to the nearest image in the next, and the motion of the centre of
+    mass is taken off. D = slope / 6, not corrected for the size of the cell; ± is the standard error, from
+    blocks of time. PREFIX.csv has the mean square displacement, PREFIX.png shows it.
+    """
+    from eqpot.plots import displacement
+
+    outputs = _outputs(output, overwrite)
+    atoms = _read(trajectory, frames, skip, frame_time)
+    with _named(trajectory):
+        found = analysis.msd(atoms, frame_time, elements, fit, blocks, unwrapped)
+    columns = {"lag (ps)": found.lag}
+    for symbol in found.msd:
+        columns[f"{symbol} (Å²)"] = found.msd[symbol]
+        columns[f"{symbol} standard error (Å²)"] = found.error[symbol]
+    _write_csv(outputs[0], columns)
+    displacement(found, outputs[1])
+    _show(
+        f"{_about(trajectory, atoms)}, {found.lag[1]:g} ps apart\n"
+        f"line fitted to lags of {found.fit[0]:g} to {found.fit[1]:g} ps, error from {blocks} "
+        f"block{'s' * (blocks > 1)}",
+        ("element", "D, 1e-5 cm²/s", "±", "MSD ~ t to the power"),
+        [
+            (symbol, *(f"{x:.3g}" for x in (1e5 * d.value, 1e5 * d.error, d.exponent)))
+            for symbol, d in found.diffusivity.items()
+        ],
+    )
+    if any(not 0.8 < d.exponent < 1.2 for d in found.diffusivity.values()):
+        click.echo("note: it is diffusion where the power is 1; --fit chooses other lags")
+    _tell(outputs)
+
+
+@analyze.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@rdf_options
+@angle_options(required=False)
+@frame_options
+@output_options("compare")
+def compare(
+    a,
+    b,
+    r_max,
+    bin_width,
+    pairs,
+    triple,
+    cutoff,
+    angle_bin,
+    sine,
+    frames,
+    skip,
+    frame_time,
+    output,
+    overwrite,
+) -> None:
+    """Distributions of two periodic trajectories A and B in one picture.
+
+    As `rdf` and, where a triple is given, as `adf`: PREFIX_rdf.csv and .png, PREFIX_adf.csv and .png.
+    """
+    if (triple is None) != (cutoff is None):
+        raise click.UsageError("--triple and --cutoff belong together: expected both or none")
+    radial, angular = (_outputs(f"{output}_{kind}", overwrite) for kind in ("rdf", "adf"))
+    pairs = _pairs(pairs)
+    symbols, cutoffs = (None, None) if triple is None else _triple(triple, cutoff)
+    if a == b:
+        raise UserError(f"{b}: expected two trajectories, found the same one twice")
+    atoms = {name: _read(name, frames, skip, frame_time) for name in (a, b)}
+    rdfs = {name: _rdf(name, atoms[name], r_max, bin_width, pairs) for name in (a, b)}
+    if rdfs[a].g.keys() != rdfs[b].g.keys():
+        raise UserError(
+            f"{b}: expected the pairs of {a} ({' '.join(rdfs[a].g)}), found {' '.join(rdfs[b].g)}; "
+            "choose some with --pair"
+        )
+    adfs = {}
+    if symbols:
+        adfs = {name: _adf(name, atoms[name], symbols, cutoffs, angle_bin) for name in (a, b)}
+    names = {"A": a, "B": b}
+    about = "\n".join(f"{letter}: {_about(name, atoms[name])}" for letter, name in names.items())
+    _write_rdf(rdfs, radial)
+    _show(
+        about,
+        ("pair", "", *SHELL),
+        [(pair, x, *_shell(rdfs[name], pair)) for pair in rdfs[a].g for x, name in names.items()],
+    )
+    if adfs:
+        _write_adf(adfs, triple, sine, angular)
+        rows = []
+        for x, found in zip(names, adfs.values(), strict=True):
+            curve = found.curve(sine)
+            top = curve.argmax()
+            cells = (found.per_vertex, found.mean, found.std, found.angle[top], curve[top])
+            rows.append((triple, x, *(f"{cell:.4g}" for cell in cells)))
+        heading = (f"at each {symbols[1]}", "mean, °", "standard deviation, °", "highest peak, °")
+        _show("", ("angle", "", *heading, _angle_unit(sine)), rows)
+    _tell(radial + angular if adfs else radial)
+
+
+# ---------------------------------------------------------------- in
+
+
+def _outputs(prefix: str, overwrite: bool) -> tuple[Path, Path]:
+    """PREFIX.csv and PREFIX.png. UserError where they may not or cannot be written."""
+    path = Path(prefix)
+    if not path.name:
+        raise UserError(f"--output: expected a prefix of file names, found {prefix!r}")
+    outputs = path.with_name(f"{path.name}.csv"), path.with_name(f"{path.name}.png")
+    for output in outputs:
+        check_output(output, overwrite)
+    return outputs
+
+
+def _elements(option: str, text: str, example: str) -> tuple[str, ...]:
+    """As many symbols as the example has, joined by "-"."""
+    symbols = tuple(text.split("-"))
+    if len(symbols) != len(example.split("-")) or not all(atomic_numbers.get(symbol) for symbol in symbols):
+        raise UserError(f"{option}: expected element symbols as in {example}, found {text!r}")
+    return symbols
+
+
+def _pairs(texts: Sequence[str]) -> list[tuple[str, ...]] | None:
+    return [_elements("--pair", text, "O-H") for text in dict.fromkeys(texts)] or None
+
+
+def _triple(text: str, cutoff: str) -> tuple[tuple[str, ...], tuple[float, float]]:
+    triple = _elements("--triple", text, "O-P-O")
+    try:
+        lengths = [float(part) for part in cutoff.split(",")]
+    except ValueError:
+        lengths = []
+    if not 1 <= len(lengths) <= 2 or not all(0 < length < np.inf for length in lengths):
+        raise UserError(f"--cutoff: expected one length in Å or two joined by a comma, found {cutoff!r}")
+    return triple, (lengths[0], lengths[-1])
+
+
+def _read(path: str, chosen: slice | None, skip: float | None, frame_time: float | None) -> list[Atoms]:
+    with _console().status(f"reading {escape(path)}"):
+        frames = read_trajectory(path, chosen or EVERYTHING)
+    if skip is None:
+        return frames
+    with _named(path):
+        return after(frames, skip, frame_time)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """An error begins with the file."""
+    try:
+        yield
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from e
+
+
+def _rdf(path: str, frames: list[Atoms], r_max: float, bin_width: float, pairs) -> analysis.Rdf:
+    with _named(path), _console().status("counting pairs"):
+        found = analysis.rdf(frames, r_max, bin_width, pairs)
+        if len(found.g) > MOST_PANELS:
+            raise UserError(
+                f"--pair: expected at most {MOST_PANELS - 1} pairs to draw, found {len(found.g) - 1}"
+            )
+    return found
+
+
+def _adf(path: str, frames: list[Atoms], triple, cutoffs, bin_width: float) -> analysis.Adf:
+    with _named(path), _console().status("counting angles"):
+        return analysis.adf(frames, triple, cutoffs, bin_width)
+
+
+# ---------------------------------------------------------------- out
+
+
+def _write_csv(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([f"{value:.8g}" for value in row] for row in zip(*columns.values(), strict=True))
+
+
+def _write_rdf(found: Mapping[str, analysis.Rdf], outputs: tuple[Path, Path]) -> None:
+    """Of one trajectory, or of several, whose columns then have their letters."""
+    from eqpot.plots import distributions
+
+    x = next(iter(found.values())).r
+    columns = {"r (Å)": x}
+    for letter, rdf in zip(_letters(found), found.values(), strict=True):
+        columns |= {f"g {pair}{letter}": values for pair, values in rdf.g.items()}
+        columns |= {f"{name} within r{letter}": values for name, values in rdf.around.items()}
+    _write_csv(outputs[0], columns)
+    curves = {name: rdf.g for name, rdf in found.items()}
+    distributions(x, curves, ("r, Å", "g(r)"), outputs[1], level=1, cut=True)
+
+
+def _write_adf(
+    found: Mapping[str, analysis.Adf], triple: str, sine: bool, outputs: tuple[Path, Path]
+) -> None:
+    from eqpot.plots import distributions
+
+    x = next(iter(found.values())).angle
+    columns = {"angle (degrees)": x}
+    for letter, adf in zip(_letters(found), found.values(), strict=True):
+        columns |= {f"{triple} ({_angle_unit(each)}){letter}": adf.curve(each) for each in (False, True)}
+    _write_csv(outputs[0], columns)
+    curves = {name: {triple: adf.curve(sine)} for name, adf in found.items()}
+    labels = "angle, degrees", "relative to random directions" if sine else "per degree"
+    distributions(x, curves, labels, outputs[1], level=1 if sine else None)
+
+
+def _letters(found: Mapping) -> tuple[str, ...]:
+    return ("",) if len(found) == 1 else (" A", " B")
+
+
+def _angle_unit(sine: bool) -> str:
+    return "over random" if sine else "per degree"
+
+
+def _shell(found: analysis.Rdf, pair: str) -> tuple[str, ...]:
+    """Cells of SHELL."""
+    shell = found.shell(pair)
+    if shell is None:
+        return ("-",) * len(SHELL)
+    around = ", ".join(f"{count:.3g} {name}" for name, count in shell.neighbours.items())
+    return f"{shell.peak:.3f}", f"{shell.height:.3g}", f"{shell.minimum:.3f}", around
+
+
+def _about(path: str, frames: list[Atoms]) -> str:
+    atoms = f"{len(frames[0])} atoms" if len({len(a) for a in frames}) == 1 else "different numbers of atoms"
+    return f"{path}: {len(frames)} frame{'s' * (len(frames) > 1)}, {atoms}"
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _show(about: str, heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Lines, then a table with words on its left and numbers on its right."""
+    console = _console()
+    if about:
+        console.print(about, markup=False)
+    table = Table(box=SIMPLE_HEAD)
+    for column in heading:
+        table.add_column(column, justify="left" if column in WORDS else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def _tell(outputs: Sequence[Path]) -> None:
+    for output in outputs:
+        _console().print(f"wrote {output}", markup=False)

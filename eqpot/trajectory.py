@@ -1,0 +1,137 @@
+"""Trajectories: frames from any file that ASE reads or from a data set, chosen, numbered and timed."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import ase.io
+import h5py
+import numpy as np
+from ase import Atoms
+
+from eqpot.data import check_cell, read_dataset
+from eqpot.errors import UserError
+
+EVERYTHING = slice(None)
+
+
+def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]:
+    """The chosen frames of a trajectory in any format of ASE, or of a data set; lengths in Å.
+
+    info holds `frame`, the number in the file from 0, and `time_ps`, the time in ps, where the file has it
+    under that name; the rest of info and the calculator are left behind.
+
+    UserError naming file and frame: nothing to read, a damaged frame, no atoms, positions or cell that are
+    not finite, periodic cell vectors that depend on each other, nothing chosen.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.exists() else "no such file"
+        raise UserError(f"{path}: expected a trajectory, found {found}")
+    if h5py.is_hdf5(path):
+        dataset = read_dataset(path)
+        numbered = ((k, dataset.atoms(k)) for k in range(len(dataset)))
+    else:
+        numbered = _ase_frames(path)
+    kept = (_checked(path, k, atoms) for k, atoms in numbered)
+    if any(end is not None and end < 0 for end in (chosen.start, chosen.stop)):
+        frames = list(kept)[chosen]
+    else:  # reads no further than asked for
+        frames = list(islice(kept, chosen.start, chosen.stop, chosen.step))
+    if not frames:
+        raise UserError(f"{path}: expected frames among those chosen, found none; the file has fewer")
+    return frames
+
+
+def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
+    count = 0
+    try:
+        for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True):
+            yield count, atoms
+            count += 1
+    except Exception as error:  # ASE's readers raise what they please on a broken file
+        what = " ".join(str(error).split())[:200] or "something else"
+        if count:
+            raise UserError(
+                f"{path}: frame {count}: cannot be read ({what}); those before it can, --frames :{count}"
+            ) from error
+        raise UserError(f"{path}: expected a trajectory in a format that ASE reads, found {what}") from error
+
+
+def _checked(path: Path, k: int, atoms: Atoms) -> Atoms:
+    name = f"{path}: frame {k}"
+    if len(atoms) == 0:
+        raise UserError(f"{name}: expected a structure, found no atoms")
+    for array, values in (("positions", atoms.positions), ("cell", atoms.cell[:])):
+        if not np.isfinite(values).all():
+            raise UserError(f"{name}, {array}: expected finite numbers, found NaN or infinity")
+    check_cell(atoms.cell[:], atoms.pbc, name)
+    info = {"frame": k}
+    if "time_ps" in atoms.info:
+        info["time_ps"] = atoms.info["time_ps"]
+    atoms.calc, atoms.info = None, info
+    return atoms
+
+
+def frame_name(frames: Sequence[Atoms], k: int) -> str:
+    """What to call frames[k] in a message: by its number in the file where it came from one."""
+    return f"frame {frames[k].info.get('frame', k)}"
+
+
+def times(frames: Sequence[Atoms], frame_time: float | None = None) -> np.ndarray:
+    """Time of each frame, ps [frames]: info["time_ps"], or else its number in the file times frame_time (fs).
+
+    UserError where neither is known, where both are and differ, and where time does not rise.
+    """
+    counted = None
+    if frame_time is not None:
+        counted = np.array([a.info.get("frame", k) for k, a in enumerate(frames)]) * frame_time / 1000
+    known = sum("time_ps" in atoms.info for atoms in frames)
+    if known < len(frames):
+        if counted is None:
+            raise UserError(
+                f"time_ps: expected the time (ps) in the info of all {len(frames)} frames or else "
+                f"--frame-time FS, found it in {known or 'none'}"
+            )
+        return counted
+    try:
+        found = np.array([atoms.info["time_ps"] for atoms in frames], float)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"time_ps: expected one number (ps) in each frame ({error})") from error
+    steps = np.diff(found)
+    if not (steps > 0).all():
+        k = int(np.flatnonzero(~(steps > 0))[0])
+        raise UserError(
+            f"{frame_name(frames, k + 1)}, time_ps: expected rising times, found {found[k]:g} and then "
+            f"{found[k + 1]:g}"
+        )
+    if counted is not None and not np.allclose(steps, np.diff(counted), rtol=1e-3, atol=0):
+        raise UserError(
+            f"--frame-time: the file has times (time_ps), {1000 * steps[0]:g} fs from the first chosen frame "
+            f"to the second, found {1000 * (counted[1] - counted[0]):g} fs"
+        )
+    return found
+
+
+def interval(frames: Sequence[Atoms], frame_time: float | None = None) -> float:
+    """Time between frames, ps. UserError as in `times`, and where it is not the same throughout."""
+    time = times(frames, frame_time)
+    steps = np.diff(time)
+    mean = float(steps.mean())
+    odd = np.flatnonzero(np.abs(steps - mean) > 1e-3 * mean)
+    if len(odd):
+        k = int(odd[0])
+        raise UserError(
+            f"{frame_name(frames, k + 1)}: expected frames at equal times apart, found {steps[k]:g} ps here "
+            f"and {mean:g} ps on average"
+        )
+    return mean
+
+
+def after(frames: Sequence[Atoms], skip: float, frame_time: float | None = None) -> list[Atoms]:
+    """Frames from `skip` (ps) after the first one on. UserError as in `times` and where none is left."""
+    time = times(frames, frame_time)
+    left = [atoms for atoms, t in zip(frames, time - time[0], strict=True) if t >= skip * (1 - 1e-9)]
+    if not left:
+        raise UserError(f"--skip: expected at most {time[-1] - time[0]:g} ps, found {skip:g}")
+    return left
