@@ -73,7 +73,7 @@ def peaks(x: np.ndarray, y: np.ndarray, blur: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rdf:
-    """g(r) of all atoms ("total") and of pairs of elements ("H-O")."""
+    """g(r) of pairs of elements ("H-O") and of all atoms ("total")."""
 
     r: np.ndarray  # [bins], middle of a bin, Å
     g: dict[str, np.ndarray]  # [bins]
@@ -118,7 +118,7 @@ def rdf(
     has N - 1 others around it. Thus an ideal gas gives 1 for every N. Periodic images are neighbours at any
     distance; from the shortest lattice vector on an atom sees images of itself, too, and N - 1 becomes N.
 
-    pairs: of element symbols; None for all.
+    pairs: of element symbols; None for all, and the total of more than one element.
     UserError at a frame that is not periodic in all directions, an element that is not there, and a range
     that asks for too many bins or pairs.
     """
@@ -153,7 +153,9 @@ def rdf(
     def ratio(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
         return np.divide(found, expected, out=np.zeros(bins), where=expected > 1e-12)
 
-    g = {"total": ratio(found.sum(axis=(0, 1)), expected.sum(axis=(0, 1)))}
+    g = {}
+    if pairs is None and count > 1:
+        g["total"] = ratio(found.sum(axis=(0, 1)), expected.sum(axis=(0, 1)))
     within = (np.cumsum(found, axis=2) - found / 2) / centres[:, None, None]  # to the middle of a bin
     around = {}
     for pair in pairs or combinations_with_replacement(symbols, 2):
@@ -293,7 +295,7 @@ class Msd:
     msd: dict[str, np.ndarray]  # [lags], Å²
     error: dict[str, np.ndarray]  # [lags], standard error from the blocks, Å²; NaN with one block
     diffusivity: dict[str, Diffusivity]
-    fit: tuple[float, float]  # lags of the fit, ps
+    fit: tuple[float, float]  # shortest and longest lag of the fit, ps
 
     def line(self, element: str) -> np.ndarray:
         """The fitted line at both ends of the fit, Å² [2]."""
@@ -363,7 +365,7 @@ def msd(
             float(_standard_error(slopes / 6 * CM2_PER_S)),
             _exponent(lag[fitted], values[symbol][fitted]),
         )
-    return Msd(lag, values, errors, diffusivities, (float(start), float(stop)))
+    return Msd(lag, values, errors, diffusivities, (float(lag[fitted][0]), float(lag[fitted][-1])))
 
 
 def _check_same_atoms(frames: Sequence[Atoms]) -> None:
@@ -402,8 +404,8 @@ def displacements(frames: Sequence[Atoms], unwrapped: bool = False) -> np.ndarra
             k, atom = np.unravel_index(far.argmax(), far.shape)
             raise UserError(
                 f"{frame_name(frames, k + 1)}, positions: expected successive frames, close enough to follow "
-                f"atoms, found atom {atom} ({frames[0].symbols[atom]}) {far[k, atom]:.2f} of a cell away from "
-                "where it was in the frame before; give --unwrapped if positions never were wrapped"
+                f"atoms, found atom {atom} ({frames[0].symbols[atom]}) {far[k, atom]:.2f} of a cell "
+                "away from where it was in the frame before; give --unwrapped if positions never were wrapped"
             )
     moved = np.zeros_like(scaled)
     np.cumsum(np.einsum("tai,tix->tax", steps, (cells[1:] + cells[:-1]) / 2), axis=0, out=moved[1:])

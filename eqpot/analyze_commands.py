@@ -88,7 +88,9 @@ rdf_options = _together(
         metavar="WIDTH",
         help="Of bins, at most, Å.",
     ),
-    click.option("--pair", "pairs", multiple=True, metavar="A-B", help="Elements; repeatable. [all pairs]"),
+    click.option(
+        "--pair", "pairs", multiple=True, metavar="A-B", help="Elements; repeatable. [all and total]"
+    ),
 )
 
 
@@ -288,7 +290,7 @@ def compare(
             top = curve.argmax()
             cells = (found.per_vertex, found.mean, found.std, found.angle[top], curve[top])
             rows.append((triple, x, *(f"{cell:.4g}" for cell in cells)))
-        heading = (f"at each {symbols[1]}", "mean, °", "standard deviation, °", "highest peak, °")
+        heading = (f"at each {symbols[1]}", "mean, °", "deviation, °", "highest peak, °")
         _show("", ("angle", "", *heading, _angle_unit(sine)), rows)
     _tell(radial + angular if adfs else radial)
 
@@ -352,9 +354,7 @@ def _rdf(path: str, frames: list[Atoms], r_max: float, bin_width: float, pairs) 
     with _named(path), _console().status("counting pairs"):
         found = analysis.rdf(frames, r_max, bin_width, pairs)
         if len(found.g) > MOST_PANELS:
-            raise UserError(
-                f"--pair: expected at most {MOST_PANELS - 1} pairs to draw, found {len(found.g) - 1}"
-            )
+            raise UserError(f"--pair: expected at most {MOST_PANELS - 1} pairs to draw, found {len(found.g)}")
     return found
 
 
@@ -384,7 +384,7 @@ def _write_rdf(found: Mapping[str, analysis.Rdf], outputs: tuple[Path, Path]) ->
         columns |= {f"{name} within r{letter}": values for name, values in rdf.around.items()}
     _write_csv(outputs[0], columns)
     curves = {name: rdf.g for name, rdf in found.items()}
-    distributions(x, curves, ("r, Å", "g(r)"), outputs[1], level=1, cut=True)
+    distributions(x, curves, ("r, Å", "g(r)"), outputs[1], level=1)
 
 
 def _write_adf(

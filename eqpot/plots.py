@@ -139,12 +139,11 @@ def distributions(
     labels: tuple[str, str],
     path: str | Path,
     level: float | None = None,
-    cut: bool = False,
 ) -> None:
     """One panel for each name, in it a curve for each trajectory: trajectory -> name -> y [bins], x [bins].
 
-    labels: of x and y. level: where y is that of no structure at all. cut: leave out the top of a peak that
-    dwarfs the rest, as chemical bonds do in g(r), and tell its height.
+    labels: of x and y. level: of y where nothing is ordered; then a peak that dwarfs what follows, as bonds
+    do in g(r), is cut off and its height told.
     """
     names = list(next(iter(curves.values())))
     columns = ceil(len(names) ** 0.5)
@@ -160,12 +159,11 @@ def distributions(
         axes.set_xlim(0, x[-1] + x[0])
         axes.set_ylim(bottom=0)
         highest = np.max([panels[name] for panels in curves.values()], axis=0)
-        rest = _rest(highest)
-        if cut and 0 < 5 * rest < highest.max():
+        rest = highest[_end_of_peak(highest) :].max(initial=0)
+        if level is not None and level / 2 < rest < highest.max() / 5:
             axes.set_ylim(top=1.5 * rest)
-            axes.text(
-                *(x[highest.argmax()], 1.45 * rest, f"  {highest.max():.3g}"), va="top", fontsize=9, color=INK
-            )
+            place = x[highest.argmax()], 1.45 * rest
+            axes.text(*place, f"  {highest.max():.3g}", va="top", fontsize=9, color=INK)
         if position > len(names) - columns:
             axes.set_xlabel(labels[0], color=INK)
         if (position - 1) % columns == 0:
@@ -177,12 +175,10 @@ def distributions(
     _save(figure, path)
 
 
-def _rest(y: np.ndarray) -> float:
-    """The highest value away from the highest peak, which ends where y falls to a twentieth."""
+def _end_of_peak(y: np.ndarray) -> int:
+    """Where y first falls to a twentieth of its highest value after it."""
     top = y.argmax()
-    low = np.flatnonzero(y < y[top] / 20)
-    left, right = low[low < top].max(initial=0), low[low > top].min(initial=len(y))
-    return max(y[:left].max(initial=0), y[right:].max(initial=0))
+    return top + int(np.flatnonzero(y[top:] < y[top] / 20).min(initial=len(y)))
 
 
 def displacement(found: Msd, path: str | Path) -> None:

@@ -44,18 +44,19 @@ def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]
 
 
 def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
-    count = 0
+    count, what = 0, "no frame"
     try:
         for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True):
             yield count, atoms
             count += 1
     except Exception as error:  # ASE's readers raise what they please on a broken file
-        what = " ".join(str(error).split())[:200] or "something else"
+        what = " ".join(str(error).split())[:200] or type(error).__name__
         if count:
             raise UserError(
                 f"{path}: frame {count}: cannot be read ({what}); those before it can, --frames :{count}"
             ) from error
-        raise UserError(f"{path}: expected a trajectory in a format that ASE reads, found {what}") from error
+    if not count:
+        raise UserError(f"{path}: expected a trajectory in a format that ASE reads, found {what}")
 
 
 def _checked(path: Path, k: int, atoms: Atoms) -> Atoms:
