@@ -13,9 +13,6 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from ase.geometry import complete_cell
-from scipy.fft import irfft, next_fast_len, rfft
-from scipy.ndimage import gaussian_filter1d
-from scipy.signal import find_peaks
 from vesin import NeighborList
 
 from eqpot.errors import UserError
@@ -60,6 +57,9 @@ def peaks(x: np.ndarray, y: np.ndarray, blur: float) -> np.ndarray:
     Which bumps are peaks is decided on a curve blurred by a Gaussian of standard deviation `blur`, where
     noise is less; where they are, on y itself.
     """
+    from scipy.ndimage import gaussian_filter1d
+    from scipy.signal import find_peaks  # longer to import than all the rest
+
     width = x[1] - x[0]
     smooth = gaussian_filter1d(y, blur / width, mode="constant")
     tops = find_peaks(np.concatenate([[0], smooth, [0]]), prominence=PROMINENCE * smooth.max())[0] - 1
@@ -139,19 +139,19 @@ def rdf(
         species = element[atoms.numbers]
         sizes = np.bincount(species, minlength=count)
         i, j, d = _neighbours(finder, atoms, "ijd")
-        bin_of = np.minimum((d / edges[1]).astype(int), bins - 1)
-        at = (species[i] * count + species[j]) * bins + bin_of
+        into = np.minimum((d / edges[1]).astype(int), bins - 1)
+        at = (species[i] * count + species[j]) * bins + into
         pairs_found = np.bincount(at, minlength=found.size).reshape(found.shape)
         found += pairs_found + pairs_found.swapaxes(0, 1)
-        lattice = d[i == j].min(initial=r_max)  # the shortest lattice vector, where it is in reach
-        own = np.diff(np.maximum(balls, 4 / 3 * np.pi * lattice**3))
+        lattice = into[i == j].min(initial=bins)  # where the shortest lattice vector is
+        own = np.where(np.arange(bins) < lattice, 0.0, shells)
         volume = atoms.cell.volume
         expected += np.multiply.outer(np.outer(sizes, sizes), shells) / volume
         expected += np.multiply.outer(np.diag(sizes), own - shells) / volume
         centres += sizes
 
     def ratio(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-        return np.divide(found, expected, out=np.zeros(bins), where=expected > 1e-12)
+        return np.divide(found, expected, out=np.zeros(bins), where=expected > 0)
 
     g = {}
     if pairs is None and count > 1:
@@ -413,10 +413,12 @@ def displacements(frames: Sequence[Atoms], unwrapped: bool = False) -> np.ndarra
 
 
 def mean_square(paths: np.ndarray, lags: int) -> np.ndarray:
-    """Mean square displacement [lags] of paths [atoms, frames, 3] over atoms and time origins, Å² of Å.
+    """Mean square displacement, Å² [lags], of paths, Å [atoms, frames, 3], over atoms and time origins.
 
     |r(k+m) - r(k)|² = |r(k+m)|² + |r(k)|² - 2 r(k+m)·r(k): running sums, and an autocorrelation.
     """
+    from scipy.fft import irfft, next_fast_len, rfft
+
     frames = paths.shape[1]
     origins = frames - np.arange(lags)
     size = next_fast_len(2 * frames, real=True)  # padded, so that the end does not meet the beginning

@@ -41,7 +41,7 @@ class Frames(click.ParamType):
 
 
 class Lags(click.ParamType):
-    """START:STOP in ps as two analysis."""
+    """START:STOP in ps, two numbers."""
 
     name = "lags"
 
@@ -175,7 +175,7 @@ def adf(trajectory, triple, cutoff, angle_bin, sine, frames, skip, frame_time, o
     curve = found.curve(sine)
     rows = [(f"{found.angle[k]:.1f}", f"{curve[k]:.3g}") for k in found.peaks(sine)]
     _show(
-        f"{_about(trajectory, atoms)}\n{found.per_vertex:.3g} angles {triple} at each {symbols[1]}, "
+        f"{_about(trajectory, atoms)}\nat each {symbols[1]} {found.per_vertex:.3g} {triple}, "
         f"mean {found.mean:.1f}°, standard deviation {found.std:.1f}°",
         ("peak, °", _angle_unit(sine)),
         rows,
@@ -257,8 +257,8 @@ def compare(
 
     As `rdf` and, where a triple is given, as `adf`: PREFIX_rdf.csv and .png, PREFIX_adf.csv and .png.
     """
-    if (triple is None) != (cutoff is None):
-        raise click.UsageError("--triple and --cutoff belong together: expected both or none")
+    if (triple is None) != (cutoff is None) or (sine and triple is None):
+        raise click.UsageError("angles need both --triple and --cutoff")
     radial, angular = (_outputs(f"{output}_{kind}", overwrite) for kind in ("rdf", "adf"))
     pairs = _pairs(pairs)
     symbols, cutoffs = (None, None) if triple is None else _triple(triple, cutoff)
@@ -351,11 +351,14 @@ def _named(path: str) -> Iterator[None]:
 
 
 def _rdf(path: str, frames: list[Atoms], r_max: float, bin_width: float, pairs) -> analysis.Rdf:
+    elements = len(set().union(*(atoms.numbers.tolist() for atoms in frames)))
+    panels = len(pairs) if pairs else elements * (elements + 1) // 2 + 1
     with _named(path), _console().status("counting pairs"):
-        found = analysis.rdf(frames, r_max, bin_width, pairs)
-        if len(found.g) > MOST_PANELS:
-            raise UserError(f"--pair: expected at most {MOST_PANELS - 1} pairs to draw, found {len(found.g)}")
-    return found
+        if panels > MOST_PANELS:
+            raise UserError(
+                f"--pair: expected at most {MOST_PANELS} pairs to draw, found {panels}; choose some"
+            )
+        return analysis.rdf(frames, r_max, bin_width, pairs)
 
 
 def _adf(path: str, frames: list[Atoms], triple, cutoffs, bin_width: float) -> analysis.Adf:

@@ -76,10 +76,10 @@ def test_shells_of_a_lattice_in_any_cell(lattice, squares, shells, repeat):
     assert shell.peak == pytest.approx(distances[0], abs=0.01)
     assert shell.neighbours == {"Po around Po": pytest.approx(shells[0])}
     assert distances[0] < shell.minimum < distances[1]
-    if repeat > 1:
-        low, high = shell.peak + (found.r[1] - found.r[0]) / 2 * np.array([-1, 1])
-        gas = 4 / 3 * np.pi * (high**3 - low**3) * (len(atoms) - 1) / atoms.get_volume()
-        assert shell.height * gas == pytest.approx(shells[0])
+    low, high = shell.peak + (found.r[1] - found.r[0]) / 2 * np.array([-1, 1])
+    others = len(atoms) - (repeat > 1)
+    gas = 4 / 3 * np.pi * (high**3 - low**3) * others / atoms.get_volume()
+    assert shell.height * gas == pytest.approx(shells[0])
 
 
 def test_unlike_pairs_count_both_ways():
@@ -290,7 +290,7 @@ def test_rdf_and_adf_are_written(at_work, capsys):
     assert list(columns)[:5] == ["r (Å)", "g total", "g Na-Na", "g Na-Cl", "g Cl-Cl"]
     assert columns["Cl around Na within r"][-1] == 6 and columns["Na around Na within r"][-1] == 12
     assert main(["analyze", "adf", f"{at_work}/water.xyz", "--triple=H-O-H", "--cutoff=1.2", "--sine"]) == 0
-    assert "1 angles H-O-H at each O, mean 104.0°" in capsys.readouterr().out
+    assert "at each O 1 H-O-H, mean 104.0°" in capsys.readouterr().out
     columns = table("adf.csv")
     assert list(columns) == ["angle (degrees)", "H-O-H (per degree)", "H-O-H (over random)"]
     assert columns["H-O-H (per degree)"].sum() * 2 == pytest.approx(1)
@@ -393,7 +393,8 @@ def test_compare_overlays(at_work, capsys):
         ("msd walk.traj --fit 2", "expected START:STOP in ps, such as 2:10, found '2'"),
         ("compare walk.traj walk.traj", "walk.traj: expected two trajectories, found the same one twice"),
         ("compare walk.traj salt.extxyz", "salt.extxyz: expected the pairs of walk.traj"),
-        ("compare walk.traj salt.extxyz --cutoff 2", "--triple and --cutoff belong together"),
+        ("compare walk.traj salt.extxyz --cutoff 2", "angles need both --triple and --cutoff"),
+        ("compare walk.traj salt.extxyz --sine", "angles need both --triple and --cutoff"),
     ],
 )
 def test_mistakes_get_one_line_and_leave_nothing(arguments, words, folder, capsys, monkeypatch):
