@@ -18,7 +18,7 @@ from vesin import NeighborList
 from eqpot.errors import UserError
 from eqpot.trajectory import frame_name, interval
 
-MOST_BINS, MOST_PAIRS = 100_000, 5e7  # of a histogram, of a frame: more is a mistake of units
+MOST_BINS, MOST_PAIRS = 100_000, 50_000_000  # of a histogram, of a frame, and angles: more is a slip
 PROMINENCE = 0.1  # of the highest value: what rises less above its surroundings is no peak
 BLUR_R, BLUR_ANGLE = 0.1, 4.0  # Å, degrees: what lies closer together is one peak
 AMBIGUOUS = 0.4  # of a cell vector between two frames; from 0.5 on the image nearest is another one
@@ -37,12 +37,27 @@ def _check_elements(frames: Sequence[Atoms], wanted: Sequence[str]) -> tuple[str
 
 def _bins(end: float, width: float, unit: str) -> np.ndarray:
     """Edges from 0 to end, as many as make bins no wider than width."""
+    if not 0 < end < np.inf:
+        raise UserError(f"range: expected a finite number above 0 {unit}, found {end:g} {unit}")
     if not 0 < width < end or end / width > MOST_BINS:
         raise UserError(
             f"bin width: expected a number above 0 and below {end:g} {unit}, with at most {MOST_BINS} bins, "
             f"found {width:g} {unit}"
         )
     return np.linspace(0, end, ceil(end / width - 1e-9) + 1)
+
+
+def _check_pairs(frames: Sequence[Atoms], reach: float) -> None:
+    """UserError where atoms have too many neighbours within reach (Å) to list."""
+    for k, atoms in enumerate(frames):
+        if not atoms.pbc.all():
+            continue
+        pairs = len(atoms) ** 2 / 2 * 4 / 3 * np.pi * reach**3 / atoms.cell.volume
+        if pairs > MOST_PAIRS:
+            raise UserError(
+                f"{frame_name(frames, k)}: expected a distance with at most {MOST_PAIRS} pairs, found "
+                f"{reach:g} Å with some {pairs:.0e}"
+            )
 
 
 def _neighbours(finder: NeighborList, atoms: Atoms, quantities: str) -> tuple[np.ndarray, ...]:
@@ -125,8 +140,13 @@ def rdf(
     symbols = _check_elements(frames, [symbol for pair in pairs or () for symbol in pair])
     edges = _bins(r_max, bin_width, "Å")
     balls = 4 / 3 * np.pi * edges**3
-    for k in range(len(frames)):
-        _check_volume(frames, k, balls[-1])
+    for k, atoms in enumerate(frames):
+        if not atoms.pbc.all():
+            raise UserError(
+                f"{frame_name(frames, k)}, pbc: expected a structure periodic in all three directions, whose "
+                f"volume g(r) needs, found pbc {atoms.pbc.tolist()}"
+            )
+    _check_pairs(frames, r_max)
     bins, count = len(edges) - 1, len(symbols)
     element = np.zeros(len(chemical_symbols), int)
     element[[atomic_numbers[symbol] for symbol in symbols]] = np.arange(count)
@@ -164,20 +184,6 @@ def rdf(
         around[f"{pair[1]} around {pair[0]}"] = within[a, b]
         around[f"{pair[0]} around {pair[1]}"] = within[b, a]
     return Rdf((edges[1:] + edges[:-1]) / 2, g, around)
-
-
-def _check_volume(frames: Sequence[Atoms], k: int, reach: float) -> None:
-    atoms, name = frames[k], frame_name(frames, k)
-    if not atoms.pbc.all():
-        raise UserError(
-            f"{name}, pbc: expected a structure periodic in all three directions, whose volume g(r) needs, "
-            f"found pbc {atoms.pbc.tolist()}"
-        )
-    pairs = len(atoms) ** 2 * reach / atoms.cell.volume / 2
-    if pairs > MOST_PAIRS:
-        raise UserError(
-            f"{name}: expected an r_max (Å) with at most {MOST_PAIRS:.0e} pairs, found some {pairs:.0e}"
-        )
 
 
 # ---------------------------------------------------------------- angular
@@ -225,6 +231,7 @@ def adf(
             f"cutoff: expected one for {'-'.join(triple)}, found {cutoffs[0]:g} and {cutoffs[1]:g} Å"
         )
     edges = _bins(180.0, bin_width, "degrees")
+    _check_pairs(frames, max(cutoffs))
     found, vertices, total, squares = np.zeros(len(edges) - 1), 0, 0.0, 0.0
     finder = NeighborList(cutoff=max(cutoffs), full_list=True, n_threads=1)
     for k, atoms in enumerate(frames):
@@ -239,6 +246,11 @@ def adf(
             np.flatnonzero((numbers[i] == b) & (numbers[j] == z) & (d < cutoff))
             for z, cutoff in zip((a, c), cutoffs, strict=True)
         )
+        count = int(np.bincount(i[last], minlength=len(atoms))[i[first]].sum())
+        if count > MOST_PAIRS:
+            raise UserError(
+                f"{frame_name(frames, k)}: expected a cutoff with at most {MOST_PAIRS} angles, found {count}"
+            )
         p, q = _products(i[first], i[last], len(atoms))
         if alike:
             p, q = p[p < q], q[p < q]

@@ -346,8 +346,11 @@ def test_compare_overlays(at_work, capsys):
         ("rdf salt.extxyz --pair Na", "--pair: expected element symbols as in O-H, found 'Na'"),
         (
             "rdf salt.extxyz --r-max 900",
-            "salt.extxyz: frame 0: expected an r_max (Å) with at most 5e+07 pairs",
+            "salt.extxyz: frame 0: expected a distance with at most 50000000 pairs",
         ),
+        ("rdf salt.extxyz --r-max inf", "range: expected a finite number above 0 Å, found inf Å"),
+        ("adf salt.extxyz --triple Na-Cl-Na --cutoff 900", "a distance with at most 50000000 pairs"),
+        ("adf salt.extxyz --triple Na-Cl-Na --cutoff 90", "a cutoff with at most 50000000 angles"),
         ("rdf salt.extxyz --bin 7", "bin width: expected a number above 0 and below 6 Å"),
         ("rdf salt.extxyz --frames 5:", "salt.extxyz: expected frames among those chosen, found none"),
         ("rdf salt.extxyz --frames 5", "expected START:STOP or START:STOP:STEP, such as 100::5, found '5'"),
