@@ -1,14 +1,17 @@
 """The command line. Modules that take long to import are imported by the command that needs them."""
 
+import dataclasses
 import re
 import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 
 import click
 
+from eqpot.config import DynamicsConfig
 from eqpot.errors import UserError
 
 STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
@@ -67,8 +70,7 @@ def fit(data, valid, settings, overrides, output, resume, overwrite, show_config
     """
     from eqpot.config import Config, parse_setting, read_toml
 
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other: expected one of them, found both")
+    _one_of(resume, overwrite)
     config = Config()
     if resume:
         from eqpot.fit import Trainer, read_checkpoint
@@ -94,6 +96,11 @@ def fit(data, valid, settings, overrides, output, resume, overwrite, show_config
         command = shlex.join(["eqpot", *sys.argv[1:]])
         trainer = Trainer.start(config, data, output, valid, overwrite, command)
     _train(trainer)
+
+
+def _one_of(resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other: expected one of them, found both")
 
 
 def _train(trainer) -> None:
@@ -210,6 +217,10 @@ def info(model) -> None:
         "scale, eV": " ".join(f"{s} {x:.4f}" for s, x in zip(symbols, potential.scale, strict=True)),
         **{k.replace("_", " "): v for k, v in potential.provenance.items() if k != "config" and v != ""},
     }
+    if "closest" in rows:
+        rows["closest"] = (
+            "  ".join(f"{pair} {distance:.3f}" for pair, distance in rows["closest"].items()) + " Å"
+        )
     if "valid forces rmse" in rows:
         rows["valid forces rmse"] = f"{1000 * rows['valid forces rmse']:.4g} meV/Å"
     width = max(map(len, rows))
@@ -291,6 +302,105 @@ def relax(model, structure, output, fmax, steps, cell, optimizer, overwrite) -> 
             f"{' and as little stress' if cell else ''}, found {found[-1].force:.4g} eV/Å; "
             f"go on from {output} with more --steps"
         )
+
+
+def _dynamics_options(command: Callable) -> Callable:
+    """An option for each setting of DynamicsConfig, None where not given."""
+    for field in reversed(dataclasses.fields(DynamicsConfig)):
+        comment, choices = field.metadata["comment"], field.metadata["choices"]
+        kind = click.Choice(choices) if choices else {int: int, str: str}.get(field.type, float)
+        option = {"is_flag": True, "default": None} if field.type is bool else {"type": kind}
+        shown = "" if field.default is None or field.type is bool else f" [{field.default}]"
+        name = f"--{field.name.replace('_', '-')}"
+        command = click.option(name, help=f"{comment[0].upper()}{comment[1:]}.{shown}", **option)(command)
+    return command
+
+
+@cli.command()
+@click.argument("files", nargs=-1, metavar="MODEL.h5... STRUCTURE")
+@click.option("-o", "--output", default="md", show_default=True, metavar="DIR", help="Run folder.")
+@click.option(
+    "--resume", is_flag=True, help="Continue the run in DIR; only length and limits may be changed."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the run in DIR.")
+@_dynamics_options
+def md(files, output, resume, overwrite, **options) -> None:
+    """Molecular dynamics of STRUCTURE, any file that ASE reads, with MODEL.h5, or several: a committee.
+
+    The run folder gets trajectory.traj (for ASE), thermo.csv and restart.h5. A run that was stopped or killed
+    goes on with --resume, to the last bit as if it had not been. Passing a limit ends it with exit status 2.
+    """
+    _one_of(resume, overwrite)
+    if len(files) < 2 and not (resume and not files):
+        raise click.UsageError("expected one model or more and a structure: eqpot md MODEL.h5 STRUCTURE")
+    given = {key: value for key, value in options.items() if value is not None}
+    config = None if resume else DynamicsConfig(**given)
+
+    from eqpot.md import Simulation
+
+    models, structure = files[:-1], files[-1] if files else None
+    if resume:
+        simulation = Simulation.resume(output, models, structure, **given)
+    else:
+        command = shlex.join(["eqpot", *sys.argv[1:]])
+        simulation = Simulation.start(config, models, structure, output, overwrite, command)
+    _simulate(simulation)
+
+
+def _simulate(simulation) -> None:
+    from rich.console import Console
+
+    from eqpot.md import LOG, TRAJECTORY
+    from eqpot.progress import StepBar, StepLines
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in simulation.warnings():
+        console.print(f"warning: {line}", markup=False)
+    config, resume = simulation.config, f"eqpot md --resume -o {shlex.quote(str(simulation.folder))}"
+    if simulation.finished:
+        longer = "" if config.end_temperature else f"; to go on: {resume} --length LENGTH"
+        console.print(f"nothing was done, the run ended at step {simulation.step}{longer}", markup=False)
+        return
+    console.print(_about(simulation), markup=False)
+
+    def stop(*_) -> None:
+        simulation.stop()
+        for number in before:
+            signal.signal(number, signal.default_int_handler)  # who asks again does not want to wait
+
+    # SIGTERM is a batch queue's way of saying Ctrl-C.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with StepBar(simulation, console) if console.is_terminal else StepLines() as watch:
+            ended = simulation.run(watch)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if not ended:
+        console.print(f"stopped at step {simulation.step}; continue with: {resume}", markup=False)
+        raise KeyboardInterrupt
+    mean = simulation.means()
+    text = f"done: {simulation.time:g} ps; mean temperature {mean['temperature_K']:.1f} K"
+    if simulation.atoms.pbc.all():
+        text += f", volume {mean['volume_A3']:.1f} Å³, pressure {mean['pressure_bar']:.0f} bar"
+    console.print(
+        f"{text}\ntrajectory: {simulation.folder / TRAJECTORY}, log: {simulation.folder / LOG}", markup=False
+    )
+
+
+def _about(simulation) -> str:
+    """What is about to be done."""
+    config, atoms = simulation.config, simulation.atoms
+    kind = config.ensemble.upper()
+    if config.ensemble == "nvt":
+        kind += f" ({'Langevin' if config.thermostat == 'langevin' else 'Nosé-Hoover chain'})"
+    to = f" to {config.end_temperature:g}" if config.end_temperature else ""
+    pressure = f", {config.pressure:g} bar" if config.ensemble == "npt" else ""
+    return (
+        f"{len(atoms)} atoms, {kind}, {config.temperature:g}{to} K{pressure}, "
+        f"{config.steps - simulation.step} steps of {config.timestep:g} fs"
+        f"{f' from step {simulation.step}' if simulation.step else ''}, run folder {simulation.folder}"
+    )
 
 
 @cli.command()

@@ -1,7 +1,8 @@
 """Every hyperparameter once: default, type, allowed values, one line of meaning.
 
-Three tables, as in the TOML file: `[model]`, `[loss]`, `[train]`. A dataclass field is the only place that
-knows its key; reading, checking, `eqpot fit --show-config` and the JSON in a model file all follow from it.
+Three tables, as in the TOML file: `[model]`, `[loss]`, `[train]`; and one for dynamics. A dataclass field is
+the only place that knows its key; reading, checking, `eqpot fit --show-config`, the options of `eqpot md` and
+the JSON in the files all follow from it.
 """
 
 import dataclasses
@@ -70,6 +71,35 @@ def _scale(value: Any) -> Any:
     if _is_number(value) and value > 0:
         return float(value)
     raise ValueError('"force_rms" or a positive number in eV')
+
+
+def parse_length(value: Any, timestep: float) -> int:
+    """Steps of `timestep` fs, at least one, in `40000`, `"500fs"`, `"20ps"` or `"1ns"`. Raises ValueError."""
+    found = re.fullmatch(r"(\d+|(?:\d+\.?\d*|\.\d+)(?= *[fpn]s)) *(fs|ps|ns)?", str(value))
+    if not found or float(found[1]) == 0:
+        raise ValueError
+    unit = {None: timestep, "fs": 1.0, "ps": 1e3, "ns": 1e6}[found[2]]
+    return max(1, round(float(found[1]) * unit / timestep))
+
+
+def _length(value: Any) -> str:
+    try:
+        parse_length(value, 1.0)
+    except ValueError:
+        raise ValueError('a number of steps above 0, or a time such as "500fs", "20ps", "1ns"') from None
+    return str(value)
+
+
+def _end_temperature(value: Any) -> float | None:
+    if value is not None and not (_is_number(value) and value > 0):
+        raise ValueError("a temperature above 0 K")
+    return None if value is None else float(value)
+
+
+def _band(value: Any) -> float:
+    if not _is_number(value) or not (value == 0 or value > 1):
+        raise ValueError("a factor above 1, or 0 for no limits")
+    return float(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -271,6 +301,72 @@ class TrainConfig(_Table):
     def max_seconds(self) -> float:
         """`max_time` in seconds, infinite without a limit."""
         return parse_time(self.max_time) or math.inf
+
+
+@dataclass(frozen=True)
+class DynamicsConfig(_Table):
+    """All settings of `eqpot md`."""
+
+    section = "md"
+
+    ensemble: str = option("nvt", "what is kept constant", choices=("nve", "nvt", "npt"))
+    thermostat: str = option("nose-hoover", "of nvt", choices=("nose-hoover", "langevin"))
+    length: str = option("10ps", "of the whole run: steps, or a time such as 20ps", parse=_length)
+    timestep: float = option(0.5, "time step, fs", above=0)
+    temperature: float = option(300.0, "of the thermostat and of the first velocities, K", above=0)
+    end_temperature: Any = option(
+        None, "that temperature at the end, changing linearly; with langevin", parse=_end_temperature
+    )
+    thermostat_time: float = option(
+        100.0, "characteristic time of the thermostat, fs; 1/friction of langevin", above=0
+    )
+    pressure: float = option(1.0, "of npt, bar (10000 bar are 1 GPa)")
+    barostat_time: float = option(1000.0, "characteristic time of npt's barostat, fs", above=0)
+    keep_velocities: bool = option(False, "begin with those of STRUCTURE")
+    seed: int = option(0, "of the first velocities and of langevin's noise", low=0)
+    write_every: int = option(20, "steps from frame to frame of the trajectory", low=1)
+    log_every: int = option(10, "steps from row to row of the log", low=1)
+    max_force: float = option(100.0, "a larger force on any atom, eV/angstrom, ends the run", above=0)
+    min_distance: float = option(
+        0.8,
+        "two atoms closer than this fraction of what training showed of their elements end the run; 0: never",
+        low=0,
+    )
+    temperature_band: float = option(
+        0.0, "a temperature this factor above or below --temperature ends the run; 0: never", parse=_band
+    )
+    max_deviation: float = option(
+        0.0, "a larger standard deviation of a committee's force, eV/angstrom, ends the run; 0: never", low=0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fields = self.__dataclass_fields__
+        for name, wanted in (
+            ("thermostat", ("nvt",)),
+            ("thermostat_time", ("nvt", "npt")),
+            ("pressure", ("npt",)),
+            ("barostat_time", ("npt",)),
+        ):
+            if self.ensemble not in wanted and getattr(self, name) != fields[name].default:
+                raise UserError(f"md.{name}: expected ensemble {' or '.join(wanted)}, found {self.ensemble}")
+        if self.end_temperature is not None and self.thermostat != "langevin":
+            found = f"thermostat {self.thermostat}" if self.ensemble == "nvt" else f"ensemble {self.ensemble}"
+            raise UserError(
+                "md.end_temperature: expected thermostat langevin, whose temperature may change at any step, "
+                f"found {found}"
+            )
+
+    @property
+    def steps(self) -> int:
+        """`length` in steps."""
+        return parse_length(self.length, self.timestep)
+
+    def target(self, step: int) -> float:
+        """Temperature of the thermostat at a step, K."""
+        if self.end_temperature is None:
+            return self.temperature
+        return self.temperature + (self.end_temperature - self.temperature) * step / self.steps
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ KINDS = {
     "eqpot-model": ("a model", "eqpot fit", "eqpot info {path}"),
     "eqpot-dataset": ("a data set", "eqpot data convert", "eqpot data info {path}"),
     "eqpot-checkpoint": ("a checkpoint", "eqpot fit", "eqpot fit --resume -o {path.parent}"),
+    "eqpot-restart": ("a checkpoint of dynamics", "eqpot md", "eqpot md --resume -o {path.parent}"),
 }
 
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,6 +34,7 @@ from eqpot.data import Dataset, read_dataset
 from eqpot.errors import UserError
 from eqpot.evaluate import Frames
 from eqpot.files import check_folder, new_hdf5, own_hdf5, replacing
+from eqpot.graph import shortest_edges
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.potential import Potential
 
@@ -376,7 +378,24 @@ class Trainer:
             "seed": self.config.train.seed,
             "version": version("eqpot"),
             "note": self.note(),
+            "closest": self._closest(),
             "config": self.config.to_dict(),
+        }
+
+    def _closest(self) -> dict[str, float]:
+        """The shortest distance between atoms of each two elements within the cutoff of each other, Å."""
+        symbols = [chemical_symbols[z] for z in self.potential.species]
+        least = np.min(
+            [
+                shortest_edges(g.edge_vec, g.senders, g.receivers, g.species, len(symbols))
+                for g in self.train.graphs
+            ],
+            axis=0,
+        )
+        return {
+            f"{symbols[a]}-{symbols[b]}": float(least[a, b])
+            for a, b in combinations_with_replacement(range(len(symbols)), 2)
+            if math.isfinite(least[a, b])
         }
 
     def _diverged(self, what: str, chosen: np.ndarray | None = None) -> UserError:

@@ -315,6 +315,19 @@ def collate(frames: Sequence[FrameGraph], n_species: int) -> Batch:
 
 
 @njit(cache=True, nogil=True)
+def shortest_edges(
+    edge_vec: np.ndarray, senders: np.ndarray, receivers: np.ndarray, species: np.ndarray, n_species: int
+) -> np.ndarray:
+    """Å, [Z, Z]: the shortest edge between atoms of each two species, infinite where there is none."""
+    least = np.full((n_species, n_species), np.inf)
+    for e in range(len(senders)):
+        square = edge_vec[e, 0] ** 2 + edge_vec[e, 1] ** 2 + edge_vec[e, 2] ** 2
+        a, b = species[senders[e]], species[receivers[e]]
+        least[a, b] = min(least[a, b], square)
+    return np.sqrt(least)
+
+
+@njit(cache=True, nogil=True)
 def _gather(
     positions: np.ndarray, order: np.ndarray, origin: np.ndarray, far: float, here: np.ndarray
 ) -> bool:

@@ -1,4 +1,4 @@
-"""What a user sees while a potential is trained: a bar on a terminal, a line per epoch elsewhere."""
+"""What a user sees while a potential is trained or atoms move: a bar on a terminal, lines elsewhere."""
 
 import math
 import time
@@ -8,6 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from eqpot import md
 from eqpot.fit import Trainer, Watch
 
 WIDTH = 9  # of a column: four digits, point and exponent
@@ -99,3 +100,87 @@ class Live(Watch):
         self.errors = ", ".join(f"{name} {x:.3g} {unit}" for name, unit, x in errors(trainer.rows[-1]))
         super().epoch_done(trainer)
         self.last = time.monotonic()
+
+
+class Pace:
+    """How fast a simulation is, its first step here left out: that one may compile."""
+
+    def __init__(self) -> None:
+        self.first: tuple[int, float] | None = None
+
+    def __call__(self, simulation: md.Simulation) -> float | None:
+        """ns/day, None at the first call."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first = simulation.step, now
+            return None
+        step, began = self.first
+        return (simulation.step - step) * simulation.config.timestep * 1e-6 * 86400 / (now - began)
+
+
+class StepLines(md.Watch):
+    """A table of the run with some twenty lines; its head comes with the first one."""
+
+    COUNT = 20
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self.shown: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def step_done(self, simulation: md.Simulation) -> None:
+        part = simulation.step * self.COUNT // simulation.config.steps
+        if part == self.shown:
+            return
+        pace, drift = self.pace(simulation), simulation.drift()
+        cells = {
+            "time, ps": f"{simulation.time:.4g}",
+            "temperature, K": f"{simulation.temperature():.1f}",
+            "potential, eV": f"{simulation.atoms.get_potential_energy():.4f}",
+            "drift, meV/atom": "" if drift is None else f"{1000 * drift:.3f}",
+            "ns/day": "" if pace is None else f"{pace:.3g}",
+        }
+        if self.shown is None:
+            print("  ".join(f"{title:>{WIDTH}}" for title in cells))
+        self.shown = part
+        line = "  ".join(f"{cell:>{max(WIDTH, len(title))}}" for title, cell in cells.items())
+        print(line, flush=True)
+
+
+class StepBar(md.Watch):
+    """A bar over the steps with temperature, drift of the conserved energy and speed."""
+
+    def __init__(self, simulation: md.Simulation, console: Console):
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=10),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=4,
+        )
+        self.task = self.bar.add_task("starting", total=simulation.config.steps, completed=simulation.step)
+        self.pace, self.next = Pace(), 0.0
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.stop()
+
+    def step_done(self, simulation: md.Simulation) -> None:
+        if time.monotonic() < self.next and not simulation.finished:
+            return
+        self.next = time.monotonic() + 0.25
+        pace, drift = self.pace(simulation), simulation.drift()
+        text = f"{simulation.time:.4g} ps: {simulation.temperature():.0f} K"
+        if drift is not None:
+            text += f", drift {1000 * drift:.2f} meV/atom"
+        if pace is not None:
+            text += f", {pace:.3g} ns/day"
+        self.bar.update(self.task, completed=simulation.step, description=text)

@@ -1,0 +1,576 @@
+"""Molecular dynamics on ASE's integrators, in a folder from which a stopped run goes on to the last bit.
+
+    trajectory.traj     frames for ASE: positions, cell, momenta, energy, forces and, in a 3D cell, stress
+    thermo.csv          a row every few steps: COLUMNS
+    restart.h5          everything that the next step depends on
+
+Energies in eV, lengths in Å, forces in eV/Å, temperatures in K; time in fs in the settings, in ps in the log.
+Pressure in bar, positive where the cell is pressed together: N kB T / V - trace(stress) / 3.
+
+Temperature is 2 K / (f kB), f being the number of momenta that are free, see `freedom`. The chains get the
+same f: ASE's own count of 3 N would keep a molecule at rest of n atoms hotter by n / (n - 2).
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import operator
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from ase import Atoms, units
+from ase.constraints import FixAtoms, FixCom
+from ase.data import chemical_symbols, covalent_radii
+from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
+from ase.md.langevin import Langevin
+from ase.md.md import MolecularDynamics
+from ase.md.nose_hoover_chain import IsotropicMTKNPT, NoseHooverChainNVT, NoseHooverChainThermostat
+from ase.md.velocitydistribution import Stationary, ZeroRotation
+from ase.md.verlet import VelocityVerlet
+
+from eqpot.calculator import EqpotCalculator
+from eqpot.config import DynamicsConfig
+from eqpot.errors import UserError
+from eqpot.files import check_folder, new_hdf5, own_hdf5, read_structure, sha256
+from eqpot.graph import shortest_edges
+from eqpot.potential import Potential
+
+TRAJECTORY, LOG, RESTART = "trajectory.traj", "thermo.csv", "restart.h5"
+FORMAT, VERSION = "eqpot-restart", 1
+COLUMNS = (
+    "step",
+    "time_ps",
+    "temperature_K",
+    "potential_eV",
+    "kinetic_eV",
+    "total_eV",
+    "conserved_eV",  # of the extended system; none with langevin
+    "volume_A3",  # this and the next in a 3D cell
+    "pressure_bar",
+    "forces_std_eV_per_A",  # of a committee: on the atom where it is largest
+)
+# what a resumed run may do differently without being another run
+LIMITS = ("max_force", "min_distance", "temperature_band", "max_deviation")
+RESTART_SECONDS = 5.0  # at most lost when the process is killed; writing takes some ms
+COMPRESSED = 0.5  # closest approach without training data, in sums of covalent radii
+ULM_HEAD = 48  # bytes at the start of a .traj file: how many frames there are and where they are listed
+# What ASE's integrators keep beside the atoms: chain positions and momenta, log of the cell's scale.
+CHAIN = ("_thermostat._eta", "_thermostat._p_eta")
+STATE = {
+    VelocityVerlet: (),
+    Langevin: (),
+    NoseHooverChainNVT: CHAIN,
+    IsotropicMTKNPT: (*CHAIN, "_barostat._xi", "_barostat._p_xi", "_eps", "_p_eps"),
+}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run is made from: files and their hashes."""
+
+    models: list[str]
+    model_hashes: list[str]
+    structure: str
+    structure_hash: str
+    command: str = ""
+
+
+class Simulation:
+    """One run in one folder: `Simulation.start(...)` or `Simulation.resume(...)`, then `run()`."""
+
+    def __init__(
+        self,
+        config: DynamicsConfig,
+        folder: Path,
+        sources: Sources,
+        potentials: Sequence[Potential],
+        atoms: Atoms,
+    ):
+        """UserError at a structure that the settings do not suit. The atoms get a calculator."""
+        self.config, self.folder, self.sources, self.atoms = config, folder, sources, atoms
+        _check(config, atoms, sources.structure)
+        if config.max_deviation and len(potentials) == 1:
+            raise UserError("md.max_deviation: expected more than one model, found one")
+        atoms.info.clear()
+        # Langevin's noise pushes the whole; the other integrators conserve momentum.
+        atoms.set_constraint([c for c in atoms.constraints if not isinstance(c, FixCom)])
+        if config.thermostat == "langevin" and not atoms.constraints:
+            atoms.set_constraint(FixCom())
+        atoms.calc = EqpotCalculator(list(potentials) if len(potentials) > 1 else potentials[0])
+        self.freedom = freedom(config, atoms)
+        self.random = np.random.default_rng(config.seed)
+        self.dynamics: MolecularDynamics | None = None
+        self.first_conserved: float | None = None  # eV
+        self.stopping = False
+        self._neighbours = next(iter(atoms.calc.lists.values()))
+        self._closest = closest_approach(potentials, self._neighbours.species, config.min_distance)
+        self._unknown = [p for p, m in zip(sources.models, potentials, strict=True) if not closest(m)]
+
+    @classmethod
+    def start(
+        cls,
+        config: DynamicsConfig,
+        models: Sequence[str | Path],
+        structure: str | Path,
+        folder: str | Path,
+        overwrite: bool = False,
+        command: str = "",
+    ) -> Self:
+        """A new run, standing at step 0; several models are a committee.
+
+        Nothing is written before models, structure and its first forces are found good.
+        """
+        check_folder(folder)
+        folder = Path(folder)
+        held = [name for name in (TRAJECTORY, LOG, RESTART) if (folder / name).exists()]
+        if held and not overwrite:
+            raise UserError(
+                f"{folder}: the folder already holds a run ({held[0]}); give --resume to continue it, "
+                "--overwrite to replace it, or another folder with -o"
+            )
+        potentials = [Potential.load(model) for model in models]
+        atoms = read_structure(structure)
+        for potential in potentials:
+            potential.check(atoms, str(structure))
+        sources = Sources(
+            [os.path.abspath(model) for model in models],
+            [sha256(model) for model in models],
+            os.path.abspath(structure),
+            sha256(structure),
+            command,
+        )
+        self = cls(config, folder, sources, potentials, atoms)
+        if config.keep_velocities:
+            if not atoms.has("momenta"):
+                raise UserError(f"{structure}: --keep-velocities: expected velocities, found none")
+            still(atoms, conserved_rotation(config, atoms))
+        else:
+            draw_momenta(
+                atoms, config.temperature, self.freedom, self.random, conserved_rotation(config, atoms)
+            )
+        self.dynamics = integrator(config, atoms, self.freedom, self.random)
+        if fault := self.fault():
+            raise UserError(f"{structure}: step 0: {fault}")
+        self.first_conserved = self.conserved()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in held:
+                (folder / name).unlink()
+        except OSError as e:
+            raise UserError(f"{folder}: cannot be written: {e.strerror}") from e
+        with self._outputs() as (frames, rows):
+            rows.writerow(COLUMNS)
+            self._write(frames, rows)
+        self.checkpoint()
+        return self
+
+    @classmethod
+    def resume(
+        cls,
+        folder: str | Path,
+        models: Sequence[str | Path] = (),
+        structure: str | Path | None = None,
+        **changes: Any,
+    ) -> Self:
+        """The run of `folder` taken up at its checkpoint; what was written behind that is dropped.
+
+        `changes` are settings; but for LIMITS and, without a ramp of temperature, the length, they must be
+        those of the run. `models` and `structure` may lie elsewhere than they did, but must be the same
+        files.
+        """
+        folder = Path(folder)
+        stored, arrays = read_restart(folder)
+        config = DynamicsConfig.from_dict(stored["config"] | changes)
+        _only_stops_differ(config, stored["config"], folder / RESTART)
+        sources = Sources(**stored["sources"])
+        models = models or sources.models
+        if len(models) != len(sources.models):
+            raise UserError(f"{folder / RESTART}: expected {len(sources.models)} models, found {len(models)}")
+        potentials = [Potential.load(path) for path in models]
+        for path, expected in zip(models, sources.model_hashes, strict=True):
+            _same_file(path, expected, folder / RESTART)
+        if structure is not None:
+            _same_file(structure, sources.structure_hash, folder / RESTART)
+        frames, log = folder / TRAJECTORY, folder / LOG
+        _check_size(frames, stored["trajectory_size"], folder / RESTART)
+        _check_size(log, stored["log_size"], folder / RESTART)
+        with TrajectoryReader(frames) as reader:
+            atoms = reader[0]  # where the barostat measures the cell from
+        atoms.positions[:] = arrays["positions"]
+        atoms.set_momenta(arrays["momenta"], apply_constraint=False)
+        self = cls(config, folder, sources, potentials, atoms)
+        self.random.bit_generator.state = stored["random"]
+        self.dynamics = integrator(config, atoms, self.freedom, self.random)
+        self.dynamics.nsteps = stored["step"]
+        self.first_conserved = stored["first_conserved"]
+        for name in STATE[type(self.dynamics)]:
+            owner, _, attribute = f"dynamics.{name}".rpartition(".")
+            value = arrays[name]
+            setattr(operator.attrgetter(owner)(self), attribute, value if value.ndim else float(value))
+        atoms.set_cell(arrays["cell"])
+        _cut(frames, stored["trajectory_size"], arrays["trajectory_head"].tobytes())
+        _cut(log, stored["log_size"])
+        return self
+
+    @property
+    def step(self) -> int:
+        """Steps done, those before a resume included."""
+        return self.dynamics.nsteps
+
+    @property
+    def time(self) -> float:
+        """ps."""
+        return self.step * self.config.timestep / 1000
+
+    @property
+    def finished(self) -> bool:
+        """Whether the length is reached."""
+        return self.step >= self.config.steps
+
+    def run(self, watch: "Watch | None" = None) -> bool:
+        """Go on to the end, or until `stop()`; returns whether the end was reached.
+
+        UserError where a limit is passed or something is not finite: the step that did so is the last one in
+        trajectory and log, and the checkpoint is one before it.
+        """
+        watch = watch or Watch()
+        due = time.monotonic() + RESTART_SECONDS
+        with self._outputs() as (frames, rows):
+            while not (self.finished or self.stopping):
+                fault = self._advance()
+                self._write(frames, rows, fault != "")
+                if fault:
+                    raise UserError(
+                        f"{self.sources.structure}: step {self.step}: {fault}; "
+                        f"{frames.filename} and {self.folder / LOG} keep what led there"
+                    )
+                watch.step_done(self)
+                if time.monotonic() >= due:
+                    self.checkpoint()
+                    due = time.monotonic() + RESTART_SECONDS
+        self.checkpoint()
+        return self.finished
+
+    def stop(self) -> None:
+        """Have `run` end after the present step."""
+        self.stopping = True
+
+    def temperature(self) -> float:
+        """K."""
+        return 2 * self.atoms.get_kinetic_energy() / (self.freedom * units.kB)
+
+    def conserved(self) -> float | None:
+        """The energy of atoms, chains and barostat that the integrator conserves, eV; Langevin's has none."""
+        if isinstance(self.dynamics, Langevin):
+            return None
+        if isinstance(self.dynamics, VelocityVerlet):
+            return self.atoms.get_total_energy()
+        return self.dynamics.get_conserved_energy()
+
+    def drift(self) -> float | None:
+        """Change of the conserved energy since step 0, eV per atom."""
+        now = self.conserved()
+        return None if now is None else (now - self.first_conserved) / len(self.atoms)
+
+    def pressure(self) -> float:
+        """Bar. The momentum of the whole, which is not there to be seen, counts with its mean, kB T / V."""
+        ideal = units.kB * self.temperature() * _mobile(self.atoms) / self.atoms.get_volume()
+        return (ideal - self.atoms.get_stress()[:3].mean()) / units.bar
+
+    def deviation(self) -> float | None:
+        """Standard deviation of a committee's force, on the atom where it is largest, eV/Å; else None."""
+        calculator = self.atoms.calc
+        return _longest(calculator.results["forces_std"]) if calculator.is_committee else None
+
+    def fault(self) -> str:
+        """What is wrong with the present step, as "expected ..., found ..."; empty where nothing is."""
+        atoms, config = self.atoms, self.config
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
+        temperature, longest = self.temperature(), _longest(forces)
+        if not math.isfinite(energy + temperature + longest):
+            return "expected finite energy, forces and velocities, found NaN or infinity"
+        if longest > config.max_force:
+            k = int(np.argmax(np.linalg.norm(forces, axis=1)))
+            return (
+                f"expected no force above {config.max_force:g} eV/Å, found {longest:.4g} on atom {k} "
+                f"({chemical_symbols[atoms.numbers[k]]})"
+            )
+        if config.min_distance:
+            species = self._neighbours.species
+            batch = self._neighbours.batch(atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc)
+            edges = batch.edge_vec, batch.senders, batch.receivers
+            found = shortest_edges(*edges, batch.species, len(species))
+            if (found < self._closest).any():
+                a, b = np.unravel_index(np.argmin(found / self._closest), found.shape)
+                pair = " and ".join(chemical_symbols[species[k]] for k in (a, b))
+                return (
+                    f"expected {pair} at least {self._closest[a, b]:.3f} Å apart, found {found[a, b]:.3f} Å"
+                )
+        band, target = config.temperature_band, config.target(self.step)
+        if band and not target / band <= temperature <= target * band:
+            return f"expected {target / band:.4g} to {target * band:.4g} K, found {temperature:.4g} K"
+        if config.max_deviation and self.deviation() > config.max_deviation:
+            return (
+                f"expected the models' forces to deviate by at most {config.max_deviation:g} eV/Å, "
+                f"found {self.deviation():.4g}"
+            )
+        return ""
+
+    def means(self) -> dict[str, float]:
+        """Mean of each of COLUMNS over the rows of the log, NaN where there is none."""
+        with open(self.folder / LOG, newline="") as file:
+            rows = [[float(cell or "nan") for cell in row] for row in list(csv.reader(file))[1:]]
+        return dict(zip(COLUMNS, np.mean(rows, axis=0).tolist(), strict=True))
+
+    def warnings(self) -> list[str]:
+        """What is legal but perhaps not meant."""
+        if not self.config.min_distance:
+            return []
+        return [
+            f"{path}: does not tell how close atoms came in training; they may come as close as "
+            f"{COMPRESSED:g} of the sum of their covalent radii"
+            for path in self._unknown
+        ]
+
+    def checkpoint(self) -> None:
+        """Everything that the next step depends on, in one HDF5 file."""
+        frames, log = self.folder / TRAJECTORY, self.folder / LOG
+        with open(frames, "rb") as file:
+            head = file.read(ULM_HEAD)
+        content = {
+            "config": self.config.to_dict(),
+            "sources": dataclasses.asdict(self.sources),
+            "step": self.step,
+            "random": self.random.bit_generator.state,
+            "first_conserved": self.first_conserved,
+            "trajectory_size": frames.stat().st_size,
+            "log_size": log.stat().st_size,
+        }
+        arrays = {
+            "positions": self.atoms.positions,
+            "momenta": self.atoms.get_momenta(),
+            "cell": self.atoms.cell[:],
+            "trajectory_head": np.frombuffer(head, np.uint8),
+            **{name: operator.attrgetter(name)(self.dynamics) for name in STATE[type(self.dynamics)]},
+        }
+        with new_hdf5(self.folder / RESTART) as file:
+            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
+            file.attrs["content"] = json.dumps(content)
+            for name, array in arrays.items():
+                file[name] = array
+
+    def _advance(self) -> str:
+        """One step; what is wrong with it."""
+        if self.config.end_temperature is not None:
+            self.dynamics.set_temperature(temperature_K=self.config.target(self.step))
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told
+                self.dynamics.run(1)
+                return self.fault()
+        except UserError as e:
+            raise UserError(f"{self.sources.structure}: after step {self.step}: {e}") from e
+
+    def _row(self) -> dict[str, float | None]:
+        atoms = self.atoms
+        solid = bool(atoms.pbc.all())
+        potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+        values = (
+            self.step,
+            self.time,
+            self.temperature(),
+            potential,
+            kinetic,
+            potential + kinetic,
+            self.conserved(),
+            atoms.get_volume() if solid else None,
+            self.pressure() if solid else None,
+            self.deviation(),
+        )
+        return dict(zip(COLUMNS, values, strict=True))
+
+    def _write(self, frames: TrajectoryWriter, rows: Any, in_any_case: bool = False) -> None:
+        """A frame, a row of the log, where it is time for them."""
+        try:
+            if in_any_case or self.step % self.config.write_every == 0:
+                frames.write(self.atoms)
+            if in_any_case or self.step % self.config.log_every == 0:
+                rows.writerow(self._row().values())
+        except OSError as e:
+            raise UserError(f"{self.folder}: cannot be written: {e.strerror or e}") from e
+
+    @contextmanager
+    def _outputs(self) -> Iterator[tuple[TrajectoryWriter, Any]]:
+        """Trajectory and log, to append to."""
+        properties = ["energy", "forces", *(["stress"] if self.atoms.pbc.all() else [])]
+        with (
+            TrajectoryWriter(self.folder / TRAJECTORY, "a", properties=properties) as frames,
+            open(self.folder / LOG, "a", newline="", buffering=1) as log,
+        ):
+            yield frames, csv.writer(log)
+
+
+class Watch:
+    """What looks on while a Simulation runs; this one does nothing."""
+
+    def step_done(self, simulation: Simulation) -> None:
+        """After a step."""
+
+
+def integrator(
+    config: DynamicsConfig, atoms: Atoms, free: int, random: np.random.Generator
+) -> MolecularDynamics:
+    """ASE's, for atoms whose momenta have `free` free components; Langevin's noise comes from `random`."""
+    step, damping = config.timestep * units.fs, config.thermostat_time * units.fs
+    temperature = config.temperature
+    if config.ensemble == "nve":
+        return VelocityVerlet(atoms, step)
+    if config.thermostat == "langevin":
+        return Langevin(atoms, step, temperature_K=temperature, friction=1 / damping, fixcm=False, rng=random)
+    if config.ensemble == "nvt":
+        run = NoseHooverChainNVT(atoms, step, temperature, damping)
+    else:
+        barostat = config.barostat_time * units.fs
+        run = IsotropicMTKNPT(atoms, step, temperature, config.pressure * units.bar, damping, barostat)
+        run._num_atoms_global = free / 3  # N_f / d of Martyna, Tobias and Klein, J. Chem. Phys. 101, 4177
+    run._thermostat = NoseHooverChainThermostat(free / 3, run.masses, temperature, damping)
+    return run
+
+
+def conserved_rotation(config: DynamicsConfig, atoms: Atoms) -> bool:
+    """Whether the angular momentum that the run begins with stays as it is, or in proportion."""
+    return not (atoms.pbc.any() or _fixed(atoms).size or config.thermostat == "langevin")
+
+
+def freedom(config: DynamicsConfig, atoms: Atoms) -> int:
+    """Components of the momenta that are free: not those of fixed atoms, nor, where the whole is at rest for
+    good, its momentum and its angular momentum (two components for two atoms)."""
+    count = 3 * _mobile(atoms)
+    if not _fixed(atoms).size:
+        count -= 3
+    if conserved_rotation(config, atoms):
+        count -= 3 if len(atoms) > 2 else 2
+    return max(count, 0)
+
+
+def draw_momenta(
+    atoms: Atoms, temperature: float, free: int, random: np.random.Generator, without_rotation: bool
+) -> None:
+    """Maxwell's velocities, the whole at rest, scaled so that `free` components have `temperature` (K)."""
+    width = np.sqrt(atoms.get_masses() * units.kB * temperature)
+    atoms.set_momenta(width[:, None] * random.normal(size=(len(atoms), 3)))
+    still(atoms, without_rotation)
+    found = 2 * atoms.get_kinetic_energy() / (free * units.kB)
+    atoms.set_momenta(atoms.get_momenta() * np.sqrt(temperature / found))
+
+
+def still(atoms: Atoms, without_rotation: bool) -> None:
+    """Take the momentum of the whole away, and its angular momentum; not where some atoms are fixed."""
+    if not _fixed(atoms).size:
+        Stationary(atoms, preserve_temperature=False)
+    if without_rotation:
+        with np.errstate(divide="ignore", invalid="ignore"):  # atoms on a line
+            ZeroRotation(atoms, preserve_temperature=False)
+
+
+def closest(potential: Potential) -> dict[str, float]:
+    """Å, by pair of elements ("H-O", atomic numbers rising): the closest in training; empty where untold."""
+    return potential.provenance.get("closest", {})
+
+
+def closest_approach(potentials: Sequence[Potential], species: Sequence[int], fraction: float) -> np.ndarray:
+    """Å, [Z, Z]: `fraction` of the closest in training, the largest among the models.
+
+    COMPRESSED of the sum of covalent radii for elements that no model tells of.
+    """
+    limits = np.empty((len(species), len(species)))
+    for a, first in enumerate(species):
+        for b, second in enumerate(species):
+            pair = "-".join(chemical_symbols[z] for z in sorted((first, second)))
+            told = [closest(p)[pair] for p in potentials if pair in closest(p)]
+            bond = covalent_radii[first] + covalent_radii[second]
+            limits[a, b] = fraction * max(told) if told else COMPRESSED * bond
+    return limits
+
+
+def read_restart(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Settings and state, and the arrays, of the checkpoint in a run folder."""
+    path = Path(folder) / RESTART
+    if not path.exists():
+        raise UserError(f"{path}: nothing to resume: no such file")
+    try:
+        with own_hdf5(path, FORMAT, VERSION) as file:
+            return json.loads(file.attrs["content"]), {name: file[name][()] for name in file}
+    except (OSError, KeyError, ValueError) as e:
+        raise UserError(f"{path}: expected a whole checkpoint, found one that cannot be read: {e}") from e
+
+
+def _check(config: DynamicsConfig, atoms: Atoms, name: str) -> None:
+    if config.ensemble == "npt" and not atoms.pbc.all():
+        raise UserError(
+            f"{name}: md.ensemble: expected a structure periodic in all three directions for npt, "
+            f"found pbc {atoms.pbc.tolist()}"
+        )
+    for constraint in atoms.constraints:
+        kind = type(constraint).__name__
+        if not isinstance(constraint, FixAtoms | FixCom):
+            raise UserError(f"{name}: constraints: expected fixed atoms at most, found {kind}")
+        if isinstance(constraint, FixAtoms) and config.ensemble != "nve" and config.thermostat != "langevin":
+            raise UserError(
+                f"{name}: constraints: expected none with a Nosé-Hoover chain, found {kind}; "
+                "ensemble nve and thermostat langevin take fixed atoms"
+            )
+    if freedom(config, atoms) == 0:
+        raise UserError(f"{name}: expected atoms that can move against each other, found {len(atoms)}")
+
+
+def _only_stops_differ(config: DynamicsConfig, stored: dict[str, Any], path: Path) -> None:
+    stops = LIMITS if config.end_temperature is not None else ("length", *LIMITS)
+    for key, value in config.to_dict().items():
+        if value != stored[key] and key not in stops:
+            raise UserError(
+                f"{path}: md.{key}: expected {stored[key]!r} as the run began, found {value!r}; "
+                f"a resumed run may change only {', '.join(stops)}"
+            )
+
+
+def _same_file(path: str | Path, expected: str, checkpoint: Path) -> None:
+    found = sha256(path)
+    if found != expected:
+        raise UserError(
+            f"{path}: expected the file that {checkpoint} was made from, SHA-256 {expected[:12]}…, "
+            f"found {found[:12]}…"
+        )
+
+
+def _check_size(path: Path, size: int, checkpoint: Path) -> None:
+    found = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
+    if not path.is_file() or path.stat().st_size < size:
+        raise UserError(f"{path}: expected at least the {size} bytes that {checkpoint} knows, found {found}")
+
+
+def _cut(path: Path, size: int, head: bytes = b"") -> None:
+    """Back to what a file was when it had `size` bytes and began with `head`."""
+    with open(path, "r+b") as file:
+        file.truncate(size)
+        file.write(head)
+
+
+def _fixed(atoms: Atoms) -> np.ndarray:
+    """Indices of fixed atoms."""
+    fixed = [c.index for c in atoms.constraints if isinstance(c, FixAtoms)]
+    return np.unique(np.concatenate(fixed)) if fixed else np.empty(0, np.int64)
+
+
+def _mobile(atoms: Atoms) -> int:
+    return len(atoms) - _fixed(atoms).size
+
+
+def _longest(vectors: np.ndarray) -> float:
+    return float(np.sqrt((vectors**2).sum(axis=1).max()))
