@@ -99,10 +99,7 @@ class Simulation:
         if config.max_deviation and len(potentials) == 1:
             raise UserError("md.max_deviation: expected more than one model, found one")
         atoms.info.clear()
-        # Langevin's noise pushes the whole; the other integrators conserve momentum.
         atoms.set_constraint([c for c in atoms.constraints if not isinstance(c, FixCom)])
-        if config.thermostat == "langevin" and not atoms.constraints:
-            atoms.set_constraint(FixCom())
         atoms.calc = EqpotCalculator(list(potentials) if len(potentials) > 1 else potentials[0])
         self.freedom = freedom(config, atoms)
         self.random = np.random.default_rng(config.seed)
@@ -150,10 +147,10 @@ class Simulation:
         if config.keep_velocities:
             if not atoms.has("momenta"):
                 raise UserError(f"{structure}: --keep-velocities: expected velocities, found none")
-            still(atoms, conserved_rotation(config, atoms))
+            still(atoms, conserves_rotation(config, atoms))
         else:
             draw_momenta(
-                atoms, config.temperature, self.freedom, self.random, conserved_rotation(config, atoms)
+                atoms, config.temperature, self.freedom, self.random, conserves_rotation(config, atoms)
             )
         self.dynamics = integrator(config, atoms, self.freedom, self.random)
         if fault := self.fault():
@@ -264,7 +261,7 @@ class Simulation:
 
     def temperature(self) -> float:
         """K."""
-        return 2 * self.atoms.get_kinetic_energy() / (self.freedom * units.kB)
+        return temperature(self.atoms, self.freedom)
 
     def conserved(self) -> float | None:
         """The energy of atoms, chains and barostat that the integrator conserves, eV; Langevin's has none."""
@@ -279,11 +276,6 @@ class Simulation:
         now = self.conserved()
         return None if now is None else (now - self.first_conserved) / len(self.atoms)
 
-    def pressure(self) -> float:
-        """Bar. The momentum of the whole, which is not there to be seen, counts with its mean, kB T / V."""
-        ideal = units.kB * self.temperature() * _mobile(self.atoms) / self.atoms.get_volume()
-        return (ideal - self.atoms.get_stress()[:3].mean()) / units.bar
-
     def deviation(self) -> float | None:
         """Standard deviation of a committee's force, on the atom where it is largest, eV/Å; else None."""
         calculator = self.atoms.calc
@@ -293,8 +285,8 @@ class Simulation:
         """What is wrong with the present step, as "expected ..., found ..."; empty where nothing is."""
         atoms, config = self.atoms, self.config
         energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
-        temperature, longest = self.temperature(), _longest(forces)
-        if not math.isfinite(energy + temperature + longest):
+        kelvin, longest = self.temperature(), _longest(forces)
+        if not math.isfinite(energy + kelvin + longest):
             return "expected finite energy, forces and velocities, found NaN or infinity"
         if longest > config.max_force:
             k = int(np.argmax(np.linalg.norm(forces, axis=1)))
@@ -314,8 +306,8 @@ class Simulation:
                     f"expected {pair} at least {self._closest[a, b]:.3f} Å apart, found {found[a, b]:.3f} Å"
                 )
         band, target = config.temperature_band, config.target(self.step)
-        if band and not target / band <= temperature <= target * band:
-            return f"expected {target / band:.4g} to {target * band:.4g} K, found {temperature:.4g} K"
+        if band and not target / band <= kelvin <= target * band:
+            return f"expected {target / band:.4g} to {target * band:.4g} K, found {kelvin:.4g} K"
         if config.max_deviation and self.deviation() > config.max_deviation:
             return (
                 f"expected the models' forces to deviate by at most {config.max_deviation:g} eV/Å, "
@@ -390,7 +382,7 @@ class Simulation:
             potential + kinetic,
             self.conserved(),
             atoms.get_volume() if solid else None,
-            self.pressure() if solid else None,
+            pressure(atoms, self.freedom) if solid else None,
             self.deviation(),
         )
         return dict(zip(COLUMNS, values, strict=True))
@@ -426,24 +418,28 @@ class Watch:
 def integrator(
     config: DynamicsConfig, atoms: Atoms, free: int, random: np.random.Generator
 ) -> MolecularDynamics:
-    """ASE's, for atoms whose momenta have `free` free components; Langevin's noise comes from `random`."""
-    step, damping = config.timestep * units.fs, config.thermostat_time * units.fs
-    temperature = config.temperature
+    """ASE's, for atoms whose momenta have `free` free components.
+
+    Langevin's noise, from `random`, would push the whole, which is held; the others conserve momentum.
+    """
+    step, kelvin, damping = config.timestep * units.fs, config.temperature, config.thermostat_time * units.fs
     if config.ensemble == "nve":
         return VelocityVerlet(atoms, step)
     if config.thermostat == "langevin":
-        return Langevin(atoms, step, temperature_K=temperature, friction=1 / damping, fixcm=False, rng=random)
+        if not atoms.constraints:
+            atoms.set_constraint(FixCom())
+        return Langevin(atoms, step, temperature_K=kelvin, friction=1 / damping, fixcm=False, rng=random)
     if config.ensemble == "nvt":
-        run = NoseHooverChainNVT(atoms, step, temperature, damping)
+        run = NoseHooverChainNVT(atoms, step, kelvin, damping)
     else:
         barostat = config.barostat_time * units.fs
-        run = IsotropicMTKNPT(atoms, step, temperature, config.pressure * units.bar, damping, barostat)
+        run = IsotropicMTKNPT(atoms, step, kelvin, config.pressure * units.bar, damping, barostat)
         run._num_atoms_global = free / 3  # N_f / d of Martyna, Tobias and Klein, J. Chem. Phys. 101, 4177
-    run._thermostat = NoseHooverChainThermostat(free / 3, run.masses, temperature, damping)
+    run._thermostat = NoseHooverChainThermostat(free / 3, run.masses, kelvin, damping)
     return run
 
 
-def conserved_rotation(config: DynamicsConfig, atoms: Atoms) -> bool:
+def conserves_rotation(config: DynamicsConfig, atoms: Atoms) -> bool:
     """Whether the angular momentum that the run begins with stays as it is, or in proportion."""
     return not (atoms.pbc.any() or _fixed(atoms).size or config.thermostat == "langevin")
 
@@ -454,20 +450,30 @@ def freedom(config: DynamicsConfig, atoms: Atoms) -> int:
     count = 3 * _mobile(atoms)
     if not _fixed(atoms).size:
         count -= 3
-    if conserved_rotation(config, atoms):
+    if conserves_rotation(config, atoms):
         count -= 3 if len(atoms) > 2 else 2
     return max(count, 0)
 
 
+def temperature(atoms: Atoms, free: int) -> float:
+    """K, of `free` components of the momenta."""
+    return 2 * atoms.get_kinetic_energy() / (free * units.kB)
+
+
+def pressure(atoms: Atoms, free: int) -> float:
+    """Bar; an atom has kB T / V, so that the momentum of the whole, which is none, counts with its mean."""
+    ideal = _mobile(atoms) * units.kB * temperature(atoms, free) / atoms.get_volume()
+    return (ideal - atoms.get_stress()[:3].mean()) / units.bar
+
+
 def draw_momenta(
-    atoms: Atoms, temperature: float, free: int, random: np.random.Generator, without_rotation: bool
+    atoms: Atoms, wanted: float, free: int, random: np.random.Generator, without_rotation: bool
 ) -> None:
-    """Maxwell's velocities, the whole at rest, scaled so that `free` components have `temperature` (K)."""
-    width = np.sqrt(atoms.get_masses() * units.kB * temperature)
+    """Maxwell's velocities, the whole at rest, scaled so that `free` components have the `wanted` K."""
+    width = np.sqrt(atoms.get_masses() * units.kB * wanted)
     atoms.set_momenta(width[:, None] * random.normal(size=(len(atoms), 3)))
     still(atoms, without_rotation)
-    found = 2 * atoms.get_kinetic_energy() / (free * units.kB)
-    atoms.set_momenta(atoms.get_momenta() * np.sqrt(temperature / found))
+    atoms.set_momenta(atoms.get_momenta() * np.sqrt(wanted / temperature(atoms, free)))
 
 
 def still(atoms: Atoms, without_rotation: bool) -> None:
