@@ -218,9 +218,7 @@ def info(model) -> None:
         **{k.replace("_", " "): v for k, v in potential.provenance.items() if k != "config" and v != ""},
     }
     if "closest" in rows:
-        rows["closest"] = (
-            "  ".join(f"{pair} {distance:.3f}" for pair, distance in rows["closest"].items()) + " Å"
-        )
+        rows["closest"] = "  ".join(f"{pair} {r:.3f} Å" for pair, r in rows["closest"].items())
     if "valid forces rmse" in rows:
         rows["valid forces rmse"] = f"{1000 * rows['valid forces rmse']:.4g} meV/Å"
     width = max(map(len, rows))

@@ -132,6 +132,8 @@ class Simulation:
                 f"{folder}: the folder already holds a run ({held[0]}); give --resume to continue it, "
                 "--overwrite to replace it, or another folder with -o"
             )
+        if Path(structure).resolve() in [(folder / name).resolve() for name in held]:
+            raise UserError(f"{structure}: expected a structure outside the run that is replaced")
         potentials = [Potential.load(model) for model in models]
         atoms = read_structure(structure)
         for potential in potentials:
@@ -389,23 +391,23 @@ class Simulation:
 
     def _write(self, frames: TrajectoryWriter, rows: Any, in_any_case: bool = False) -> None:
         """A frame, a row of the log, where it is time for them."""
-        try:
-            if in_any_case or self.step % self.config.write_every == 0:
-                frames.write(self.atoms)
-            if in_any_case or self.step % self.config.log_every == 0:
-                rows.writerow(self._row().values())
-        except OSError as e:
-            raise UserError(f"{self.folder}: cannot be written: {e.strerror or e}") from e
+        if in_any_case or self.step % self.config.write_every == 0:
+            frames.write(self.atoms)
+        if in_any_case or self.step % self.config.log_every == 0:
+            rows.writerow(self._row().values())
 
     @contextmanager
     def _outputs(self) -> Iterator[tuple[TrajectoryWriter, Any]]:
-        """Trajectory and log, to append to."""
+        """Trajectory and log, to append to. UserError naming the folder where they cannot be written."""
         properties = ["energy", "forces", *(["stress"] if self.atoms.pbc.all() else [])]
-        with (
-            TrajectoryWriter(self.folder / TRAJECTORY, "a", properties=properties) as frames,
-            open(self.folder / LOG, "a", newline="", buffering=1) as log,
-        ):
-            yield frames, csv.writer(log)
+        try:
+            with (
+                TrajectoryWriter(self.folder / TRAJECTORY, "a", properties=properties) as frames,
+                open(self.folder / LOG, "a", newline="", buffering=1) as log,
+            ):
+                yield frames, csv.writer(log)
+        except OSError as e:
+            raise UserError(f"{self.folder}: cannot be written: {e.strerror or e}") from e
 
 
 class Watch:

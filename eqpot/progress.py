@@ -139,10 +139,10 @@ class StepLines(md.Watch):
             return
         pace, drift = self.pace(simulation), simulation.drift()
         cells = {
-            "time, ps": f"{simulation.time:.4g}",
+            "time, ps": f"{simulation.time:.3f}",
             "temperature, K": f"{simulation.temperature():.1f}",
             "potential, eV": f"{simulation.atoms.get_potential_energy():.4f}",
-            "drift, meV/atom": "" if drift is None else f"{1000 * drift:.3f}",
+            "drift, meV/atom": "" if drift is None else f"{1000 * drift:+.3f}",
             "ns/day": "" if pace is None else f"{pace:.3g}",
         }
         if self.shown is None:
@@ -178,9 +178,9 @@ class StepBar(md.Watch):
             return
         self.next = time.monotonic() + 0.25
         pace, drift = self.pace(simulation), simulation.drift()
-        text = f"{simulation.time:.4g} ps: {simulation.temperature():.0f} K"
+        text = f"{simulation.time:.3f} ps: {simulation.temperature():4.0f} K"
         if drift is not None:
-            text += f", drift {1000 * drift:.2f} meV/atom"
+            text += f", drift {1000 * drift:+.2f} meV/atom"
         if pace is not None:
             text += f", {pace:.3g} ns/day"
         self.bar.update(self.task, completed=simulation.step, description=text)

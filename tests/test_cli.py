@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -168,6 +169,8 @@ def test_info(folder, capsys):
     text = capsys.readouterr().out
     for words in ("cutoff = 3.5", "parameters", "data hash", "command", "seed", "version", "H O"):
         assert words in text
+    pairs = re.search(r"closest +H-H (\d\.\d{3}) Å  H-O \d\.\d{3} Å  O-O \d\.\d{3} Å\n", text)
+    assert pairs and 1.0 < float(pairs[1]) < 3.0
 
 
 def test_bench_times_a_structure_and_writes_json(folder, capsys, tmp_path):
@@ -379,6 +382,97 @@ def test_mistakes_of_relax_leave_nothing(arguments, words, relaxing, tmp_path, c
     before = set(tmp_path.iterdir())
     assert words in refused([*relaxing, *arguments], capsys)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_md(relaxing, folder, capsys):
+    model = str(folder / "run" / "model.h5")
+    assert main(["md", model, "frame.xyz", "--length", "10fs", "--temperature", "50", "--seed", "1"]) == 0
+    about, head, first, *rows, done, wrote = capsys.readouterr().out.splitlines()
+    assert about == "4 atoms, NVT (Nosé-Hoover chain), 50 K, 20 steps of 0.5 fs, run folder md"
+    assert head.endswith("ns/day") and len(rows) == 19 and float(rows[-1].split()[0]) == 0.01
+    assert {len(line) for line in (first, *rows)} == {len(head)}
+    assert done.startswith("done: 0.01 ps; mean temperature ") and "pressure" in done
+    assert wrote == "trajectory: md/trajectory.traj, log: md/thermo.csv"
+    assert {p.name for p in Path("md").iterdir()} == {"trajectory.traj", "thermo.csv", "restart.h5"}
+    text = refused(["md", model, "frame.xyz"], capsys)
+    assert "md: the folder already holds a run (trajectory.traj); give --resume" in text
+    assert main(["md", "--resume"]) == 0
+    assert (
+        "nothing was done, the run ended at step 20; to go on: eqpot md --resume" in capsys.readouterr().out
+    )
+    assert main(["md", model, "frame.xyz", "--resume", "--length", "25"]) == 0
+    assert "5 steps of 0.5 fs from step 20" in capsys.readouterr().out
+    assert main(["md", model, model, "frame.xyz", "--overwrite", "--length=2", "--max-deviation=1"]) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_md_stopped_by_a_signal(number, relaxing, folder, capsys, monkeypatch):
+    from eqpot.md import Simulation
+
+    before, words = signal.getsignal(number), [str(folder / "run" / "model.h5"), "frame.xyz", "--length=20"]
+    assert main(["md", *words, "-o", "whole"]) == 0
+    capsys.readouterr()
+    fault = Simulation.fault
+
+    def stop(simulation):
+        if simulation.dynamics.nsteps == 7:
+            signal.raise_signal(number)
+        return fault(simulation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Simulation, "fault", stop)
+        assert main(["md", *words, "-o", "run"]) == 130
+    assert "stopped at step 7; continue with: eqpot md --resume -o run" in capsys.readouterr().out
+    assert signal.getsignal(number) is before
+    assert main(["md", "--resume", "-o", "run"]) == 0
+    for name in ("trajectory.traj", "thermo.csv"):
+        assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["frame.xyz"], "expected one model or more and a structure: eqpot md MODEL.h5 STRUCTURE"),
+        (["--resume", "frame.xyz"], "expected one model or more and a structure"),
+        (["none.h5", "frame.xyz"], "none.h5: expected a model file, found no such file"),
+        (["frame.xyz", "frame.xyz"], "frame.xyz: not an HDF5 file: expected a model"),
+        (["MODEL", "none.xyz"], "none.xyz: expected a structure, found no such file"),
+        (
+            ["MODEL", "iron.xyz"],
+            "iron.xyz: numbers: expected elements that the model has seen (H O), found Fe",
+        ),
+        (["MODEL", "empty.xyz"], "empty.xyz: expected a structure"),
+        (["MODEL", "lone.xyz"], "lone.xyz: expected atoms that can move against each other, found 1"),
+        (["MODEL", "MODEL"], "model.h5: expected a structure in a format that ASE reads, found an HDF5 file"),
+        (
+            ["MODEL", "free.xyz", "--ensemble=npt"],
+            "free.xyz: md.ensemble: expected a structure periodic in all",
+        ),
+        (["MODEL", "frame.xyz", "--ensemble=nvvt"], "'nvvt' is not one of 'nve', 'nvt', 'npt'"),
+        (["MODEL", "frame.xyz", "--length=20m"], "md.length: expected a number of steps above 0, or a time"),
+        (["MODEL", "frame.xyz", "--length=0"], "md.length: expected a number of steps above 0, or a time"),
+        (["MODEL", "frame.xyz", "--temperature=0"], "md.temperature: expected a number greater than 0"),
+        (["MODEL", "frame.xyz", "--temperature=nan"], "md.temperature: expected a number greater than 0"),
+        (["MODEL", "frame.xyz", "--temperature-band=0.5"], "md.temperature_band: expected a factor above 1"),
+        (["MODEL", "frame.xyz", "--pressure=5"], "md.pressure: expected ensemble npt, found nvt"),
+        (["MODEL", "frame.xyz", "--end-temperature=5"], "md.end_temperature: expected thermostat langevin"),
+        (["MODEL", "frame.xyz", "--max-deviation=1"], "md.max_deviation: expected more than one model"),
+        (["MODEL", "frame.xyz", "--keep-velocities"], "frame.xyz: --keep-velocities: expected velocities"),
+        (["MODEL", "frame.xyz", "-o", "frame.xyz"], "frame.xyz: cannot be written: it is not a folder"),
+        (["--resume"], "md/restart.h5: nothing to resume: no such file"),
+        (["--resume", "--overwrite"], "exclude each other"),
+        (["--resume", "-o", "foreign"], "foreign/restart.h5: this is a model, not a checkpoint of dynamics"),
+    ],
+)
+def test_mistakes_of_md_leave_nothing(arguments, words, relaxing, folder, tmp_path, capsys):
+    model = folder / "run" / "model.h5"
+    ase.io.write("lone.xyz", ase.Atoms("H"))
+    Path("empty.xyz").write_text("")
+    Path("foreign").mkdir()
+    Path("foreign/restart.h5").write_bytes(model.read_bytes())
+    before = set(tmp_path.rglob("*"))
+    assert words in refused(["md", *(model if a == "MODEL" else a for a in arguments)], capsys)
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_check(relaxing, folder, capsys, monkeypatch):
