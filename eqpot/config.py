@@ -14,6 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -357,7 +358,7 @@ class DynamicsConfig(_Table):
                 f"found {found}"
             )
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """`length` in steps."""
         return parse_length(self.length, self.timestep)

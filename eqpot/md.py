@@ -149,12 +149,10 @@ class Simulation:
         if config.keep_velocities:
             if not atoms.has("momenta"):
                 raise UserError(f"{structure}: --keep-velocities: expected velocities, found none")
-            still(atoms, conserves_rotation(config, atoms))
+            still(config, atoms)
         else:
-            draw_momenta(
-                atoms, config.temperature, self.freedom, self.random, conserves_rotation(config, atoms)
-            )
-        self.dynamics = integrator(config, atoms, self.freedom, self.random)
+            draw_momenta(config, atoms, self.random)
+        self.dynamics = integrator(config, atoms, self.random)
         if fault := self.fault():
             raise UserError(f"{structure}: step 0: {fault}")
         self.first_conserved = self.conserved()
@@ -206,7 +204,7 @@ class Simulation:
         atoms.set_momenta(arrays["momenta"], apply_constraint=False)
         self = cls(config, folder, sources, potentials, atoms)
         self.random.bit_generator.state = stored["random"]
-        self.dynamics = integrator(config, atoms, self.freedom, self.random)
+        self.dynamics = integrator(config, atoms, self.random)
         self.dynamics.nsteps = stored["step"]
         self.first_conserved = stored["first_conserved"]
         for name in STATE[type(self.dynamics)]:
@@ -244,7 +242,7 @@ class Simulation:
         with self._outputs() as (frames, rows):
             while not (self.finished or self.stopping):
                 fault = self._advance()
-                self._write(frames, rows, fault != "")
+                self._write(frames, rows, bool(fault))
                 if fault:
                     raise UserError(
                         f"{self.sources.structure}: step {self.step}: {fault}; "
@@ -254,6 +252,7 @@ class Simulation:
                 if time.monotonic() >= due:
                     self.checkpoint()
                     due = time.monotonic() + RESTART_SECONDS
+        self.stopping = False
         self.checkpoint()
         return self.finished
 
@@ -417,12 +416,10 @@ class Watch:
         """After a step."""
 
 
-def integrator(
-    config: DynamicsConfig, atoms: Atoms, free: int, random: np.random.Generator
-) -> MolecularDynamics:
-    """ASE's, for atoms whose momenta have `free` free components.
+def integrator(config: DynamicsConfig, atoms: Atoms, random: np.random.Generator) -> MolecularDynamics:
+    """ASE's, for atoms with momenta; the noise of Langevin's is from `random`.
 
-    Langevin's noise, from `random`, would push the whole, which is held; the others conserve momentum.
+    Noise would push the whole, which is held; the other integrators conserve its momentum.
     """
     step, kelvin, damping = config.timestep * units.fs, config.temperature, config.thermostat_time * units.fs
     if config.ensemble == "nve":
@@ -431,6 +428,7 @@ def integrator(
         if not atoms.constraints:
             atoms.set_constraint(FixCom())
         return Langevin(atoms, step, temperature_K=kelvin, friction=1 / damping, fixcm=False, rng=random)
+    free = freedom(config, atoms)
     if config.ensemble == "nvt":
         run = NoseHooverChainNVT(atoms, step, kelvin, damping)
     else:
@@ -468,21 +466,20 @@ def pressure(atoms: Atoms, free: int) -> float:
     return (ideal - atoms.get_stress()[:3].mean()) / units.bar
 
 
-def draw_momenta(
-    atoms: Atoms, wanted: float, free: int, random: np.random.Generator, without_rotation: bool
-) -> None:
-    """Maxwell's velocities, the whole at rest, scaled so that `free` components have the `wanted` K."""
-    width = np.sqrt(atoms.get_masses() * units.kB * wanted)
+def draw_momenta(config: DynamicsConfig, atoms: Atoms, random: np.random.Generator) -> None:
+    """Maxwell's velocities, the whole at rest, scaled to the temperature."""
+    width = np.sqrt(atoms.get_masses() * units.kB * config.temperature)
     atoms.set_momenta(width[:, None] * random.normal(size=(len(atoms), 3)))
-    still(atoms, without_rotation)
-    atoms.set_momenta(atoms.get_momenta() * np.sqrt(wanted / temperature(atoms, free)))
+    still(config, atoms)
+    found = temperature(atoms, freedom(config, atoms))
+    atoms.set_momenta(atoms.get_momenta() * np.sqrt(config.temperature / found))
 
 
-def still(atoms: Atoms, without_rotation: bool) -> None:
-    """Take the momentum of the whole away, and its angular momentum; not where some atoms are fixed."""
+def still(config: DynamicsConfig, atoms: Atoms) -> None:
+    """Take away the momentum and the angular momentum of the whole, as far as they would last."""
     if not _fixed(atoms).size:
         Stationary(atoms, preserve_temperature=False)
-    if without_rotation:
+    if conserves_rotation(config, atoms):
         with np.errstate(divide="ignore", invalid="ignore"):  # atoms on a line
             ZeroRotation(atoms, preserve_temperature=False)
 
