@@ -153,6 +153,7 @@ class Simulation:
         else:
             draw_momenta(config, atoms, self.random)
         self.dynamics = integrator(config, atoms, self.random)
+        atoms.get_forces()
         if fault := self.fault():
             raise UserError(f"{structure}: step 0: {fault}")
         self.first_conserved = self.conserved()
@@ -283,11 +284,14 @@ class Simulation:
         return _longest(calculator.results["forces_std"]) if calculator.is_committee else None
 
     def fault(self) -> str:
-        """What is wrong with the present step, as "expected ..., found ..."; empty where nothing is."""
-        atoms, config = self.atoms, self.config
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
-        kelvin, longest = self.temperature(), _longest(forces)
-        if not math.isfinite(energy + kelvin + longest):
+        """What is wrong with the present step, as "expected ..., found ..."; empty where nothing is.
+
+        Takes what the calculator has: each of ASE's questions to it would first compare all positions.
+        """
+        atoms, config, results = self.atoms, self.config, self.atoms.calc.results
+        forces, kelvin = results["forces"], self.temperature()
+        longest = _longest(forces)
+        if not math.isfinite(results["energy"] + kelvin + longest):
             return "expected finite energy, forces and velocities, found NaN or infinity"
         if longest > config.max_force:
             k = int(np.argmax(np.linalg.norm(forces, axis=1)))
@@ -365,7 +369,8 @@ class Simulation:
             self.dynamics.set_temperature(temperature_K=self.config.target(self.step))
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told
-                self.dynamics.run(1)
+                self.dynamics.step()
+                self.dynamics.nsteps += 1
                 return self.fault()
         except UserError as e:
             raise UserError(f"{self.sources.structure}: after step {self.step}: {e}") from e
