@@ -20,6 +20,7 @@ from eqpot.kernels.force_call import (
     Net,
     Work,
     force_call_cpu,
+    walked_cpu,
 )
 from eqpot.kernels.interaction import PATH_FACTORS
 from eqpot.kernels.simd import aligned, lanes, whole
@@ -44,6 +45,7 @@ class Evaluator:
         self._net = self._pack(params, scale)
         self._work: Work | None = None
         self._room = (0, 0, 0)
+        self._places: np.ndarray | None = None  # of edges in the order of a walk
         announce(force_call_cpu)
 
     @staticmethod
@@ -56,17 +58,21 @@ class Evaluator:
         return np.array_equal(self._weights, params.flat) and np.array_equal(self._scale, scale)
 
     def run(
-        self, batch: Batch, forces: bool = True
+        self, batch: Batch, forces: bool = True, by_edge: bool = True
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """x [n], energies in units of the species' scale; forces [n, 3] and dE/d edge_vec [E, 3] (eV/Å) where
-        forces are wanted.
+        they are wanted, the latter with forces only.
 
         They may be views of buffers that the next call overwrites.
         """
         n, E, K = len(batch.species), batch.edge_count, self.model.config.blocks
         available = get_num_threads()
         threads = max(1, min(available, E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD))
-        graph, edges = (_graph(batch), None) if batch.walk is None else _walked(batch)
+        graph = _graph(batch)
+        if batch.walk is not None:
+            back = np.empty(n, np.int64)
+            back[batch.walk] = np.arange(n)
+            graph = self._walked(graph, batch.walk, back)
         # Each thread takes about as many edges.
         inside = np.searchsorted(graph.receiver_ptr, [E * t // threads for t in range(1, threads)])
         graph = graph._replace(parts=np.array([0, *inside, n]))
@@ -76,10 +82,29 @@ class Evaluator:
             force_call_cpu(self._net, graph, work, 2 + 2 * K if forces else 1 + K)
         finally:
             set_num_threads(available)
-        found = (work.energies[:n], work.forces[:n], work.dedge_vec[:E])[: 3 if forces else 1]
-        if edges is not None:
-            found = [_put_back(a, by) for a, by in zip(found, (batch.walk, batch.walk, edges), strict=False)]
-        return tuple(found) if forces else (*found, None, None)
+        found = [work.energies[:n], work.forces[:n] if forces else None]
+        d = work.dedge_vec[:E] if forces and by_edge else None
+        if batch.walk is not None:
+            found = [None if a is None else a[back] for a in found]
+            d = None if d is None else d[self._places[:E]]
+        return *found, d
+
+    def _walked(self, old: Graph, walk: np.ndarray, back: np.ndarray) -> Graph:
+        """The graph with its atoms in the order of a walk, whose inverse is `back`."""
+        E = len(old.senders)
+        if self._places is None or len(self._places) < E:
+            room = E + E // 16
+            self._places, self._senders, self._perm = (np.empty(room, np.int64) for _ in range(3))
+            self._edge_vec = np.empty((room, 3))
+        new = old._replace(
+            senders=self._senders[:E],
+            edge_vec=self._edge_vec[:E],
+            sender_perm=self._perm[:E],
+            receiver_ptr=_starts(old.receiver_ptr, walk),
+            sender_ptr=_starts(old.sender_ptr, walk),
+        )
+        walked_cpu(new, self._places, old, walk, back)
+        return new
 
     def _buffers(self, n: int, E: int, threads: int) -> Work:
         if self._work is None or any(new > old for new, old in zip((n, E, threads), self._room, strict=True)):
@@ -194,35 +219,9 @@ def _graph(batch: Batch) -> Graph:
     )
 
 
-def _walked(batch: Batch) -> tuple[Graph, np.ndarray]:
-    """The batch with its atoms in the order of its walk, and where its edges come from.
-
-    Each atom's edges keep their order, as receiver and as sender: its sums are the same to the last bit.
-    """
-    walk, n, E = batch.walk, len(batch.species), batch.edge_count
-    receiver_ptr, edges = _segments(batch.receiver_ptr, walk)
-    sender_ptr, out = _segments(batch.sender_ptr, walk)
-    atoms, places = np.empty(n, np.int64), np.empty(E, np.int64)
-    atoms[walk], places[edges] = np.arange(n), np.arange(E)
-    graph = Graph(
-        *(batch.species, batch.species_ptr, atoms[batch.senders[edges]], receiver_ptr, batch.edge_vec[edges]),
-        *(places[batch.sender_perm[out]], sender_ptr, np.empty(0, np.int64)),
-    )
-    return graph, edges
-
-
-def _segments(ptr: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Segments ptr[k] : ptr[k + 1] in another order: their new ptr, and the place of each member before."""
-    counts = np.diff(ptr)[order]
-    new = np.concatenate([[0], np.cumsum(counts)])
-    return new, np.arange(new[-1]) + np.repeat(ptr[order] - new[:-1], counts)
-
-
-def _put_back(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Undo values = before[order]."""
-    before = np.empty_like(values)
-    before[order] = values
-    return before
+def _starts(ptr: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """ptr of the segments ptr[k] : ptr[k + 1] in another order."""
+    return np.concatenate([[0], np.cumsum(np.diff(ptr)[order])])
 
 
 class Panels:

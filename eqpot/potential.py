@@ -212,8 +212,8 @@ class Potential:
             changeable = self.params.flat.flags.writeable
             if self._evaluator is None or changeable and not self._evaluator.holds(self.params, self.scale):
                 self._evaluator = Evaluator(self._model, self.params, self.scale)
-            x, found, d = self._evaluator.run(batch, forces or stress)
-            return self._prediction(batch, x, None if found is None else found.copy(), d if stress else None)
+            x, found, d = self._evaluator.run(batch, forces or stress, by_edge=stress)
+            return self._prediction(batch, x, None if found is None else found.copy(), d)
         try:
             return self._record(batch, forces or stress, stress)[0]
         finally:

@@ -506,26 +506,60 @@ def add_leading(y, y_row, x, x_row, n, count):
 # ---- all of it
 
 
-@routine
-def _stage(net, graph, work, part, stage):
-    """What can be done for one part of the atoms before the others are needed: the edges, then block after
-    block, then back, then forces."""
-    first, last, blocks = graph.parts[part], graph.parts[part + 1], net.n_even.size
-    if stage == 0:
-        _radial(net, graph, work, part, first, last)
-        _start(net, graph, work, first, last)
-    elif stage <= blocks:
-        _forward(net, graph, work, part, stage - 1, first, last)
-    elif stage <= 2 * blocks:
-        _backward(net, graph, work, part, 2 * blocks - stage, first, last)
-    else:
-        ptr, perm, by_sender = graph.receiver_ptr, graph.sender_perm, graph.sender_ptr
-        sum_forces(work.forces, work.dedge_vec, ptr, perm, by_sender, first, last)
+@kernel
+def force_call_cpu(net, graph, work, stages):
+    """Fill work.energies by stages 0 to K, work.dedge_vec and work.forces by stages up to 2 K + 1.
+
+    A stage is what can be done for one part of the atoms before the others are needed: the edges, then block
+    after block, then back, then forces.
+    """
+    blocks = net.n_even.size
+    for step in range(stages):
+        for index in prange(graph.parts.size - 1):
+            stage, part = np.int64(step), np.int64(index)  # what is called is compiled for one type only
+            first, last = graph.parts[part], graph.parts[part + 1]
+            if stage == 0:
+                _radial(net, graph, work, part, first, last)
+                _start(net, graph, work, first, last)
+            elif stage <= blocks:
+                _forward(net, graph, work, part, stage - 1, first, last)
+            elif stage <= 2 * blocks:
+                _backward(net, graph, work, part, 2 * blocks - stage, first, last)
+            else:
+                ptr, perm, by_sender = graph.receiver_ptr, graph.sender_perm, graph.sender_ptr
+                sum_forces(work.forces, work.dedge_vec, ptr, perm, by_sender, first, last)
 
 
 @kernel
-def force_call_cpu(net, graph, work, stages):
-    """Fill work.energies by stages 0 to K, work.dedge_vec and work.forces by stages up to 2 K + 1."""
-    for stage in range(stages):
-        for part in prange(graph.parts.size - 1):
-            _stage(net, graph, work, np.int64(part), np.int64(stage))
+def walked_cpu(new, places, old, walk, atoms):
+    """Fill the graph `new`, whose atom i is atom walk[i] of `old`, atoms[walk[i]] = i; places[E] tells where
+    each edge of `old` went. new.receiver_ptr and new.sender_ptr are given.
+
+    Each atom's edges keep their order, as receiver and as sender: its sums are the same to the last bit.
+    """
+    for stage in range(2):
+        for i in prange(walk.size):
+            if stage == 0:
+                _walked_edges(new, places, old, walk[i], np.int64(i), atoms)
+            else:
+                _walked_senders(new, places, old, walk[i], np.int64(i))
+
+
+# In functions: of a loop that only writes to arrays inside a tuple, Numba thinks that it does nothing.
+
+
+@routine
+def _walked_edges(new, places, old, before, i, atoms):
+    shift = old.receiver_ptr[before] - new.receiver_ptr[i]
+    for e in range(new.receiver_ptr[i], new.receiver_ptr[i + 1]):
+        places[e + shift] = e
+        new.senders[e] = atoms[old.senders[e + shift]]
+        for d in range(3):
+            new.edge_vec[e, d] = old.edge_vec[e + shift, d]
+
+
+@routine
+def _walked_senders(new, places, old, before, i):
+    shift = old.sender_ptr[before] - new.sender_ptr[i]
+    for k in range(new.sender_ptr[i], new.sender_ptr[i + 1]):
+        new.sender_perm[k] = places[old.sender_perm[k + shift]]
