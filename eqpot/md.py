@@ -1,6 +1,7 @@
 """Molecular dynamics on ASE's integrators, in a folder from which a stopped run goes on to the last bit.
 
-    trajectory.traj     frames for ASE: positions, cell, momenta, energy, forces and, in a 3D cell, stress
+    trajectory.traj     frames for ASE: positions, cell, momenta, energy, forces and, in a 3D cell, stress;
+                        info["time_ps"]
     thermo.csv          a row every few steps: COLUMNS
     restart.h5          everything that the next step depends on
 
@@ -396,6 +397,7 @@ class Simulation:
     def _write(self, frames: TrajectoryWriter, rows: Any, in_any_case: bool = False) -> None:
         """A frame, a row of the log, where it is time for them."""
         if in_any_case or self.step % self.config.write_every == 0:
+            self.atoms.info["time_ps"] = self.time
             frames.write(self.atoms)
         if in_any_case or self.step % self.config.log_every == 0:
             rows.writerow(self._row().values())

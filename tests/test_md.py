@@ -227,6 +227,7 @@ def test_frames_and_rows(folder, tmp_path):
     spread = np.linalg.norm(calculator.results["forces_std"], axis=1).max()
     assert rows["forces_std_eV_per_A"][-1] == pytest.approx(spread)
     assert last.get_volume() == pytest.approx(rows["volume_A3"][-1])
+    assert last.info["time_ps"] == pytest.approx(0.03)
 
 
 def test_velocities_of_the_structure_go_on(folder, tmp_path):
