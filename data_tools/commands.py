@@ -15,6 +15,8 @@ from eqpot.data import LABELS, Dataset, read_dataset
 from eqpot.data_tools.convert import ENERGY_UNITS, LENGTH_UNITS, SPELLINGS, Conversion
 from eqpot.data_tools.convert import convert as convert_sources
 from eqpot.data_tools.info import Info, Statistics, describe
+from eqpot.data_tools.recipe import recipe
+from eqpot.data_tools.recipe import recipes as all_recipes
 from eqpot.data_tools.sample import sample as make_sample
 from eqpot.data_tools.split import METHODS, PARTS, Part
 from eqpot.data_tools.split import split as split_file
@@ -24,7 +26,7 @@ ROWS = 20  # of a table that could be as long as the data
 
 @click.group()
 def data() -> None:
-    """Convert, describe, split or make a data set."""
+    """Convert, describe, split or make a data set; recipes for published ones."""
 
 
 def _key_options(command):
@@ -159,6 +161,23 @@ def sample(out, frames, temperature, interval, equilibrate, seed, overwrite):
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     _say(console, f"{out}: {_contents(dataset)}, {_size(out)}")
+
+
+@data.command()
+@click.argument("name", required=False)
+def recipes(name):
+    """List the fits of the NequIP paper, or print one: settings for `eqpot fit --config`.
+
+    `eqpot data recipes lips > lips.toml` gives a file whose head tells where the data are, every command from
+    them to the errors, and what the paper reached.
+    """
+    if name is not None:
+        click.echo(recipe(name).text, nl=False)
+        return
+    for one in all_recipes().values():
+        click.echo(f"{one.name:<10} {one.system}")
+        click.echo(f"{'':<10} cutoff {one.config.model.cutoff:g} Å, data: {one.data}")
+    click.echo("print one: eqpot data recipes NAME > NAME.toml")
 
 
 # ---------------------------------------------------------------- tables

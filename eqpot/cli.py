@@ -38,7 +38,9 @@ def cli(debug: bool) -> None:
     """Equivariant interatomic potentials: fit one to a data set, evaluate it, use it."""
 
 
-cli.add_command(Imported("data", "eqpot.data_tools.commands", "Convert, describe, split or make a data set."))
+cli.add_command(
+    Imported("data", "eqpot.data_tools.commands", "Convert, describe, split or make a data set; recipes.")
+)
 cli.add_command(
     Imported("analyze", "eqpot.analyze_commands", "Distances, angles and diffusion in trajectories.")
 )

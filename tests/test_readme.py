@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from eqpot.cli import cli
+from command_lines import check_command
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 SHELL = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^eqpot (.*)", "".join(SHELL), re.MULTILINE)
+COMMANDS = re.findall(r"^eqpot .*", "".join(SHELL), re.MULTILINE)
 
 
 def run(text: str) -> dict:
@@ -62,9 +60,4 @@ def test_kernels_alone(text: str):
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_parse(line: str):
     """Every command and option that the README shows is one that the command line knows."""
-    command, words = cli, shlex.split(line)
-    while hasattr(command, "get_command"):
-        name = words.pop(0)
-        command = command.get_command(None, name)
-        assert command is not None, f"eqpot {line}: no command {name}"
-    command.make_context(command.name, words)
+    check_command(line)

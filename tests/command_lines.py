@@ -1,0 +1,16 @@
+"""Command lines that a text shows."""
+
+import shlex
+
+from eqpot.cli import cli
+
+
+def check_command(line: str) -> None:
+    """Fail unless `eqpot ...` is a command, with options and arguments, that the command line knows."""
+    _, *words = shlex.split(line)
+    command = cli
+    while hasattr(command, "get_command"):
+        name = words.pop(0)
+        command = command.get_command(None, name)
+        assert command is not None, f"{line}: no command {name}"
+    command.make_context(command.name, words)
