@@ -33,11 +33,6 @@ class Recipe:
         return re.search(r"^# Data: (\S+)$", self.text, re.MULTILINE)[1]
 
     @property
-    def commands(self) -> list[str]:
-        """The commands in order, each in a line."""
-        return re.findall(r"^#   (eqpot .*)", self.text.replace("\\\n#", ""), re.MULTILINE)
-
-    @property
     def config(self) -> Config:
         """The settings."""
         return Config.from_dict(tomllib.loads(self.text))

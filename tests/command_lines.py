@@ -1,8 +1,15 @@
 """Command lines that a text shows."""
 
+import re
 import shlex
 
 from eqpot.cli import cli
+
+
+def commands_in(text: str, margin: str = "") -> list[str]:
+    """Every `eqpot ...` that begins a line after a margin; a backslash at the end continues it."""
+    joined = text.replace(f"\\\n{margin.strip()}", "")
+    return re.findall(rf"^{margin}(eqpot .*)", joined, re.MULTILINE)
 
 
 def check_command(line: str) -> None:

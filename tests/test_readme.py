@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_lines import check_command
+from command_lines import check_command, commands_in
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 SHELL = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^eqpot .*", "".join(SHELL), re.MULTILINE)
+COMMANDS = commands_in("".join(SHELL))
 
 
 def run(text: str) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from command_lines import check_command
+from command_lines import check_command, commands_in
 
 from eqpot.cli import main
 from eqpot.config import Config
@@ -17,6 +17,7 @@ from eqpot.data import read_dataset
 from eqpot.data_tools.recipe import recipes
 
 RECIPES = recipes()
+COMMANDS = {name: commands_in(recipe.text, "#   ") for name, recipe in RECIPES.items()}
 DATA = Path(os.environ.get("EQPOT_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
 
 # What stands for the files that a recipe names; the folder at hand may hold a part of them only.
@@ -52,11 +53,11 @@ def test_every_recipe_is_read_and_its_commands_exist(recipe):
     assert recipe.config != Config() and recipe.data.startswith("http") and "://" not in recipe.system
     assert recipe.config.loss.stress == 0 or recipe.name in ("rmd17", "ccsdt")  # molecules have none
     assert max(map(len, recipe.text.splitlines())) <= 110
-    kinds = [line.split()[1] for line in recipe.commands]
+    kinds = [line.split()[1] for line in COMMANDS[recipe.name]]
     assert kinds[0] == "data" and {"fit", "eval"} <= set(kinds)
-    (fit,) = (line for line in recipe.commands if line.startswith("eqpot fit "))
+    (fit,) = (line for line in COMMANDS[recipe.name] if line.startswith("eqpot fit "))
     assert f"--config {recipe.name}.toml" in fit
-    for line in recipe.commands:
+    for line in COMMANDS[recipe.name]:
         check_command(line)
 
 
@@ -95,7 +96,7 @@ def test_water_in_atomic_units(tmp_path, monkeypatch, capsys):
     cell, columns = "20 0 0 0 20 0 0 0 20", "species:S:1:pos:R:3:force:R:3:Z:I:1"
     head = f'TotEnergy=-17.0 pbc="T T T" Lattice="{cell}" Properties={columns}'
     Path("dataset_1593.xyz").write_text(f"3\n{head}\n{atoms}")
-    assert main(shlex.split(RECIPES["water"].commands[0])[1:]) == 0
+    assert main(shlex.split(COMMANDS["water"][0])[1:]) == 0
     water = read_dataset("water.h5")
     np.testing.assert_allclose(water.energy, -17.0 * 27.211386, rtol=1e-6)
     np.testing.assert_allclose(water.cell[0], 20 * 0.52917721 * np.eye(3), rtol=1e-6)
@@ -119,6 +120,6 @@ def test_commands_run(recipe, tmp_path, monkeypatch):
             frames = read_dataset("all.h5")
             ase.io.write(name, [frames.atoms(k) for k in range(len(frames))])
     Path(f"{recipe.name}.toml").write_text(recipe.text)
-    for line in recipe.commands:
+    for line in COMMANDS[recipe.name]:
         more = next((words for start, words in SHORTER.items() if line.startswith(f"eqpot {start} ")), "")
         assert main(shlex.split(f"{line} {more}")[1:]) == 0, line
