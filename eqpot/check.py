@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
-from ase.md.velocitydistribution import Stationary
-from ase.md.verlet import VelocityVerlet
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from scipy.spatial.transform import Rotation
 
 from eqpot.bench import TIME_STEP, peak_memory
 from eqpot.calculator import EqpotCalculator
+from eqpot.config import DynamicsConfig
+from eqpot.md import draw_momenta, freedom, integrator
 from eqpot.potential import Potential, Result
 
 SHAKE = 0.05  # Å, so that nothing is zero by symmetry or at a minimum
@@ -143,13 +143,15 @@ def _dimer(potential: Potential, pair: tuple[int, int]) -> Iterator[Finding]:
 
 
 def _dynamics(potential: Potential, atoms: Atoms) -> Iterator[Finding]:
-    """A short run without thermostat, from Maxwell's velocities."""
-    moving = atoms.copy()
+    """A short run without thermostat, from Maxwell's velocities; none of a lone atom."""
+    config = DynamicsConfig(ensemble="nve", timestep=TIME_STEP, temperature=TEMPERATURE)
+    moving, random = atoms.copy(), np.random.default_rng(0)
+    moving.set_constraint()
     moving.calc = EqpotCalculator(potential)
-    thermal = np.sqrt(moving.get_masses() * units.kB * TEMPERATURE)
-    moving.set_momenta(thermal[:, None] * np.random.default_rng(0).normal(size=(len(moving), 3)))
-    Stationary(moving)
-    run = VelocityVerlet(moving, TIME_STEP * units.fs)
+    if freedom(config, moving) == 0:
+        return
+    draw_momenta(config, moving, random)
+    run = integrator(config, moving, random)
     energies = []
     run.attach(lambda: energies.append(moving.get_total_energy() / len(moving)))
     began = time.perf_counter()
