@@ -34,10 +34,11 @@ from rich.table import Table
 from workloads import HERE, NAMES, structure
 
 from eqpot import EqpotCalculator, Potential
-from eqpot.bench import on_threads, peak_memory
+from eqpot.bench import peak_memory
 from eqpot.files import replacing
 from eqpot.graph import collate, frame_graph
 from eqpot.model import Model
+from eqpot.threads import on_threads
 
 PICTURE = HERE / "scaling.png"
 SETTINGS = {"l_max": 1, "features": 64, "blocks": 6, "basis_size": 8, "radial_depth": 1, "radial_width": 8}

@@ -14,7 +14,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from workloads import HERE
 
-from eqpot.bench import machine, most_threads
+from eqpot.bench import machine
+from eqpot.threads import most_threads
 
 
 def parser(doc: str, names: Sequence[str], seconds: float, each: str) -> argparse.ArgumentParser:

@@ -1,14 +1,12 @@
 """How fast eqpot is on this machine: force calls and training steps."""
 
 import json
-import os
 import platform
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -16,7 +14,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numba
 import numpy as np
 from ase import Atoms
 from ase.build import molecule
@@ -31,6 +28,7 @@ from eqpot.files import replacing
 from eqpot.fit import Trainer
 from eqpot.graph import frame_graph
 from eqpot.potential import Potential
+from eqpot.threads import cores, on_threads
 
 TIME_STEP = 0.5  # fs, of the dynamics whose speed is told
 SPACING = 3.107  # Å between molecules on a cubic grid: water of 1 g/cm^3
@@ -51,19 +49,9 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def peak_memory() -> int:
     """Largest resident memory of this process so far, bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def most_threads() -> int:
-    """Threads that kernels may use: one for each core, or what NUMBA_NUM_THREADS says."""
-    return min(cores(), numba.config.NUMBA_NUM_THREADS)
 
 
 def water(molecules_a_side: int) -> Atoms:
@@ -206,17 +194,6 @@ def force_error(potential: Potential, atoms: Atoms) -> float:
     expected = reference.evaluate(atoms).forces
     largest = max(np.abs(expected).max(), potential.scale.max())
     return float(np.abs(potential.evaluate(atoms).forces - expected).max() / largest)
-
-
-@contextmanager
-def on_threads(count: int) -> Iterator[None]:
-    """Kernels run on so many threads inside."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(count)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
 
 
 def median_time(action: Callable[[], None], seconds: float, threads: int) -> float:

@@ -11,6 +11,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from eqpot.errors import UserError
 from eqpot.graph import Batch, VerletList
 from eqpot.potential import Potential
+from eqpot.threads import most_threads, on_threads
 
 WITHOUT_FORCES = {"energy", "free_energy", "energies", "energy_std"}
 
@@ -23,8 +24,11 @@ class EqpotCalculator(Calculator):
     The calculator keeps the weights as they are now.
     skin: how far beyond the cutoff neighbours are remembered, Å. A wider one is searched for less often and
     has more pairs to go through at every step; the results are the same to the last bit.
+    threads: at most so many share a call, which is as many as pay; None: all that Numba may use. They do not
+    change a bit of the results.
 
-    UserError at a file that is no model and a skin that is negative or not finite. When it calculates: at an
+    UserError at a file that is no model, a skin that is negative or not finite, and more threads than there
+    are. When it calculates: at an
     element that a model has not learned, a position that is not finite, two atoms in the same place, and a
     periodic cell without volume.
     """
@@ -32,7 +36,12 @@ class EqpotCalculator(Calculator):
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
     nolabel = True
 
-    def __init__(self, model: str | Path | Potential | Sequence[str | Path | Potential], skin: float = 0.5):
+    def __init__(
+        self,
+        model: str | Path | Potential | Sequence[str | Path | Potential],
+        skin: float = 0.5,
+        threads: int | None = None,
+    ):
         super().__init__()
         self.is_committee = not isinstance(model, str | Path | Potential)
         models = list(model) if self.is_committee else [model]
@@ -40,6 +49,9 @@ class EqpotCalculator(Calculator):
             raise UserError("model: expected at least one, found an empty list")
         if not 0 <= skin < np.inf:
             raise UserError(f"skin: expected a length in Å that is not negative, found {skin}")
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= most_threads()):
+            raise UserError(f"threads: expected 1 to {most_threads()}, found {threads!r}")
+        self.threads = threads
         self.potentials = [(m if isinstance(m, Potential) else Potential.load(m)).frozen() for m in models]
         if self.is_committee:
             self.implemented_properties = [*self.implemented_properties, "energy_std", "forces_std"]
@@ -83,7 +95,10 @@ class EqpotCalculator(Calculator):
         stress = forces and self._stress_follows and bool(pbc.all())
         geometry = self.atoms.numbers, self.atoms.positions, self.atoms.cell[:], self.atoms.pbc
         batches = {key: neighbours.batch(*geometry) for key, neighbours in self.lists.items()}
-        members = [_results(p, batches[p.species, p.config.cutoff], forces, stress) for p in self.potentials]
+        with on_threads(self.threads):
+            members = [
+                _results(p, batches[p.species, p.config.cutoff], forces, stress) for p in self.potentials
+            ]
         if self.is_committee:
             values = {name: np.array([member[name] for member in members]) for name in members[0]}
             results = {name: v.mean(axis=0) for name, v in values.items()}

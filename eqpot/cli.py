@@ -450,6 +450,7 @@ def bench(model, structure, threads, seconds, training, json_file) -> None:
     from eqpot import bench
     from eqpot.files import check_json, read_structure
     from eqpot.potential import Potential
+    from eqpot.threads import most_threads
 
     if json_file is not None:
         check_json(json_file)
@@ -460,7 +461,7 @@ def bench(model, structure, threads, seconds, training, json_file) -> None:
         systems = {name: atoms for name, atoms in systems.items() if known.issuperset(atoms.numbers.tolist())}
         if not systems:
             raise UserError(f"{model}: expected a STRUCTURE too, since the model knows no H and O")
-    counts = _threads(threads, bench.most_threads())
+    counts = _threads(threads, most_threads())
     rows = bench.force_calls(potential, systems, counts, seconds)
     if training:
         rows += bench.training_steps(counts, seconds)

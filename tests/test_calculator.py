@@ -4,6 +4,7 @@ import copy
 import pickle
 from dataclasses import fields
 
+import numba
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -444,6 +445,27 @@ def test_stress_needs_three_periodic_directions(make):
         atoms.get_stress()
     assert atoms.get_potential_energy() == energy
     check_same(atoms.calc, atoms)
+
+
+def test_threads_are_those_asked_for(monkeypatch):
+    seen = []
+    predict = Potential.predict
+    monkeypatch.setattr(
+        Potential, "predict", lambda *a, **k: seen.append(numba.get_num_threads()) or predict(*a, **k)
+    )
+    before, found = numba.get_num_threads(), []
+    for threads in (1, None):
+        atoms = molecule()
+        atoms.calc = EqpotCalculator(potential(), threads=threads)
+        found.append(atoms.get_forces())
+    assert seen == [1, before] and numba.get_num_threads() == before
+    assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize("threads", [0, 10_000, 1.5, "2"])
+def test_threads_that_there_are_not(threads):
+    with pytest.raises(UserError, match=f"threads: expected 1 to .*found {threads!r}"):
+        EqpotCalculator(potential(), threads=threads)
 
 
 @pytest.mark.parametrize(
