@@ -30,7 +30,9 @@ atoms.get_forces()
 def seconds(program: str, cache: str) -> float:
     """Wall time of a process that keeps its compiled functions in the folder `cache`."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", program], env=os.environ | {"NUMBA_CACHE_DIR": cache}, check=True)
+    subprocess.run(
+        [sys.executable, "-P", "-c", program], env=os.environ | {"NUMBA_CACHE_DIR": cache}, check=True
+    )
     return time.perf_counter() - began
 
 
