@@ -18,11 +18,11 @@ from rich.table import Table
 
 IMPORT = "import eqpot"
 FIRST_CALL = """
-from ase.build import molecule
+from ase import Atoms
 from eqpot import EqpotCalculator, Potential
 
-atoms = molecule("CH3CH2OH")
-atoms.calc = EqpotCalculator(Potential.create(species=["C", "H", "O"]))
+atoms = Atoms("OHH", [[0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48]])
+atoms.calc = EqpotCalculator(Potential.create(species=["H", "O"]))
 atoms.get_forces()
 """
 

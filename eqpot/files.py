@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import ase.io
 import h5py
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from eqpot.errors import UserError
 
@@ -98,6 +96,8 @@ def read_structure(path: str | Path) -> Atoms:
         raise UserError(
             f"{path}: expected a structure, found {'a folder' if Path(path).exists() else 'no such file'}"
         )
+    import ase.io  # with all of its formats, longer to import than eqpot
+
     try:
         atoms = ase.io.read(path, do_not_split_by_at_sign=True)
     except Exception as error:  # ASE's readers raise what they please on a broken file
@@ -144,6 +144,8 @@ def check_structure(path: str | Path, overwrite: bool = False) -> None:
 
 def write_structure(path: str | Path, atoms: Atoms) -> None:
     """In the format that ASE knows by the file's name, with energy, forces and stress where it takes them."""
+    import ase.io
+
     form = _structure_format(path)
     with replacing(path) as temporary:
         try:
@@ -155,6 +157,8 @@ def write_structure(path: str | Path, atoms: Atoms) -> None:
 
 
 def _structure_format(path: str | Path) -> str:
+    from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+
     try:
         form = filetype(str(path), read=False)
     except UnknownFileTypeError:

@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
-from eqpot.blocks import Blocks
 from eqpot.config import ModelConfig
 from eqpot.errors import UserError
 from eqpot.evaluator import Evaluator
@@ -23,6 +22,9 @@ from eqpot.model import ALL, Model
 from eqpot.ops import operators
 from eqpot.params import Params
 from eqpot.tape import Node, Pool, Tape
+
+if TYPE_CHECKING:
+    from eqpot.blocks import Blocks
 
 FORMAT, VERSION = "eqpot-model", 2
 
@@ -65,7 +67,6 @@ class Potential:
         self._gradient = np.zeros_like(self.params.flat)
         self.provenance: dict[str, Any] = {}
         self.backend = backend
-        self._operators = operators(backend)
         self._pool = Pool(np.dtype(dtype))
 
     def __repr__(self) -> str:
@@ -255,14 +256,17 @@ class Potential:
         self, batch: Batch, forces: bool, stress: bool, compiled: bool = False
     ) -> tuple[Prediction, Tape, Node, Node, dict]:
         """Walks one and two."""
-        tape = Tape(self._operators, self._pool)
+        tape = Tape(operators(self.backend), self._pool)
         arrays, blocks = self.params, None
-        if compiled and self.backend == "cpu" and Blocks.supports(self._model):
-            if self._blocks is None:
-                self._blocks = Blocks(self._model, self.params.starts, self._pool)
-            blocks = self._blocks.operator
-            arrays = {name: self.params[name] for name in self._model.outside_blocks()}
-            arrays[ALL] = self.params.flat[None]
+        if compiled and self.backend == "cpu":
+            from eqpot.blocks import Blocks  # only training needs it, and it takes long to import
+
+            if Blocks.supports(self._model):
+                if self._blocks is None:
+                    self._blocks = Blocks(self._model, self.params.starts, self._pool)
+                blocks = self._blocks.operator
+                arrays = {name: self.params[name] for name in self._model.outside_blocks()}
+                arrays[ALL] = self.params.flat[None]
         nodes = {name: Node(array) for name, array in arrays.items()}
         edge_vec = Node(batch.edge_vec.astype(self.dtype))
         x = self._model.run(tape, nodes, batch, edge_vec, blocks)
