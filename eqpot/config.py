@@ -223,6 +223,7 @@ class ModelConfig(_Table):
         "what a block adds to its input: matrix per species, or the input itself",
         choices=("species", "residual"),
     )
+    zbl: bool = option(False, "add ZBL's repulsion of nuclei closer than the sum of their covalent radii")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -355,7 +355,7 @@ class Trainer:
 
     def _fit_statistics(self) -> None:
         """Shift and scale of each element and the mean number of neighbours, from the training frames."""
-        train, potential = self.train.dataset, self.potential
+        train, potential = self._for_network(), self.potential
         potential.shift[:] = energy_shifts(train, self.config.train.shifts)
         scale = self.config.train.scale
         if scale == "force_rms":
@@ -363,6 +363,21 @@ class Trainer:
             scale = float(np.sqrt(np.mean(known**2))) or 1.0
         potential.scale[:] = scale
         potential.mean_neighbours = max(float(self.train.edges.sum() / len(train.numbers)), 1.0)
+
+    def _for_network(self) -> Dataset:
+        """The training frames, their energies and forces less those of ZBL."""
+        data, zbl = self.train.dataset, self.potential.zbl
+        if zbl is None:
+            return data
+        energy = None if data.energy is None else data.energy.copy()
+        forces = data.forces.copy()
+        for k in range(len(data)):
+            batch, rows = self.train.batch([k])
+            energies, zbl_forces, _ = zbl.run(batch)
+            forces[rows] -= zbl_forces
+            if energy is not None:
+                energy[k] -= energies.sum()
+        return dataclasses.replace(data, energy=energy, forces=forces)
 
     def _provenance(self, data: Dataset) -> dict[str, Any]:
         texts = {k: v for k, v in data.attrs.items() if k in ("source", "level_of_theory") and v}

@@ -22,6 +22,7 @@ from eqpot.model import ALL, Model
 from eqpot.ops import operators
 from eqpot.params import Params
 from eqpot.tape import Node, Pool, Tape
+from eqpot.zbl import ZBL
 
 if TYPE_CHECKING:
     from eqpot.blocks import Blocks
@@ -48,7 +49,8 @@ class Prediction(Labels):
 
 
 class Potential:
-    """E = sum over atoms of scale[species] x + shift[species], where x is the network's number for the atom.
+    """E = sum over atoms of scale[species] x + shift[species], where x is the network's number for the atom,
+    plus the repulsion `zbl` where the settings ask for it, else None.
 
     species: atomic numbers, rising; scale, shift: float64 [Z], eV; mean_neighbours: edges per atom in the
     training set, which normalises sums over neighbours; params: the weights.
@@ -63,6 +65,7 @@ class Potential:
         self.scale = np.ones(len(self.species))
         self.shift = np.zeros(len(self.species))
         self.mean_neighbours = 1.0
+        self.zbl = ZBL(self.species, config.cutoff, config.envelope_p) if config.zbl else None
         self.params = Params(self._model.shapes(), dtype)
         self._gradient = np.zeros_like(self.params.flat)
         self.provenance: dict[str, Any] = {}
@@ -234,7 +237,9 @@ class Potential:
 
         `loss` returns (value, anything, dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3]) for a prediction whose
         atoms are in the batch's order. Four walks over the tape, see `eqpot.tape`; with `compiled`, all
-        blocks are one operator where there is such code for the model.
+        blocks are one operator where there is such code for the model. ZBL, which has no weights, adds a
+        constant to each prediction: it enters the gradient through dL/dE, dL/dF and dL/dS alone, and the
+        walks know nothing of it.
         """
         try:
             prediction, tape, x, edge_vec, nodes = self._record(batch, True, stress, compiled)
@@ -282,8 +287,14 @@ class Potential:
     def _prediction(
         self, batch: Batch, x: np.ndarray, forces: np.ndarray | None, d: np.ndarray | None
     ) -> Prediction:
-        """From the network's numbers x [n], and d = dE/d edge_vec [E, 3] where stress is wanted."""
+        """From the network's numbers x [n] and forces [n, 3], and d = dE/d edge_vec [E, 3] where stress is
+        wanted."""
         energies = self.scale[batch.species] * x + self.shift[batch.species]
+        if self.zbl is not None:
+            zbl_energies, zbl_forces, zbl_d = self.zbl.run(batch)
+            energies += zbl_energies
+            forces = None if forces is None else forces + zbl_forces
+            d = None if d is None else d + zbl_d
         return Prediction(
             energy=np.bincount(batch.frame, energies, minlength=batch.n_frames),
             energies=energies,

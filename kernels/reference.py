@@ -92,6 +92,24 @@ def radial_basis_bwd(
     return np.sum(dbasis * by_r, axis=1), np.sum(dbasis * by_frequency, axis=0)
 
 
+def zbl(r: Array, z: Array, other_z: Array, end: Array, envelope_p: int) -> Array:
+    """Screened repulsion of nuclei under a smooth cutoff: V(r) = k Z Z' phi(r/a) f(r/end) / r, zero for r >=
+    end; k = e^2 / (4 pi eps0), a = 0.8854 a0 / (Z^0.23 + Z'^0.23).
+
+    Ziegler, Biersack, Littmark, "The Stopping and Range of Ions in Solids" (1985). An edge has half of it.
+    Distances r[E] and end[E] in Å, atomic numbers z[E] and other_z[E] -> V[E] in eV.
+    """
+    k, a = 14.3996454, 0.8854 * 0.529177211 / (z**0.23 + other_z**0.23)  # eV Å, Å
+    x = r / a
+    phi = (
+        0.18175 * np.exp(-3.1998 * x)
+        + 0.50986 * np.exp(-0.94229 * x)
+        + 0.28022 * np.exp(-0.4029 * x)
+        + 0.02817 * np.exp(-0.20162 * x)
+    )
+    return k * z * other_z * phi * np.where(np.real(r) < end, envelope(r / end, envelope_p), 0) / r
+
+
 # ------------------------------------------------------------ channel by channel
 
 

@@ -9,7 +9,7 @@ from eqpot.config import Config, LossConfig, ModelConfig, TrainConfig, parse_set
 from eqpot.errors import UserError
 
 CHANGED = {
-    "model": {"symmetry": "so3", "features": 7, "cutoff": 4.25, "self_connection": "residual"},
+    "model": {"symmetry": "so3", "features": 7, "cutoff": 4.25, "self_connection": "residual", "zbl": True},
     "loss": {"energy": 0.0, "kind": "huber", "element_weights": "balanced"},
     "train": {"amsgrad": True, "max_time": "45m", "shifts": {"H": -13.6, "C": -1028.5}, "scale": 0.5},
 }
@@ -39,7 +39,7 @@ def test_every_key_has_a_comment_line():
 def test_the_names_scripts_rely_on():
     promised = {
         ModelConfig: "symmetry l_max features blocks cutoff basis_size envelope_p radial_depth radial_width "
-        "nonlinearity self_connection",
+        "nonlinearity self_connection zbl",
         LossConfig: "energy forces stress element_weights kind",
         TrainConfig: "batch_size learning_rate patience factor ema amsgrad max_epochs max_time stop_patience "
         "seed n_train n_valid dtype",
@@ -69,6 +69,7 @@ def test_the_names_scripts_rely_on():
             ["model.symmetry", '"o3" or "so3"', 'nearest: "so3"', 'found "s03"'],
         ),
         ({"model": {"nonlinearity": ["gate"]}}, ["model.nonlinearity", '"gate" or "norm"', 'found ["gate"]']),
+        ({"model": {"zbl": 1}}, ["model.zbl", "true or false", "found 1"]),
         ({"loss": {"energy": -1.0}}, ["loss.energy", "at least 0", "found -1.0"]),
         ({"loss": {"energy": 0, "forces": 0, "stress": 0}}, ["loss.forces", "above 0"]),
         ({"train": {"amsgrad": 1}}, ["train.amsgrad", "true or false", "found 1"]),
