@@ -19,7 +19,7 @@ from eqpot.md import draw_momenta, freedom, integrator
 from eqpot.potential import Potential, Result
 
 SHAKE = 0.05  # Å, so that nothing is zero by symmetry or at a minimum
-STEP, STRAIN = 0.01, 1e-3  # Å and 1: of the differences
+STEP, STRAIN = 0.005, 1e-3  # Å and 1: of the differences; a step twice as wide is too coarse for ZBL
 EDGE = 0.01  # Å inside the cutoff, where next to nothing should be left
 STEPS, TEMPERATURE = 400, 300.0  # of the dynamics; K
 SQUEEZED = np.arange(80, 49, -1) / 100  # lengths at which two atoms must repel, in bonds
