@@ -75,9 +75,9 @@ def fit(data, valid, settings, overrides, output, resume, overwrite, show_config
     _one_of(resume, overwrite)
     config = Config()
     if resume:
-        from eqpot.fit import Trainer, read_checkpoint
+        from eqpot.fit import Trainer, checkpoint_of
 
-        config = Config.from_dict(read_checkpoint(output)[0]["config"])
+        config = Config.from_dict(checkpoint_of(output)[0]["config"])
     if settings is not None:
         Config.from_toml(settings)  # so that an error names the file
         config = config.replace(read_toml(settings))

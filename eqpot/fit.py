@@ -13,7 +13,6 @@ the bits of a run that was never stopped.
 
 import csv
 import dataclasses
-import json
 import math
 import os
 import time
@@ -33,10 +32,11 @@ from eqpot.config import Config
 from eqpot.data import Dataset, read_dataset
 from eqpot.errors import UserError
 from eqpot.evaluate import Frames
-from eqpot.files import check_folder, new_hdf5, own_hdf5, replacing
+from eqpot.files import replacing
 from eqpot.graph import shortest_edges
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.potential import Potential
+from eqpot.runs import check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
 
 MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
     "model.h5",
@@ -138,14 +138,8 @@ class Trainer:
         command: str = "",
     ) -> Self:
         """A new run; nothing is written before data and settings are found good."""
-        check_folder(folder)
+        held = check_run(folder, (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE), overwrite)
         folder = Path(folder)
-        held = [name for name in (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE) if (folder / name).exists()]
-        if held and not overwrite:
-            raise UserError(
-                f"{folder}: the folder already holds a run ({held[0]}); give --resume to continue it, "
-                "--overwrite to replace it, or another folder with -o"
-            )
         train_data = read_dataset(data)
         valid_data = train_data if valid is None else read_dataset(valid)
         chosen = choose_frames(config, train_data, None if valid is None else valid_data)
@@ -155,12 +149,7 @@ class Trainer:
         self = cls(config, folder, sources, train_data, valid_data)
         self._fit_statistics()
         self.potential.provenance.update(self._provenance(train_data))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in held:
-                (folder / name).unlink()
-        except OSError as e:
-            raise UserError(f"{folder}: cannot be written: {e.strerror}") from e
+        clear_run(folder, held)
         self.checkpoint()
         self._write_settings()
         self._write_log()
@@ -181,7 +170,7 @@ class Trainer:
         """
         folder = Path(folder)
         path = folder / CHECKPOINT
-        stored, arrays = read_checkpoint(folder)
+        stored, arrays = checkpoint_of(folder)
         _only_stops_differ(config, Config.from_dict(stored["config"]), path)
         sources = Sources(**stored["sources"], train=arrays["train_frames"], valid=arrays["valid_frames"])
         if valid is not None and not sources.valid_data:
@@ -347,11 +336,7 @@ class Trainer:
             "average_steps": self.average.steps,
             "provenance": self.potential.provenance,
         }
-        with new_hdf5(self.folder / CHECKPOINT) as file:
-            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-            file.attrs["content"] = json.dumps(content)
-            for name, array in arrays.items():
-                file[name] = array
+        write_checkpoint(self.folder / CHECKPOINT, FORMAT, VERSION, content, arrays)
 
     def _fit_statistics(self) -> None:
         """Shift and scale of each element and the mean number of neighbours, from the training frames."""
@@ -546,18 +531,9 @@ def _require_forces(data: Dataset, role: str) -> None:
         raise UserError(f"{data.path}: forces: expected forces in the {role} frames, found none")
 
 
-def read_checkpoint(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def checkpoint_of(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Settings and state, and the arrays, of the checkpoint in a run folder."""
-    path = Path(folder) / CHECKPOINT
-    if not path.exists():
-        raise UserError(f"{path}: nothing to resume: no such file")
-    try:
-        with own_hdf5(path, FORMAT, VERSION) as file:
-            return json.loads(file.attrs["content"]), {name: file[name][()] for name in file}
-    except (OSError, KeyError, ValueError) as e:
-        raise UserError(
-            f"{path}: expected a whole checkpoint file, found one that cannot be read: {e}"
-        ) from e
+    return read_checkpoint(Path(folder) / CHECKPOINT, FORMAT, VERSION)
 
 
 def _only_stops_differ(config: Config, stored: Config, path: Path) -> None:
@@ -573,11 +549,7 @@ def _only_stops_differ(config: Config, stored: Config, path: Path) -> None:
 
 def _same_file(path: str | Path, expected: str, checkpoint: Path) -> Dataset:
     data = read_dataset(path)
-    if data.hash != expected:
-        raise UserError(
-            f"{path}: expected the file that {checkpoint} was made from, SHA-256 {expected[:12]}…, "
-            f"found {data.hash[:12]}…"
-        )
+    check_hash(path, data.hash, expected, checkpoint)
     return data
 
 

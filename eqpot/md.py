@@ -14,7 +14,6 @@ same f: ASE's own count of 3 N would keep a molecule at rest of n atoms hotter b
 
 import csv
 import dataclasses
-import json
 import math
 import operator
 import os
@@ -39,9 +38,10 @@ from ase.md.verlet import VelocityVerlet
 from eqpot.calculator import EqpotCalculator
 from eqpot.config import DynamicsConfig
 from eqpot.errors import UserError
-from eqpot.files import check_folder, new_hdf5, own_hdf5, read_structure, sha256
+from eqpot.files import read_structure, sha256
 from eqpot.graph import shortest_edges
 from eqpot.potential import Potential
+from eqpot.runs import check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
 
 TRAJECTORY, LOG, RESTART = "trajectory.traj", "thermo.csv", "restart.h5"
 FORMAT, VERSION = "eqpot-restart", 1
@@ -125,14 +125,8 @@ class Simulation:
 
         Nothing is written before models, structure and its first forces are found good.
         """
-        check_folder(folder)
+        held = check_run(folder, (TRAJECTORY, LOG, RESTART), overwrite)
         folder = Path(folder)
-        held = [name for name in (TRAJECTORY, LOG, RESTART) if (folder / name).exists()]
-        if held and not overwrite:
-            raise UserError(
-                f"{folder}: the folder already holds a run ({held[0]}); give --resume to continue it, "
-                "--overwrite to replace it, or another folder with -o"
-            )
         if Path(structure).resolve() in [(folder / name).resolve() for name in held]:
             raise UserError(f"{structure}: expected a structure outside the run that is replaced")
         potentials = [Potential.load(model) for model in models]
@@ -158,12 +152,7 @@ class Simulation:
         if fault := self.fault():
             raise UserError(f"{structure}: step 0: {fault}")
         self.first_conserved = self.conserved()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in held:
-                (folder / name).unlink()
-        except OSError as e:
-            raise UserError(f"{folder}: cannot be written: {e.strerror}") from e
+        clear_run(folder, held)
         with self._outputs() as (frames, rows):
             rows.writerow(COLUMNS)
             self._write(frames, rows)
@@ -185,7 +174,7 @@ class Simulation:
         files.
         """
         folder = Path(folder)
-        stored, arrays = read_restart(folder)
+        stored, arrays = read_checkpoint(folder / RESTART, FORMAT, VERSION)
         config = DynamicsConfig.from_dict(stored["config"] | changes)
         _only_stops_differ(config, stored["config"], folder / RESTART)
         sources = Sources(**stored["sources"])
@@ -194,9 +183,9 @@ class Simulation:
             raise UserError(f"{folder / RESTART}: expected {len(sources.models)} models, found {len(models)}")
         potentials = [Potential.load(path) for path in models]
         for path, expected in zip(models, sources.model_hashes, strict=True):
-            _same_file(path, expected, folder / RESTART)
+            check_hash(path, sha256(path), expected, folder / RESTART)
         if structure is not None:
-            _same_file(structure, sources.structure_hash, folder / RESTART)
+            check_hash(structure, sha256(structure), sources.structure_hash, folder / RESTART)
         frames, log = folder / TRAJECTORY, folder / LOG
         _check_size(frames, stored["trajectory_size"], folder / RESTART)
         _check_size(log, stored["log_size"], folder / RESTART)
@@ -358,11 +347,7 @@ class Simulation:
             "trajectory_head": np.frombuffer(head, np.uint8),
             **{name: operator.attrgetter(name)(self.dynamics) for name in STATE[type(self.dynamics)]},
         }
-        with new_hdf5(self.folder / RESTART) as file:
-            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-            file.attrs["content"] = json.dumps(content)
-            for name, array in arrays.items():
-                file[name] = array
+        write_checkpoint(self.folder / RESTART, FORMAT, VERSION, content, arrays)
 
     def _advance(self) -> str:
         """One step; what is wrong with it."""
@@ -511,18 +496,6 @@ def closest_approach(potentials: Sequence[Potential], species: Sequence[int], fr
     return limits
 
 
-def read_restart(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Settings and state, and the arrays, of the checkpoint in a run folder."""
-    path = Path(folder) / RESTART
-    if not path.exists():
-        raise UserError(f"{path}: nothing to resume: no such file")
-    try:
-        with own_hdf5(path, FORMAT, VERSION) as file:
-            return json.loads(file.attrs["content"]), {name: file[name][()] for name in file}
-    except (OSError, KeyError, ValueError) as e:
-        raise UserError(f"{path}: expected a whole checkpoint, found one that cannot be read: {e}") from e
-
-
 def _check(config: DynamicsConfig, atoms: Atoms, name: str) -> None:
     if config.ensemble == "npt" and not atoms.pbc.all():
         raise UserError(
@@ -550,15 +523,6 @@ def _only_stops_differ(config: DynamicsConfig, stored: dict[str, Any], path: Pat
                 f"{path}: md.{key}: expected {stored[key]!r} as the run began, found {value!r}; "
                 f"a resumed run may change only {', '.join(stops)}"
             )
-
-
-def _same_file(path: str | Path, expected: str, checkpoint: Path) -> None:
-    found = sha256(path)
-    if found != expected:
-        raise UserError(
-            f"{path}: expected the file that {checkpoint} was made from, SHA-256 {expected[:12]}…, "
-            f"found {found[:12]}…"
-        )
 
 
 def _check_size(path: Path, size: int, checkpoint: Path) -> None:

@@ -14,7 +14,7 @@ from eqpot.data import concatenate, write_dataset
 from eqpot.errors import UserError
 from eqpot.evaluate import Frames, errors, predict
 from eqpot.files import sha256
-from eqpot.fit import State, Trainer, Watch, _element_weights, choose_frames, energy_shifts, read_checkpoint
+from eqpot.fit import State, Trainer, Watch, _element_weights, checkpoint_of, choose_frames, energy_shifts
 from eqpot.potential import Potential
 
 
@@ -138,7 +138,7 @@ def test_a_folder_with_a_run_is_left_alone(data, tmp_path):
     with pytest.raises(UserError, match="model.blocks: expected 2 .* found 3"):
         Trainer.resume(settings().replace({"model": {"blocks": 3}}), tmp_path)
     Trainer.start(settings(), data, tmp_path, overwrite=True)
-    assert read_checkpoint(tmp_path)[0]["state"]["epoch"] == 0
+    assert checkpoint_of(tmp_path)[0]["state"]["epoch"] == 0
     assert not (tmp_path / "model.h5").exists()
 
 
@@ -169,11 +169,11 @@ def test_loss_that_turns_nan(data, tmp_path):
     with pytest.raises(UserError) as error:
         trainer.run(Break())
     order = np.random.default_rng()
-    order.bit_generator.state = read_checkpoint(tmp_path)[0]["random"]
+    order.bit_generator.state = checkpoint_of(tmp_path)[0]["random"]
     first = trainer.sources.train[order.permutation(9)[:3]]
     assert f"frames {', '.join(map(str, first))}: training diverged in epoch 3" in str(error.value)
-    assert read_checkpoint(tmp_path)[0]["state"]["epoch"] == 2
-    assert np.isfinite(read_checkpoint(tmp_path)[1]["weights"]).all()
+    assert checkpoint_of(tmp_path)[0]["state"]["epoch"] == 2
+    assert np.isfinite(checkpoint_of(tmp_path)[1]["weights"]).all()
     Trainer.resume(settings(), tmp_path).run()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from eqpot.cli import main
 from eqpot.data import read_dataset, write_dataset
-from eqpot.fit import read_checkpoint
+from eqpot.fit import checkpoint_of
 
 DATA = Path(os.environ.get("EQPOT_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
 
@@ -114,7 +114,7 @@ def test_converts_trains_and_evaluates(name: str, tmp_path: Path):
     assert len(errors) == 5
     assert errors[-1] < errors[0], f"{source.falls} did not fall: {errors}"
 
-    chosen = read_checkpoint(run)[1]
+    chosen = checkpoint_of(run)[1]
     others = np.setdiff1d(np.arange(len(converted)), [*chosen["train_frames"], *chosen["valid_frames"]])
     write_dataset(tmp_path / "others.h5", converted.subset(others[:: len(others) // 8]))
     eqpot("eval", run / "model.h5", tmp_path / "others.h5", "--json", tmp_path / "errors.json")
