@@ -113,7 +113,11 @@ def test_stopped_by_a_signal(number, folder, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(Trainer, "step", stop)
     run = tmp_path / "run"
-    assert main(["fit", str(folder / "toy.h5"), "-o", str(run), *SHORT]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        assert main(["fit", str(folder / "toy.h5"), "-o", str(run), *SHORT]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert f"stopped in epoch 2; continue with: eqpot fit --resume -o {run}" in capsys.readouterr().out
     monkeypatch.undo()
     assert main(["fit", "--resume", "-o", str(run)]) == 0
