@@ -28,9 +28,8 @@ class EqpotCalculator(Calculator):
     change a bit of the results.
 
     UserError at a file that is no model, a skin that is negative or not finite, and more threads than there
-    are. When it calculates: at an
-    element that a model has not learned, a position that is not finite, two atoms in the same place, and a
-    periodic cell without volume.
+    are. When it calculates: at an element that a model has not learned, a position that is not finite, two
+    atoms in the same place, and a periodic cell without volume.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]

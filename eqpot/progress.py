@@ -58,6 +58,11 @@ class Lines(Watch):
         super().epoch_done(trainer)
 
 
+def _bar(console: Console) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=10), TimeRemainingColumn()
+    return Progress(*columns, console=console, refresh_per_second=4)
+
+
 class Live(Watch):
     """A bar over the epochs, or over the time of a timed run, with current errors, rate and speed."""
 
@@ -65,13 +70,7 @@ class Live(Watch):
         super().__init__()
         self.timed = math.isfinite(trainer.config.train.max_seconds)
         total = trainer.config.train.max_seconds if self.timed else trainer.config.train.max_epochs
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=10),
-            TimeRemainingColumn(),
-            console=console,
-            refresh_per_second=4,
-        )
+        self.bar = _bar(console)
         self.task = self.bar.add_task("starting", total=total)
         self.errors = ""
         self.speed, self.last = 0.0, time.monotonic()
@@ -156,13 +155,7 @@ class StepBar(md.Watch):
     """A bar over the steps with temperature, drift of the conserved energy and speed."""
 
     def __init__(self, simulation: md.Simulation, console: Console):
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=10),
-            TimeRemainingColumn(),
-            console=console,
-            refresh_per_second=4,
-        )
+        self.bar = _bar(console)
         self.task = self.bar.add_task("starting", total=simulation.config.steps, completed=simulation.step)
         self.pace, self.next = Pace(), 0.0
 

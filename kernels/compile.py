@@ -51,7 +51,7 @@ def _compiled(**options: object) -> Callable[[Callable], Callable]:
 # results are the same bits for any number of threads.
 kernel = _compiled(parallel=True)
 
-# What only kernels call: without the code by which Python would, a third of the time to compile.
+# What only kernels call: without the code by which Python would, which is a fifth of the time to compile.
 PRIVATE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 # What a kernel calls inside its loop. LLVM vectorises a loop over channels only if it can check that what is

@@ -532,12 +532,12 @@ def force_call_cpu(net, graph, work, stages):
 
 @kernel
 def walked_cpu(new, places, old, walk, atoms):
-    """Fill the graph `new`, whose atom i is atom walk[i] of `old`, atoms[walk[i]] = i; places[E] tells where
-    each edge of `old` went. new.receiver_ptr and new.sender_ptr are given.
+    """Fill the graph `new`, whose atom i is atom walk[i] of `old`: walk[n], its inverse atoms[n], and
+    places[E], where each edge of `old` goes. new.receiver_ptr and new.sender_ptr are given.
 
     Each atom's edges keep their order, as receiver and as sender: its sums are the same to the last bit.
     """
-    for stage in range(2):
+    for stage in range(2):  # Numba would join two loops in a row, and the second needs all of the first
         for i in prange(walk.size):
             if stage == 0:
                 _walked_edges(new, places, old, walk[i], np.int64(i), atoms)
