@@ -12,12 +12,14 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
             $$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test test-fast lint format bench clean
+.PHONY: help demo test test-fast test-sim test-gpu lint format bench clean
 
 help:
 	@echo "make demo       fit the ethanol sample, evaluate it on frames kept out, draw the pictures (under 8 minutes on two cores)"
 	@echo "make test       the whole test suite (under 15 minutes on two cores)"
 	@echo "make test-fast  the tests that take no more than a few seconds each (about a minute)"
+	@echo "make test-sim   the CUDA kernels in Numba's simulator (part of make test; under 8 minutes)"
+	@echo "make test-gpu   the whole suite on a GPU, whose libraries it installs (CUDA_EXTRA=cuda12 for older drivers)"
 	@echo "make lint       ruff's check and format check;  make format  applies both"
 	@echo "make bench      errors on liquid water against the number of training frames (about 40 minutes)"
 	@echo "make clean      remove .venv, ./$(DEMO) and everything that was built"
@@ -35,6 +37,19 @@ demo: $(VENV)/.installed
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed-test
+	$(RUN) $(PYTEST)
+	@$(MAKE) --no-print-directory test-sim
+
+# A process of its own: Numba looks for the simulator once, when it is imported.
+SIMULATED := tests/test_operators.py tests/test_golden.py tests/test_cuda.py
+
+test-sim: $(VENV)/.installed-test
+	NUMBA_ENABLE_CUDASIM=1 $(RUN) $(PYTEST) $(SIMULATED)
+
+CUDA_EXTRA := cuda
+
+test-gpu: $(VENV)/.installed-test
+	$(PIP) --editable '.[test,$(CUDA_EXTRA)]'
 	$(RUN) $(PYTEST)
 
 test-fast: $(VENV)/.installed-test

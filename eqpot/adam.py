@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from eqpot.kernels.adam import adam_step_cpu, average_step_cpu
+from eqpot.backend import to_device
+from eqpot.kernels import adam as kernels
 
 
 class Adam:
@@ -13,13 +14,15 @@ class Adam:
         w <- w - rate · (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
 
     AMSGrad takes the largest v so far in the place of v, so that a step length never grows again.
-    All arithmetic is elementwise in the dtype of the weights: the same inputs give the same bits.
+    All arithmetic is elementwise in the dtype of the weights: the same inputs give the same bits. With backend
+    "cuda" the weights and everything here are on the GPU.
     """
 
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8
 
-    def __init__(self, weights: np.ndarray, amsgrad: bool = False):
+    def __init__(self, weights: np.ndarray, amsgrad: bool = False, backend: str = "cpu"):
         self.steps = 0
+        self.backend = backend
         self.m = weights * 0
         self.v = weights * 0
         self.v_max = weights * 0 if amsgrad else None
@@ -30,7 +33,9 @@ class Adam:
         step, root = rate / (1 - self.beta1**self.steps), (1 - self.beta2**self.steps) ** 0.5
         constants = (1 - self.beta1, 1 - self.beta2, step, 1 / root, self.epsilon)
         v_max = weights[:0] if self.v_max is None else self.v_max
-        adam_step_cpu(weights, self.m, self.v, v_max, gradient, np.array(constants, weights.dtype))
+        run = kernels.adam_step_cuda if self.backend == "cuda" else kernels.adam_step_cpu
+        constants = to_device(np.array(constants, weights.dtype), self.backend)
+        run(weights, self.m, self.v, v_max, gradient, constants)
 
     def state(self) -> dict[str, np.ndarray | int]:
         """Everything that the next step depends on."""
@@ -38,11 +43,10 @@ class Adam:
         return state if self.v_max is None else {**state, "v_max": self.v_max}
 
     def restore(self, state: dict[str, np.ndarray | int]) -> None:
-        """Continue from another Adam's `state`."""
+        """Continue from another Adam's `state`; arrays may be on the host."""
         self.steps = int(state["steps"])
-        self.m[:], self.v[:] = state["m"], state["v"]
-        if self.v_max is not None:
-            self.v_max[:] = state["v_max"]
+        for name in ("m", "v") if self.v_max is None else ("m", "v", "v_max"):
+            getattr(self, name)[:] = to_device(state[name], self.backend)
 
 
 class MovingAverage:
@@ -51,8 +55,8 @@ class MovingAverage:
     The decay starts small, min(decay, (1 + t) / (10 + t)), so that the random start is soon forgotten.
     """
 
-    def __init__(self, weights: np.ndarray, decay: float):
-        self.decay = decay
+    def __init__(self, weights: np.ndarray, decay: float, backend: str = "cpu"):
+        self.decay, self.backend = decay, backend
         self.steps = 0
         self.weights = weights.copy()
 
@@ -60,4 +64,5 @@ class MovingAverage:
         """Take in the weights after a step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.decay else 0.0
-        average_step_cpu(self.weights, weights, np.array([1 - decay], weights.dtype))
+        run = kernels.average_step_cuda if self.backend == "cuda" else kernels.average_step_cpu
+        run(self.weights, weights, to_device(np.array([1 - decay], weights.dtype), self.backend))

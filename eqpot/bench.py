@@ -21,6 +21,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from scipy.spatial.transform import Rotation
 
+from eqpot.backend import to_host
 from eqpot.calculator import EqpotCalculator
 from eqpot.config import Config
 from eqpot.errors import UserError
@@ -189,7 +190,7 @@ def force_error(potential: Potential, atoms: Atoms) -> float:
     atoms = atoms.copy()
     atoms.rattle(0.1, seed=0)
     reference = Potential(potential.config, potential.species, "float64", backend="ref")
-    reference.params.flat[:] = potential.params.flat
+    reference.params.flat[:] = to_host(potential.params.flat)
     reference.scale[:], reference.mean_neighbours = potential.scale, potential.mean_neighbours
     expected = reference.evaluate(atoms).forces
     largest = max(np.abs(expected).max(), potential.scale.max())

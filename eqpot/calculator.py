@@ -1,6 +1,7 @@
 """The potential as an ASE calculator: for dynamics, relaxations, vibrations and whatever else ASE drives."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from eqpot.backend import resolve
 from eqpot.errors import UserError
 from eqpot.graph import Batch, VerletList
 from eqpot.potential import Potential
 from eqpot.threads import most_threads, on_threads
 
+SMALLEST = 1000  # atoms from which neighbours are better found on the GPU
 WITHOUT_FORCES = {"energy", "free_energy", "energies", "energy_std"}
 
 
@@ -26,9 +29,11 @@ class EqpotCalculator(Calculator):
     has more pairs to go through at every step; the results are the same to the last bit.
     threads: at most so many share a call, which is as many as pay; None: all that Numba may use. They do not
     change a bit of the results.
+    device: "cpu", "cuda", or "auto": a GPU where one can be used, for models from files; a Potential stays
+    where it is.
 
-    UserError at a file that is no model, a skin that is negative or not finite, and more threads than there
-    are. When it calculates: at an element that a model has not learned, a position that is not finite, two
+    UserError at a file that is no model, a skin that is negative or not finite, more threads than there are,
+    and "cuda" without a GPU. When it calculates: at an element that a model has not learned, a position that is not finite, two
     atoms in the same place, and a periodic cell without volume.
     """
 
@@ -40,6 +45,7 @@ class EqpotCalculator(Calculator):
         model: str | Path | Potential | Sequence[str | Path | Potential],
         skin: float = 0.5,
         threads: int | None = None,
+        device: str = "auto",
     ):
         super().__init__()
         self.is_committee = not isinstance(model, str | Path | Potential)
@@ -50,14 +56,15 @@ class EqpotCalculator(Calculator):
             raise UserError(f"skin: expected a length in Å that is not negative, found {skin}")
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= most_threads()):
             raise UserError(f"threads: expected 1 to {most_threads()}, found {threads!r}")
-        self.threads = threads
-        self.potentials = [(m if isinstance(m, Potential) else Potential.load(m)).frozen() for m in models]
+        self.threads, self.skin = threads, skin
+        self.potentials = [_held(model, resolve(device), device == "auto") for model in models]
         if self.is_committee:
             self.implemented_properties = [*self.implemented_properties, "energy_std", "forces_std"]
         self.lists = {
             (p.species, p.config.cutoff): VerletList(p.species, p.config.cutoff, skin)
             for p in self.potentials
         }
+        self._gpu_lists: dict = {}
         self._stress_follows = False
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
@@ -93,11 +100,10 @@ class EqpotCalculator(Calculator):
         forces = not WITHOUT_FORCES.issuperset(properties)
         stress = forces and self._stress_follows and bool(pbc.all())
         geometry = self.atoms.numbers, self.atoms.positions, self.atoms.cell[:], self.atoms.pbc
-        batches = {key: neighbours.batch(*geometry) for key, neighbours in self.lists.items()}
+        lists = {self._key(p): self._list(*self._key(p)) for p in self.potentials}
+        batches = {key: neighbours.batch(*geometry) for key, neighbours in lists.items()}
         with on_threads(self.threads):
-            members = [
-                _results(p, batches[p.species, p.config.cutoff], forces, stress) for p in self.potentials
-            ]
+            members = [_results(p, batches[self._key(p)], forces, stress) for p in self.potentials]
         if self.is_committee:
             values = {name: np.array([member[name] for member in members]) for name in members[0]}
             results = {name: v.mean(axis=0) for name, v in values.items()}
@@ -108,6 +114,28 @@ class EqpotCalculator(Calculator):
             results = members[0]
         results["free_energy"] = results["energy"]
         self.results = results
+
+    def _key(self, potential: Potential) -> tuple[tuple[int, ...], float, bool]:
+        """What decides on a potential's neighbours: species, cutoff, and whether they are found on the GPU."""
+        on_gpu = potential.backend == "cuda" and len(self.atoms) >= SMALLEST
+        return potential.species, potential.config.cutoff, on_gpu
+
+    def _list(self, species: tuple[int, ...], cutoff: float, on_gpu: bool):
+        if not on_gpu:
+            return self.lists[species, cutoff]
+        if (species, cutoff) not in self._gpu_lists:
+            from eqpot.gpu_graph import GpuVerletList
+
+            self._gpu_lists[species, cutoff] = GpuVerletList(species, cutoff, self.skin)
+        return self._gpu_lists[species, cutoff]
+
+
+def _held(model: str | Path | Potential, backend: str, stays: bool) -> Potential:
+    """A copy of the model on the backend; `stays`: or where it is."""
+    if not isinstance(model, Potential):
+        return Potential.load(model, backend).frozen()
+    copied = deepcopy(model)
+    return (copied if stays else copied.to(backend)).frozen()
 
 
 def _results(potential: Potential, batch: Batch, forces: bool, stress: bool) -> dict[str, float | np.ndarray]:

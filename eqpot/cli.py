@@ -14,6 +14,14 @@ import click
 from eqpot.config import DynamicsConfig
 from eqpot.errors import UserError
 
+device_option = click.option(
+    "--device",
+    type=click.Choice(("auto", "cpu", "cuda")),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes a GPU if one can be used.",
+)
+
 STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
 
 
@@ -64,7 +72,8 @@ cli.add_command(
 @click.option("--resume", is_flag=True, help="Continue the run in DIR; only its stops may be changed.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in DIR.")
 @click.option("--show-config", is_flag=True, help="Print all settings as TOML, and do nothing else.")
-def fit(data, valid, settings, overrides, output, resume, overwrite, show_config, **options) -> None:
+@device_option
+def fit(data, valid, settings, overrides, output, resume, overwrite, show_config, device, **options) -> None:
     """Train a potential on DATA.h5 (made by `eqpot data convert`).
 
     The run folder gets model.h5 (best by validation force RMSE), checkpoint.h5, log.csv, config.toml and
@@ -93,10 +102,10 @@ def fit(data, valid, settings, overrides, output, resume, overwrite, show_config
     from eqpot.fit import Trainer
 
     if resume:
-        trainer = Trainer.resume(config, output, data, valid)
+        trainer = Trainer.resume(config, output, data, valid, device)
     else:
         command = shlex.join(["eqpot", *sys.argv[1:]])
-        trainer = Trainer.start(config, data, output, valid, overwrite, command)
+        trainer = Trainer.start(config, data, output, valid, overwrite, command, device)
     _train(trainer)
 
 
@@ -166,7 +175,8 @@ def summary(trainer) -> str:
 @click.argument("data", metavar="DATA.h5")
 @click.option("--json", "json_file", metavar="FILE", help="Write the errors as JSON.")
 @click.option("--plots", metavar="DIR", help="Draw predicted against reference values.")
-def evaluate_(model, data, json_file, plots) -> None:
+@device_option
+def evaluate_(model, data, json_file, plots, device) -> None:
     """Errors of MODEL.h5 on the labelled frames of DATA.h5."""
     from rich.console import Console
 
@@ -180,7 +190,7 @@ def evaluate_(model, data, json_file, plots) -> None:
     if plots is not None:
         check_folder(plots)
     console = Console(highlight=False, soft_wrap=True)
-    potential = Potential.load(model)
+    potential = Potential.load(model, device)
     dataset = read_dataset(data)
     content, prediction, warning = evaluate(potential, dataset)
     if warning:
@@ -251,7 +261,8 @@ def info(model) -> None:
     help="One of ASE's.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the result.")
-def relax(model, structure, output, fmax, steps, cell, optimizer, overwrite) -> None:
+@device_option
+def relax(model, structure, output, fmax, steps, cell, optimizer, overwrite, device) -> None:
     """Relax STRUCTURE, any file that ASE reads, with MODEL.h5.
 
     Writes what was reached to FILE, in the format that its name tells, also after Ctrl-C. The exit status is
@@ -263,7 +274,7 @@ def relax(model, structure, output, fmax, steps, cell, optimizer, overwrite) -> 
     from eqpot.relax import Step, relax
 
     check_structure(output, overwrite)
-    potential = Potential.load(model)
+    potential = Potential.load(model, device)
     atoms = read_structure(structure)
     potential.check(atoms, structure)
     if cell and not atoms.pbc.all():
@@ -323,8 +334,9 @@ def _dynamics_options(command: Callable) -> Callable:
     "--resume", is_flag=True, help="Continue the run in DIR; only length and limits may be changed."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the run in DIR.")
+@device_option
 @_dynamics_options
-def md(files, output, resume, overwrite, **options) -> None:
+def md(files, output, resume, overwrite, device, **options) -> None:
     """Molecular dynamics of STRUCTURE, any file that ASE reads, with MODEL.h5, or several: a committee.
 
     The run folder gets trajectory.traj (for ASE), thermo.csv and restart.h5. A run that was stopped or killed
@@ -340,10 +352,10 @@ def md(files, output, resume, overwrite, **options) -> None:
 
     models, structure = files[:-1], files[-1] if files else None
     if resume:
-        simulation = Simulation.resume(output, models, structure, **given)
+        simulation = Simulation.resume(output, models, structure, device, **given)
     else:
         command = shlex.join(["eqpot", *sys.argv[1:]])
-        simulation = Simulation.start(config, models, structure, output, overwrite, command)
+        simulation = Simulation.start(config, models, structure, output, overwrite, command, device)
     _simulate(simulation)
 
 
@@ -406,7 +418,8 @@ def _about(simulation) -> str:
 @cli.command()
 @click.argument("model", metavar="MODEL.h5")
 @click.argument("structure", metavar="STRUCTURE")
-def check(model, structure) -> None:
+@device_option
+def check(model, structure, device) -> None:
     """Ask what to ask of MODEL.h5 before a long run of STRUCTURE.
 
     Forces and stress against differences of the energy, rotation, order of the atoms, pairs of atoms near the
@@ -418,7 +431,7 @@ def check(model, structure) -> None:
     from eqpot.files import read_structure
     from eqpot.potential import Potential
 
-    potential = Potential.load(model)
+    potential = Potential.load(model, device)
     atoms = read_structure(structure)
     potential.check(atoms, structure)
     console = Console(highlight=False, soft_wrap=True)

@@ -28,6 +28,7 @@ from ase.data import chemical_symbols
 
 from eqpot import evaluate
 from eqpot.adam import Adam, MovingAverage
+from eqpot.backend import moved, resolve, to_device
 from eqpot.config import Config
 from eqpot.data import Dataset, read_dataset
 from eqpot.errors import UserError
@@ -100,9 +101,21 @@ class Sources:
 
 
 class Trainer:
-    """One run in one folder: `Trainer.start(...)` or `Trainer.resume(...)`, then `run()`."""
+    """One run in one folder: `Trainer.start(...)` or `Trainer.resume(...)`, then `run()`.
 
-    def __init__(self, config: Config, folder: Path, sources: Sources, train: Dataset, valid: Dataset):
+    device: "cpu", "cuda" or "auto"; where weights, gradients and what they are made from are kept. The same
+    bits on one kind of device only.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        sources: Sources,
+        train: Dataset,
+        valid: Dataset,
+        device: str = "cpu",
+    ):
         """Draws the frames of `sources` from the two data sets and makes their neighbour lists."""
         self.began = time.monotonic()
         self.config, self.folder, self.sources = config, folder, sources
@@ -117,11 +130,13 @@ class Trainer:
             species=[chemical_symbols[z] for z in train.species],
             seed=config.train.seed,
             dtype=config.train.dtype,
+            device=device,
             **config.model.to_dict(),
         )
+        self.backend = self.potential.backend
         self.weights = self.potential.params.flat
-        self.adam = Adam(self.weights, config.train.amsgrad)
-        self.average = MovingAverage(self.weights, config.train.ema)
+        self.adam = Adam(self.weights, config.train.amsgrad, self.backend)
+        self.average = MovingAverage(self.weights, config.train.ema, self.backend)
         self.best = self.weights.copy()
         self.random = np.random.default_rng([config.train.seed, 1])
         self.state = State(config.train.learning_rate)
@@ -136,8 +151,10 @@ class Trainer:
         valid: str | Path | None = None,
         overwrite: bool = False,
         command: str = "",
+        device: str = "cpu",
     ) -> Self:
         """A new run; nothing is written before data and settings are found good."""
+        device = resolve(device)
         held = check_run(folder, (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE), overwrite)
         folder = Path(folder)
         train_data = read_dataset(data)
@@ -146,7 +163,7 @@ class Trainer:
         sources = Sources(os.path.abspath(data), train_data.hash, *chosen, command=command)
         if valid is not None:
             sources.valid_data, sources.valid_hash = os.path.abspath(valid), valid_data.hash
-        self = cls(config, folder, sources, train_data, valid_data)
+        self = cls(config, folder, sources, train_data, valid_data, device)
         self._fit_statistics()
         self.potential.provenance.update(self._provenance(train_data))
         clear_run(folder, held)
@@ -162,13 +179,14 @@ class Trainer:
         folder: str | Path,
         data: str | Path | None = None,
         valid: str | Path | None = None,
+        device: str = "cpu",
     ) -> Self:
         """The run of `folder` taken up at its checkpoint.
 
         `config` may differ from the run's in its stops only; `data` and `valid` may lie elsewhere than they
         did, but must be the same files.
         """
-        folder = Path(folder)
+        device, folder = resolve(device), Path(folder)
         path = folder / CHECKPOINT
         stored, arrays = checkpoint_of(folder)
         _only_stops_differ(config, Config.from_dict(stored["config"]), path)
@@ -179,14 +197,14 @@ class Trainer:
         valid_data = train_data
         if sources.valid_data:
             valid_data = _same_file(valid or sources.valid_data, sources.valid_hash, path)
-        self = cls(config, folder, sources, train_data, valid_data)
+        self = cls(config, folder, sources, train_data, valid_data, device)
         self.potential.scale[:] = arrays["scale"]
         self.potential.shift[:] = arrays["shift"]
         self.potential.mean_neighbours = float(arrays["mean_neighbours"])
         self.potential.provenance.update(stored["provenance"])
-        self.weights[:] = arrays["weights"]
-        self.best[:] = arrays["best"]
-        self.average.weights[:] = arrays["average"]
+        places = {"weights": self.weights, "best": self.best, "average": self.average.weights}
+        for name, place in places.items():
+            place[:] = to_device(arrays[name], self.backend)
         self.average.steps = stored["average_steps"]
         adam = {name: arrays[f"adam_{name}"] for name in self.adam.state() if name != "steps"}
         self.adam.restore({"steps": stored["adam_steps"], **adam})
@@ -237,8 +255,8 @@ class Trainer:
     def step(self, chosen: np.ndarray) -> dict[str, float]:
         """One step of Adam on the frames `chosen`."""
         batch, rows = self.train.batch(chosen)
-        labels = self.train.labels(chosen, rows)
-        atom_weights = self.element_weights[self.train.dataset.numbers[rows]]
+        batch, labels = moved(batch, self.backend), self.train.labels(chosen, rows).on(self.backend)
+        atom_weights = to_device(self.element_weights[self.train.dataset.numbers[rows]], self.backend)
 
         def loss(prediction: Labels):
             return loss_and_gradient(self.config.loss, prediction, labels, batch.atom_counts, atom_weights)

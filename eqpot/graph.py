@@ -58,6 +58,7 @@ class Batch:
     sender_perm: np.ndarray  # [E], edges by sender
     sender_ptr: np.ndarray  # [n + 1]
     walk: np.ndarray | None = None  # [n], see `walk_of`
+    backend: str = "cpu"  # where the arrays are, but for what `eqpot.backend.HOST` names
 
     @property
     def n_frames(self) -> int:
@@ -196,7 +197,7 @@ class _Candidates:
         return count
 
 
-def _check(
+def check_structure(
     numbers: np.ndarray,
     positions: np.ndarray,
     cell: np.ndarray,
@@ -204,7 +205,7 @@ def _check(
     species: Sequence[int],
     name: str,
 ) -> tuple[np.ndarray, float]:
-    """Indices of the atoms' species, and the volume (Å^3), NaN without a 3D cell. See `frame_graph`."""
+    """Indices of the atoms' species, and the volume (Å^3), NaN without a 3D cell; errors of `frame_graph`."""
     if not np.isfinite(positions).all():
         raise UserError(f"{name}: positions: expected finite numbers, found NaN or infinity")
     if np.any(pbc) and not abs(np.linalg.det(complete_cell(cell))) > 1e-6:
@@ -235,7 +236,7 @@ def frame_graph(
     UserError, beginning with `name`, at an element not among `species`, a position that is not finite, two
     atoms in the same place, and a periodic cell without volume.
     """
-    index, volume = _check(numbers, positions, cell, pbc, species, name)
+    index, volume = check_structure(numbers, positions, cell, pbc, species, name)
     positions = np.ascontiguousarray(positions, np.float64)
     found = _Candidates(positions, cell, pbc, cutoff)
     count = found.edges_within(cutoff, positions, name)
@@ -398,7 +399,7 @@ class VerletList:
 
     def _build(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
         self._built_for = None  # should a check fail
-        species, volume = _check(numbers, positions, cell, pbc, self.species, "structure")
+        species, volume = check_structure(numbers, positions, cell, pbc, self.species, "structure")
         n = len(species)
         self._species_ptr, self._order = group_by(species, len(self.species))
         self._species = species[self._order]

@@ -9,10 +9,13 @@ carry the inverse units, so L is a pure number. a_i is the weight of atom i's el
 unknown one: it adds nothing to a sum nor to the count that the sum is divided by.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Self
 
 import numpy as np
 
+from eqpot.backend import module_of, to_device, to_host
 from eqpot.config import LossConfig
 
 
@@ -27,6 +30,12 @@ class Labels:
     forces: np.ndarray | None = None
     stress: np.ndarray | None = None
 
+    def on(self, backend: str) -> Self:
+        """The same where the backend works."""
+        move = to_host if backend == "cpu" else partial(to_device, backend=backend)
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{name: None if a is None else move(a) for name, a in arrays.items()})
+
 
 def loss_and_gradient(
     config: LossConfig,
@@ -38,15 +47,18 @@ def loss_and_gradient(
     """Loss, its unweighted terms, and dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3], all float64.
 
     atom_counts[f] is N of each frame, atom_weights[n] are the a_i (None: all 1). A term whose labels are
-    missing is NaN among the terms, zero in the loss, and its gradient zero.
+    missing is NaN among the terms, zero in the loss, and its gradient zero. All arrays are of one backend,
+    atom_counts excepted, which is on the host.
     """
     frames, atoms = len(atom_counts), int(np.sum(atom_counts))
-    counts = np.asarray(atom_counts, np.float64)
-    a = np.ones(atoms) if atom_weights is None else np.asarray(atom_weights, np.float64)
+    like = next(x for x in (prediction.forces, prediction.energy) if x is not None)
+    none = [np.zeros_like(like, np.float64, shape=shape) for shape in ((frames,), (atoms, 3), (frames, 3, 3))]
+    counts = module_of(like).asarray(atom_counts, np.float64)
+    a = none[1][:, :1] + 1 if atom_weights is None else atom_weights[:, None]
 
-    energy, grad_energy = _term(config, prediction.energy, target.energy, (frames,), per=counts)
-    forces, grad_forces = _term(config, prediction.forces, target.forces, (atoms, 3), weight=a[:, None])
-    stress, grad_stress = _term(config, prediction.stress, target.stress, (frames, 3, 3))
+    energy, grad_energy = _term(config, prediction.energy, target.energy, none[0], per=counts)
+    forces, grad_forces = _term(config, prediction.forces, target.forces, none[1], weight=a)
+    stress, grad_stress = _term(config, prediction.stress, target.stress, none[2])
 
     parts = {"energy": energy, "forces": forces, "stress": stress}
     weights = {"energy": config.energy, "forces": config.forces, "stress": config.stress}
@@ -55,15 +67,16 @@ def loss_and_gradient(
     return value, parts, config.energy * grad_energy, config.forces * grad_forces, config.stress * grad_stress
 
 
-def _term(config: LossConfig, value, label, shape, per=1.0, weight=1.0) -> tuple[float | None, np.ndarray]:
-    """mean(weight · rho((value - label) / per)) over the known labels, and its derivative by `value`."""
+def _term(config: LossConfig, value, label, none, per=1.0, weight=1.0) -> tuple[float | None, np.ndarray]:
+    """mean(weight · rho((value - label) / per)) over the known labels, and its derivative by `value`; `none`
+    where there are no labels."""
     if value is None or label is None:
-        return None, np.zeros(shape)
+        return None, none
     known = ~np.isnan(label)
     count = np.count_nonzero(known)
     if count == 0:
-        return None, np.zeros(shape)
-    x = np.where(known, np.asarray(value, np.float64) - label, 0.0) / per
+        return None, none
+    x = np.where(known, value.astype(np.float64) - label, 0.0) / per
     if config.kind == "huber":
         delta = config.huber_delta
         inside = np.abs(x) <= delta

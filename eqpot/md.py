@@ -120,6 +120,7 @@ class Simulation:
         folder: str | Path,
         overwrite: bool = False,
         command: str = "",
+        device: str = "cpu",
     ) -> Self:
         """A new run, standing at step 0; several models are a committee.
 
@@ -129,7 +130,7 @@ class Simulation:
         folder = Path(folder)
         if Path(structure).resolve() in [(folder / name).resolve() for name in held]:
             raise UserError(f"{structure}: expected a structure outside the run that is replaced")
-        potentials = [Potential.load(model) for model in models]
+        potentials = [Potential.load(model, device) for model in models]
         atoms = read_structure(structure)
         for potential in potentials:
             potential.check(atoms, str(structure))
@@ -165,6 +166,7 @@ class Simulation:
         folder: str | Path,
         models: Sequence[str | Path] = (),
         structure: str | Path | None = None,
+        device: str = "cpu",
         **changes: Any,
     ) -> Self:
         """The run of `folder` taken up at its checkpoint; what was written behind that is dropped.
@@ -181,7 +183,7 @@ class Simulation:
         models = models or sources.models
         if len(models) != len(sources.models):
             raise UserError(f"{folder / RESTART}: expected {len(sources.models)} models, found {len(models)}")
-        potentials = [Potential.load(path) for path in models]
+        potentials = [Potential.load(path, device) for path in models]
         for path, expected in zip(models, sources.model_hashes, strict=True):
             check_hash(path, sha256(path), expected, folder / RESTART)
         if structure is not None:

@@ -18,7 +18,7 @@ import numpy as np
 from eqpot.config import ModelConfig
 from eqpot.graph import Batch
 from eqpot.kernels.activation import SILU, SSP
-from eqpot.ops import Operator
+from eqpot.ops import Operator, convolution
 from eqpot.params import Params
 from eqpot.tape import Node, Tape
 
@@ -215,18 +215,25 @@ class Model:
         return params
 
     def run(
-        self, tape: Tape, p: dict[str, Node], batch: Batch, edge_vec: Node, blocks: Operator | None = None
+        self,
+        tape: Tape,
+        p: dict[str, Node],
+        batch: Batch,
+        edge_vec: Node,
+        blocks: Operator | None = None,
+        evaluated: bool = False,
     ) -> Node:
         """Record the network on the tape; returns x[n, 1], energies in units of the species' scale.
 
         `p` has a node for each parameter array; for `blocks`, the one operator that stands for all that comes
-        after the radial networks' hidden layers, also one for ALL of them in a row.
+        after the radial networks' hidden layers, also one for ALL of them in a row. `evaluated`: on a GPU,
+        where nothing but the positions will be differentiated, and that once.
         """
         config, n, E = self.config, len(batch.species), batch.edge_count
         C, B = config.features, config.basis_size
         graph = (batch.senders, batch.receivers, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
 
-        def mix(matrix: Dense, x: Node) -> Node:
+        def mix(matrix: Dense, x: Node, tape: Tape = tape) -> Node:
             lead = x.value.shape[:-1]
             rows = math.prod(lead)
             row_ptr = batch.species_ptr * (rows // max(n, 1)) if matrix.per_species else np.array([0, rows])
@@ -234,37 +241,41 @@ class Model:
             (y,) = tape.apply("dense", (x, p[matrix.name]), (shape,), row_ptr, matrix.blocks, matrix.scales)
             return y
 
-        def act(x: Node, kind: int) -> Node:
+        def act(x: Node, kind: int, tape: Tape = tape) -> Node:
             return tape.apply("activation", (x,), (x.value.shape,), kind)[0]
 
         def add(a: Node, b: Node, col: int, count: int) -> Node:
             return tape.apply("add", (a, b), (a.value.shape,), col, count)[0]
 
         r, unit = tape.apply("edge_geometry", (edge_vec,), ((E,), (E, 3)))
-        (basis,) = tape.apply(
-            "radial_basis", (r, p["frequencies"]), ((E, B),), config.cutoff, config.envelope_p
+        # What depends on r alone is a tape of its own where its derivative goes along with it.
+        radial, distance = (Tape(tape.operators, tape.pool), Node(r.value)) if evaluated else (tape, r)
+        (h,) = radial.apply(
+            "radial_basis", (distance, p["frequencies"]), ((E, B),), config.cutoff, config.envelope_p
         )
-        h = basis
         for matrix in self.radial:
-            h = act(mix(matrix, h), SSP)
+            h = act(mix(matrix, h, radial), SSP, radial)
+        if evaluated:
+            radial.tangent({distance: np.ones_like(r.value)})
         if blocks is not None:
             return tape.run(blocks, (unit, h, p[ALL]), ((n, 1),), batch)[0]
 
         (s,) = tape.apply("embedding", (p["embedding"],), ((n, C),), batch.species, batch.species_ptr)
         v = none = Node(tape.pool.take((n, 3, 0)))
         for b in self.blocks:
-            w = mix(b.radial, h)
             into_s = int(np.count_nonzero(b.paths[SCALAR_PATHS, 0] >= 0))
             into_v = int(np.count_nonzero(b.paths[VECTOR_PATHS, 0] >= 0))
             neighbour_s = mix(b.self_in_s, s)
             neighbour_v = mix(b.self_in_v, v) if b.self_in_v else none
-            ms, mv = tape.apply(
-                "interaction",
-                (neighbour_s, neighbour_v, unit, w),
-                ((n, into_s * C), (n, 3, into_v * C)),
-                *graph,
-                b.paths,
-            )
+            shapes = (n, into_s * C), (n, 3, into_v * C)
+            if evaluated:
+                (first, rows, *_), scale = b.radial.blocks[0].tolist(), float(b.radial.scales[0])
+                W = p[b.radial.name].value.reshape(rows, -1)
+                static = h.value, h.t, W, batch.senders, batch.receiver_ptr, b.paths, first, scale
+                ms, mv = tape.run(convolution(), (neighbour_s, neighbour_v, unit, r), shapes, *static)
+            else:
+                inputs = neighbour_s, neighbour_v, unit, mix(b.radial, h)
+                ms, mv = tape.apply("interaction", inputs, shapes, *graph, b.paths)
             new_s = mix(b.self_out_s, ms)
             new_v = mix(b.self_out_v, mv) if b.self_out_v else none
 

@@ -49,6 +49,9 @@ class Signature:
 # of which P0 make scalars and P1 vectors. K and M are columns; leading dimensions (...) count as rows, so a
 # vector has three. Lengths are in Å; the network's own numbers have no unit.
 #
+# On a GPU arrays are CuPy's, except those by which the host decides what to launch, which stay NumPy's: row_ptr,
+# blocks, scales, species_ptr, paths.
+#
 # operator       outputs                        inputs
 #                static
 # edge_geometry  r[E], unit[E,3]                edge_vec[E,3] = r_sender - r_receiver
@@ -89,7 +92,7 @@ SIGNATURES: dict[str, Signature] = {
     "norm": Signature("gate", ("s_out", "v_out"), ("s", "v"), ("n_even",)),
     "add": Signature("dense", ("y",), ("a", "b"), ("col", "count")),
 }
-BACKENDS = ("ref", "cpu")
+BACKENDS = ("ref", "cpu", "cuda")
 WALKS = ("fwd", "bwd", "fwd_tan", "bwd_tan")
 
 # Far below the round-off of any value, far above the smallest double: a complex step this small is exact.
@@ -121,6 +124,15 @@ def _function(module: str, name: str) -> Callable[..., None]:
         raise NotImplementedError(f"there is no {name} in eqpot.kernels.{module}")
 
     return absent
+
+
+@cache
+def convolution() -> Operator:
+    """The radial network's last layer and `interaction` in one, for evaluation on a GPU: no row of the table,
+    as its tangents do not exist. See `eqpot.kernels.convolution` for its arguments."""
+    module = "convolution"
+    walks = ("convolution_fwd_cuda", "convolution_bwd_cuda", "convolution_fwd_tan", "convolution_bwd_tan")
+    return Operator(module, *(_function(module, name) for name in walks))
 
 
 def as_kernel(name: str) -> Operator:

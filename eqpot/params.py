@@ -19,6 +19,11 @@ class Params(Mapping[str, np.ndarray]):
         self.flat = np.zeros(sum(sizes), dtype)
         self._views = self.split(self.flat)
 
+    def move(self, flat: np.ndarray) -> None:
+        """Take another vector, on a GPU for instance, in the place of `flat`."""
+        self.flat = flat
+        self._views = self.split(flat)
+
     def split(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Views of another vector of the same layout, such as a gradient."""
         return {name: flat[place].reshape(shape) for name, place, shape in self._places}

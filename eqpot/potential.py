@@ -11,12 +11,14 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
+from eqpot import backend as backends
 from eqpot.config import ModelConfig
 from eqpot.errors import UserError
 from eqpot.evaluator import Evaluator
 from eqpot.files import new_hdf5, own_hdf5
 from eqpot.graph import Batch, collate, frame_graph
-from eqpot.kernels.forces import forces_cpu
+from eqpot.kernels import forces as force_kernels
+from eqpot.kernels.cuda import constant
 from eqpot.loss import Labels
 from eqpot.model import ALL, Model
 from eqpot.ops import operators
@@ -53,7 +55,8 @@ class Potential:
     plus the repulsion `zbl` where the settings ask for it, else None.
 
     species: atomic numbers, rising; scale, shift: float64 [Z], eV; mean_neighbours: edges per atom in the
-    training set, which normalises sums over neighbours; params: the weights.
+    training set, which normalises sums over neighbours; params: the weights, on the GPU where backend is
+    "cuda".
     """
 
     def __init__(self, config: ModelConfig, species: Sequence[int], dtype: str, backend: str = "cpu"):
@@ -67,10 +70,8 @@ class Potential:
         self.mean_neighbours = 1.0
         self.zbl = ZBL(self.species, config.cutoff, config.envelope_p) if config.zbl else None
         self.params = Params(self._model.shapes(), dtype)
-        self._gradient = np.zeros_like(self.params.flat)
         self.provenance: dict[str, Any] = {}
-        self.backend = backend
-        self._pool = Pool(np.dtype(dtype))
+        self._work_on(backend)
 
     def __repr__(self) -> str:
         c = self.config
@@ -81,12 +82,34 @@ class Potential:
 
     @classmethod
     def create(
-        cls, species: Sequence[str | int], seed: int = 0, dtype: str = "float32", **settings: Any
+        cls,
+        species: Sequence[str | int],
+        seed: int = 0,
+        dtype: str = "float32",
+        device: str = "cpu",
+        **settings: Any,
     ) -> Self:
         """An untrained potential for some elements (symbols or atomic numbers); settings as in `[model]`."""
         potential = cls(ModelConfig.from_dict(settings), _numbers(species), dtype)
         potential.params.flat[:] = potential._model.initial(seed, dtype).flat
-        return potential
+        return potential.to(device)
+
+    def to(self, device: str) -> Self:
+        """Itself, from now on at work on "cpu", "cuda", or what "auto" finds.
+
+        UserError where there is no GPU to be used.
+        """
+        backend = backends.resolve(device)
+        if backend != self.backend:
+            self._work_on(backend)
+        return self
+
+    def _work_on(self, backend: str) -> None:
+        self.backend = backend
+        self.params.move(backends.to_device(backends.to_host(self.params.flat), backend))
+        self._gradient = self.params.flat * 0
+        self._pool = Pool(np.dtype(self.dtype), backend)
+        self._evaluator = self._blocks = None
 
     @property
     def mean_neighbours(self) -> float:
@@ -103,18 +126,21 @@ class Potential:
     def __getstate__(self) -> dict[str, Any]:
         """Settings and weights: copies and pickles take no working memory along."""
         names = ("config", "species", "dtype", "backend", "scale", "shift", "mean_neighbours", "provenance")
-        return {name: getattr(self, name) for name in names} | {"flat": self.params.flat}
+        flat = backends.to_host(self.params.flat)
+        return {name: getattr(self, name) for name in names} | {"flat": flat}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*(state[name] for name in ("config", "species", "dtype", "backend")))
-        self.scale[:], self.shift[:], self.params.flat[:] = state["scale"], state["shift"], state["flat"]
+        self.scale[:], self.shift[:] = state["scale"], state["shift"]
+        self.params.flat[:] = backends.to_device(state["flat"], self.backend)
         self.mean_neighbours, self.provenance = state["mean_neighbours"], state["provenance"]
 
     def frozen(self) -> Self:
         """A copy with weights that nobody can write to: no call needs to look whether they changed."""
         copied = deepcopy(self)
-        for array in (copied.scale, copied.params.flat, *copied.params.values()):
-            array.flags.writeable = False
+        if copied.backend == "cpu":
+            for array in (copied.scale, copied.params.flat, *copied.params.values()):
+                array.flags.writeable = False
         return copied
 
     # ---- files
@@ -133,11 +159,11 @@ class Potential:
             file["species"] = np.array(self.species, np.int64)
             file["scale"], file["shift"] = self.scale, self.shift
             for name, array in self.params.items():
-                file[f"params/{name}"] = array
+                file[f"params/{name}"] = backends.to_host(array)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a model file; UserError where it is missing, damaged or something else."""
+    def load(cls, path: str | Path, device: str = "cpu") -> Self:
+        """Read a model file; UserError where it is missing, damaged or something else, and as in `to`."""
         try:
             with own_hdf5(path, FORMAT, VERSION) as file:
                 config = ModelConfig.from_dict(json.loads(file.attrs["config"]))
@@ -156,7 +182,7 @@ class Potential:
                         raise UserError(f"{path}: {name}: expected finite numbers, found NaN or infinity")
         except (OSError, KeyError, ValueError, RuntimeError) as e:
             raise UserError(f"{path}: cannot be read as a model file ({str(e).splitlines()[0]})") from e
-        return potential
+        return potential.to(device)
 
     # ---- structures
 
@@ -207,7 +233,7 @@ class Potential:
     # ---- batches
 
     def predict(self, batch: Batch, forces: bool = True, stress: bool = False) -> Prediction:
-        """Energies, and forces and stress where asked for, of a batch.
+        """Energies, and forces and stress where asked for, of a batch, in arrays of NumPy.
 
         Compiled in one piece where there is such code for the model, else by walks over the tape: equal to
         round-off.
@@ -219,7 +245,8 @@ class Potential:
             x, found, d = self._evaluator.run(batch, forces or stress, by_edge=stress)
             return self._prediction(batch, x, None if found is None else found.copy(), d)
         try:
-            return self._record(batch, forces or stress, stress)[0]
+            found = self._record(batch, forces or stress, stress, evaluated=self.backend == "cuda")[0]
+            return found.on("cpu")
         finally:
             self._pool.release()
 
@@ -236,11 +263,12 @@ class Potential:
         The gradient is a buffer that the next call overwrites.
 
         `loss` returns (value, anything, dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3]) for a prediction whose
-        atoms are in the batch's order. Four walks over the tape, see `eqpot.tape`; with `compiled`, all
+        atoms are in the batch's order; arrays here and there are on the GPU where the potential is. Four walks over the tape, see `eqpot.tape`; with `compiled`, all
         blocks are one operator where there is such code for the model. ZBL, which has no weights, adds a
         constant to each prediction: it enters the gradient through dL/dE, dL/dF and dL/dS alone, and the
         walks know nothing of it.
         """
+        batch = backends.moved(batch, self.backend)
         try:
             prediction, tape, x, edge_vec, nodes = self._record(batch, True, stress, compiled)
             outcome = loss(prediction)
@@ -251,16 +279,17 @@ class Potential:
             views = self.params.split(gradient) | {ALL: gradient[None]}
             for name, node in nodes.items():
                 node.td = views[name]
-            seed = self.scale[batch.species] * grad_energy[batch.frame]
+            seed = self._of_species(self.scale, batch) * grad_energy[batch.frame]
             tape.reverse_tangent({x: self._column(seed)}, nodes.values())
         finally:
             self._pool.release()
         return outcome, gradient
 
     def _record(
-        self, batch: Batch, forces: bool, stress: bool, compiled: bool = False
+        self, batch: Batch, forces: bool, stress: bool, compiled: bool = False, evaluated: bool = False
     ) -> tuple[Prediction, Tape, Node, Node, dict]:
         """Walks one and two."""
+        batch = backends.moved(batch, self.backend)
         tape = Tape(operators(self.backend), self._pool)
         arrays, blocks = self.params, None
         if compiled and self.backend == "cpu":
@@ -274,13 +303,14 @@ class Potential:
                 arrays[ALL] = self.params.flat[None]
         nodes = {name: Node(array) for name, array in arrays.items()}
         edge_vec = Node(batch.edge_vec.astype(self.dtype))
-        x = self._model.run(tape, nodes, batch, edge_vec, blocks)
+        x = self._model.run(tape, nodes, batch, edge_vec, blocks, evaluated)
         found = d = None
         if forces:
-            tape.reverse({x: self._column(self.scale[batch.species])}, [edge_vec])
+            tape.reverse({x: self._column(self._of_species(self.scale, batch))}, [edge_vec])
             d = np.zeros_like(edge_vec.value) if edge_vec.d is None else edge_vec.d
-            found = np.empty((len(batch.species), 3))
-            forces_cpu(found, d, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
+            found = np.empty_like(batch.edge_vec, shape=(len(batch.species), 3))
+            run = force_kernels.forces_cuda if self.backend == "cuda" else force_kernels.forces_cpu
+            run(found, d, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
         prediction = self._prediction(batch, x.value[:, 0], found, d if stress else None)
         return prediction, tape, x, edge_vec, nodes
 
@@ -289,18 +319,27 @@ class Potential:
     ) -> Prediction:
         """From the network's numbers x [n] and forces [n, 3], and d = dE/d edge_vec [E, 3] where stress is
         wanted."""
-        energies = self.scale[batch.species] * x + self.shift[batch.species]
+        energies = self._of_species(self.scale, batch) * x + self._of_species(self.shift, batch)
         if self.zbl is not None:
             zbl_energies, zbl_forces, zbl_d = self.zbl.run(batch)
             energies += zbl_energies
             forces = None if forces is None else forces + zbl_forces
             d = None if d is None else d + zbl_d
+        if self.backend == "cuda":
+            energy = _frame_sums(energies[:, None], batch)[:, 0]
+        else:
+            energy = np.bincount(batch.frame, energies, minlength=batch.n_frames)
         return Prediction(
-            energy=np.bincount(batch.frame, energies, minlength=batch.n_frames),
+            energy=energy,
             energies=energies,
             forces=forces,
             stress=None if d is None else self._stress(batch, d),
         )
+
+    @staticmethod
+    def _of_species(numbers: np.ndarray, batch: Batch) -> np.ndarray:
+        """numbers[Z] for each atom."""
+        return (constant(numbers) if batch.backend == "cuda" else numbers)[batch.species]
 
     def _column(self, seed: np.ndarray) -> np.ndarray:
         return seed.astype(self.dtype)[:, None]
@@ -308,6 +347,11 @@ class Potential:
     @staticmethod
     def _stress(batch: Batch, d: np.ndarray) -> np.ndarray:
         """(1/V) sum over edges of the symmetric part of edge_vec d^T, d = dE/d edge_vec [E, 3]; [f, 3, 3]."""
+        if batch.backend == "cuda":
+            virials = np.empty_like(batch.edge_vec, shape=(len(batch.species), 6))
+            force_kernels.virials_cuda(virials, batch.edge_vec, d, batch.receiver_ptr)
+            virial = _frame_sums(virials, batch)[:, [0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(-1, 3, 3)
+            return virial / backends.to_device(batch.volume, batch.backend)[:, None, None]
         frame = batch.frame[batch.receivers]
         virial = np.empty((batch.n_frames, 3, 3))
         for a in range(3):
@@ -322,10 +366,20 @@ class Potential:
         """dL/d(dE/d edge_vec) [E, 3]: the transpose of how forces and stress follow from dE/d edge_vec."""
         t = grad_forces[batch.receivers] - grad_forces[batch.senders]
         if grad_stress is not None:
-            symmetric = 0.5 * (grad_stress + grad_stress.swapaxes(1, 2)) / batch.volume[:, None, None]
-            symmetric[np.isnan(batch.volume)] = 0
+            volume = backends.to_device(batch.volume, batch.backend)
+            symmetric = 0.5 * (grad_stress + grad_stress.swapaxes(1, 2)) / volume[:, None, None]
+            symmetric[np.isnan(volume)] = 0
             t += np.einsum("eab,eb->ea", symmetric[batch.frame[batch.receivers]], batch.edge_vec)
         return t.astype(self.dtype)
+
+
+def _frame_sums(values: np.ndarray, batch: Batch) -> np.ndarray:
+    """Sums of values [n, K] over the atoms of each frame [f, K], on the GPU, in one order from run to run."""
+    if batch.n_frames == 1:
+        return values.sum(axis=0, keepdims=True)
+    sums = np.empty_like(values, shape=(batch.n_frames, values.shape[1]))
+    force_kernels.frame_sums_cuda(sums, values, batch.frame)
+    return sums
 
 
 def _numbers(species: Sequence[str | int]) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eqpot.backend import to_host
 from eqpot.errors import UserError
 from eqpot.files import check_folder, new_hdf5, own_hdf5
 
@@ -43,7 +44,7 @@ def write_checkpoint(
     with new_hdf5(path) as file:
         file.attrs.update(format=kind, version=version, content=json.dumps(content))
         for name, array in arrays.items():
-            file[name] = array
+            file[name] = to_host(array)
 
 
 def read_checkpoint(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from eqpot.backend import array_module
 from eqpot.kernels.simd import aligned
 from eqpot.ops import Operator
 
@@ -28,8 +29,9 @@ from eqpot.ops import Operator
 class Pool:
     """Arrays that are used again, since fresh memory costs a page fault every 4 kB."""
 
-    def __init__(self, dtype: np.dtype):
+    def __init__(self, dtype: np.dtype, backend: str = "cpu"):
         self.dtype = np.dtype(dtype)
+        self.empty = aligned if backend == "cpu" else array_module(backend).empty
         self._free: dict[int, list[np.ndarray]] = {}
         self._used: list[np.ndarray] = []
 
@@ -38,7 +40,7 @@ class Pool:
         size = math.prod(shape)
         room = 1 << max(size - 1, 63).bit_length()
         stack = self._free.get(room)
-        buffer = stack.pop() if stack else aligned((room,), self.dtype)
+        buffer = stack.pop() if stack else self.empty((room,), self.dtype)
         self._used.append(buffer)
         return buffer[:size].reshape(shape)
 

@@ -6,8 +6,10 @@ import numpy as np
 from ase import units
 from ase.data import covalent_radii
 
+from eqpot.backend import array_module
 from eqpot.graph import Batch
-from eqpot.kernels.zbl import zbl_cpu
+from eqpot.kernels.cuda import constant
+from eqpot.kernels.zbl import zbl_cpu, zbl_cuda
 
 
 class ZBL:
@@ -25,11 +27,12 @@ class ZBL:
 
     def run(self, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Energies of atoms [n] (eV), forces [n, 3] and dE/d edge_vec [E, 3] (eV/Å), in the batch's order."""
-        n = len(batch.species)
-        found = np.empty(n), np.empty((n, 3)), np.empty((batch.edge_count, 3))
-        zbl_cpu(
-            *found,
-            *(batch.edge_vec, batch.senders, batch.receiver_ptr, batch.species),
-            *(self._charges, self._lengths, self._ends, self._envelope_p),
-        )
+        n, xp = len(batch.species), array_module(batch.backend)
+        found = xp.empty(n), xp.empty((n, 3)), xp.empty((batch.edge_count, 3))
+        graph = batch.edge_vec, batch.senders, batch.receiver_ptr, batch.species
+        constants = self._charges, self._lengths, self._ends
+        if batch.backend == "cuda":
+            zbl_cuda(*found, *graph, *map(constant, constants), self._envelope_p)
+        else:
+            zbl_cpu(*found, *graph, *constants, self._envelope_p)
         return found

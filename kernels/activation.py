@@ -9,14 +9,18 @@ ssp is the shifted softplus of the radial network (Batzner et al., eq. 6), zero 
 taken of negative numbers only, so none overflows.
 
 fwd: y = f(x); bwd: dx = f' dy; fwd_tan: ty = f' tx; bwd_tan: tdx = f' tdy + f'' tx dy.
-Shapes: x[..., K], y[..., K]. Threads share chunks of numbers.
+Shapes: x[..., K], y[..., K]. Threads share chunks of numbers, on a GPU each takes one.
 """
+
+from functools import partial
 
 from numba import prange
 
+from . import cuda as gpu
 from .compile import inner, kernel
 from .elementary import exp, expm1, log1p
 
+cuda = None  # see cuda.py
 CHUNK = 2048
 SSP, SILU, TANH = 0, 1, 2
 
@@ -89,7 +93,7 @@ def add_slopes_tan(tdx, tdy, tx, dy, x, kind):
 
 
 @kernel
-def _fwd(y, x, kind):
+def _fwd_cpu(y, x, kind):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         if kind == SSP:
@@ -101,7 +105,7 @@ def _fwd(y, x, kind):
 
 
 @kernel
-def _bwd(dx, dy, x, kind):
+def _bwd_cpu(dx, dy, x, kind):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         if kind == SSP:
@@ -113,7 +117,7 @@ def _bwd(dx, dy, x, kind):
 
 
 @kernel
-def _bwd_tan(tdx, tdy, tx, dy, x, kind):
+def _bwd_tan_cpu(tdx, tdy, tx, dy, x, kind):
     for chunk in prange((x.size + CHUNK - 1) // CHUNK):
         part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         if kind == SSP:
@@ -124,25 +128,55 @@ def _bwd_tan(tdx, tdy, tx, dy, x, kind):
             add_slopes_tan(tdx[part], tdy[part], tx[part], dy[part], x[part], TANH)
 
 
-def activation_fwd_cpu(y, x, kind):
-    _fwd(y.reshape(-1), x.reshape(-1), kind)
+# ---- on a GPU
 
 
-def activation_bwd_cpu(dx, dy, x, kind):
+@gpu.kernel(lambda y, *_: y.size)
+def _fwd_cuda(y, x, kind):
+    for k in range(cuda.grid(1), x.size, cuda.gridsize(1)):
+        y[k] = value(x[k], kind)
+
+
+@gpu.kernel(lambda dx, *_: dx.size)
+def _bwd_cuda(dx, dy, x, kind):
+    for k in range(cuda.grid(1), x.size, cuda.gridsize(1)):
+        dx[k] += slope(x[k], kind) * dy[k]
+
+
+@gpu.kernel(lambda tdx, *_: tdx.size)
+def _bwd_tan_cuda(tdx, tdy, tx, dy, x, kind):
+    for k in range(cuda.grid(1), x.size, cuda.gridsize(1)):
+        f1, f2 = slope_curvature(x[k], kind)
+        tdx[k] += f1 * tdy[k] + f2 * tx[k] * dy[k]
+
+
+# ---- the table's signatures
+
+
+def _fwd(run, y, x, kind):
+    run(y.reshape(-1), x.reshape(-1), kind)
+
+
+def _bwd(run, dx, dy, x, kind):
     if dx is not None:
-        _bwd(dx.reshape(-1), dy.reshape(-1), x.reshape(-1), kind)
+        run(dx.reshape(-1), dy.reshape(-1), x.reshape(-1), kind)
 
 
-def activation_fwd_tan_cpu(ty, tx, x, kind):
+def _fwd_tan(run, ty, tx, x, kind):
     ty[...] = 0
     if tx is not None:
-        _bwd(ty.reshape(-1), tx.reshape(-1), x.reshape(-1), kind)
+        run(ty.reshape(-1), tx.reshape(-1), x.reshape(-1), kind)
 
 
-def activation_bwd_tan_cpu(tdx, tdy, tx, dy, x, kind):
-    if tdx is None:
-        return
+def _bwd_tan(run, still, tdx, tdy, tx, dy, x, kind):
     if tx is None:
-        activation_bwd_cpu(tdx, tdy, x, kind)
-    else:
-        _bwd_tan(tdx.reshape(-1), tdy.reshape(-1), tx.reshape(-1), dy.reshape(-1), x.reshape(-1), kind)
+        _bwd(still, tdx, tdy, x, kind)
+    elif tdx is not None:
+        run(tdx.reshape(-1), tdy.reshape(-1), tx.reshape(-1), dy.reshape(-1), x.reshape(-1), kind)
+
+
+activation_fwd_cpu, activation_fwd_cuda = partial(_fwd, _fwd_cpu), partial(_fwd, _fwd_cuda)
+activation_bwd_cpu, activation_bwd_cuda = partial(_bwd, _bwd_cpu), partial(_bwd, _bwd_cuda)
+activation_fwd_tan_cpu, activation_fwd_tan_cuda = partial(_fwd_tan, _bwd_cpu), partial(_fwd_tan, _bwd_cuda)
+activation_bwd_tan_cpu = partial(_bwd_tan, _bwd_tan_cpu, _bwd_cpu)
+activation_bwd_tan_cuda = partial(_bwd_tan, _bwd_tan_cuda, _bwd_cuda)

@@ -6,14 +6,19 @@ Number by number, for a gradient g:
     w -= step · m / (sqrt(v) / root + epsilon),   step = rate / (1 - beta1^t), root = sqrt(1 - beta2^t)
     average += share (w - average)
 
-Each array is read and written once: 40 bytes a weight in float32 for both. Threads share chunks.
+Each array is read and written once: 40 bytes a weight in float32 for both. Threads share chunks; on a GPU
+each takes one weight.
 """
+
+import math
 
 import numpy as np
 from numba import prange
 
+from . import cuda as gpu
 from .compile import inner, kernel
 
+cuda = None  # see cuda.py
 CHUNK = 4096
 
 
@@ -61,3 +66,21 @@ def average_step_cpu(average, w, share):
     for chunk in prange((w.size + CHUNK - 1) // CHUNK):
         part = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         _follow(average[part], w[part], share[0])
+
+
+@gpu.kernel(lambda w, *_: w.size)
+def adam_step_cuda(w, m, v, v_max, g, constants):
+    for k in range(cuda.grid(1), w.size, cuda.gridsize(1)):
+        m[k] += constants[0] * (g[k] - m[k])
+        v[k] += constants[1] * (g[k] * g[k] - v[k])
+        largest = v[k]
+        if v_max.size:
+            largest = max(v_max[k], largest)
+            v_max[k] = largest
+        w[k] -= constants[2] * m[k] / (math.sqrt(largest) * constants[3] + constants[4])
+
+
+@gpu.kernel(lambda average, *_: average.size)
+def average_step_cuda(average, w, share):
+    for k in range(cuda.grid(1), w.size, cuda.gridsize(1)):
+        average[k] += share[0] * (w[k] - average[k])

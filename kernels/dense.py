@@ -14,8 +14,12 @@ fwd_tan: ty = scale (tx W + x tW); bwd_tan: tdx = scale (tdy W^T + dy tW^T), tdW
 
 Matrix products go to the BLAS that Numba itself uses (SciPy's), on one thread each: threads share chunks of
 rows, or tiles of dW, which fixes every sum's order whatever the number of threads. That is why importing this
-file sets SciPy's BLAS to one thread.
+file sets SciPy's BLAS to one thread. On a GPU they go to cuBLAS, one for each group and block, in plain
+float32 (no TF32) or float64.
 """
+
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401  (loads the library that the next lines restrict)
@@ -166,37 +170,107 @@ def _rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def dense_fwd_cpu(y, x, w, row_ptr, blocks, scales):
-    _mix(_rows(y), _rows(x), w, row_ptr, blocks, scales, False, True)
+def _mix_cpu(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
+    _mix(_rows(y), _rows(x), w, row_ptr, blocks, scales, transpose, overwrite)
 
 
-def dense_bwd_cpu(dx, dw, dy, x, w, row_ptr, blocks, scales):
+def _mix_weights_cpu(dw, x, dy, row_ptr, blocks, scales):
+    _mix_weights(dw, _rows(x), _rows(dy), row_ptr, blocks, scales, _tiles(len(dw), blocks))
+
+
+def _mix_cuda(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
+    """`row_ptr`, `blocks` and `scales` are on the host: they say which products to ask for."""
+    y, x = _rows(y), _rows(x)
+    if overwrite:
+        y[...] = 0
+    for g, (lo, hi) in enumerate(pairwise(row_ptr.tolist())):
+        for (x_col, k, y_col, m, offset), scale in zip(blocks.tolist(), scales.tolist(), strict=True):
+            W = w[g, offset : offset + k * m].reshape(k, m)
+            if lo < hi and transpose:
+                add_matmul(y[lo:hi, x_col : x_col + k], x[lo:hi, y_col : y_col + m], W.T, scale)
+            elif lo < hi:
+                add_matmul(y[lo:hi, y_col : y_col + m], x[lo:hi, x_col : x_col + k], W, scale)
+
+
+def _mix_weights_cuda(dw, x, dy, row_ptr, blocks, scales):
+    x, dy = _rows(x), _rows(dy)
+    for g, (lo, hi) in enumerate(pairwise(row_ptr.tolist())):
+        for (x_col, k, y_col, m, offset), scale in zip(blocks.tolist(), scales.tolist(), strict=True):
+            if lo < hi:
+                to = dw[g, offset : offset + k * m].reshape(k, m)
+                add_matmul(to, x[lo:hi, x_col : x_col + k].T, dy[lo:hi, y_col : y_col + m], scale)
+
+
+def add_matmul(c, a, b, factor):
+    """c += factor a b for matrices on the GPU, each row-major with any distance between rows, or transposed.
+
+    cuBLAS is column-major: c^T += factor b^T a^T.
+    """
+    if isinstance(c, np.ndarray):  # in the simulator
+        c += c.dtype.type(factor) * (a @ b)
+        return
+    from cupy.cuda import cublas, device
+
+    rows, k, columns = *a.shape, b.shape[1]
+    (of_b, ldb), (of_a, lda), (_, ldc) = _layout(b), _layout(a), _layout(c)
+    factors = np.array([factor, 1], c.dtype)  # read before the call returns
+    gemm = cublas.sgemm if c.dtype == np.float32 else cublas.dgemm
+    gemm(
+        *(device.get_cublas_handle(), of_b, of_a, columns, rows, k, factors[:1].ctypes.data),
+        *(b.data.ptr, ldb, a.data.ptr, lda, factors[1:].ctypes.data, c.data.ptr, ldc),
+    )
+
+
+def _layout(matrix):
+    """(1 if it is a transposed view else 0, the distance between the rows of what it is a view of)"""
+    rows, columns = (stride // matrix.itemsize for stride in matrix.strides)
+    if columns != 1 and matrix.shape[1] != 1:
+        return 1, columns
+    return 0, rows if matrix.shape[0] != 1 else matrix.shape[1]
+
+
+def _fwd(mix, y, x, w, row_ptr, blocks, scales):
+    mix(y, x, w, row_ptr, blocks, scales, False, True)
+
+
+def _bwd(mix, mix_weights, dx, dw, dy, x, w, row_ptr, blocks, scales):
     if dx is not None:
-        _mix(_rows(dx), _rows(dy), w, row_ptr, blocks, scales, True, False)
+        mix(dx, dy, w, row_ptr, blocks, scales, True, False)
     if dw is not None:
-        _mix_weights(dw, _rows(x), _rows(dy), row_ptr, blocks, scales, _tiles(len(w), blocks))
+        mix_weights(dw, x, dy, row_ptr, blocks, scales)
 
 
-def dense_fwd_tan_cpu(ty, tx, tw, x, w, row_ptr, blocks, scales):
+def _fwd_tan(mix, ty, tx, tw, x, w, row_ptr, blocks, scales):
     if tx is None and tw is None:
         ty[...] = 0
     if tx is not None:
-        _mix(_rows(ty), _rows(tx), w, row_ptr, blocks, scales, False, True)
+        mix(ty, tx, w, row_ptr, blocks, scales, False, True)
     if tw is not None:
-        _mix(_rows(ty), _rows(x), tw, row_ptr, blocks, scales, False, tx is None)
+        mix(ty, x, tw, row_ptr, blocks, scales, False, tx is None)
 
 
-def dense_bwd_tan_cpu(tdx, tdw, tdy, tx, tw, dy, x, w, row_ptr, blocks, scales):
-    dense_bwd_cpu(tdx, tdw, tdy, x, w, row_ptr, blocks, scales)
+def _bwd_tan(mix, mix_weights, tdx, tdw, tdy, tx, tw, dy, x, w, row_ptr, blocks, scales):
+    _bwd(mix, mix_weights, tdx, tdw, tdy, x, w, row_ptr, blocks, scales)
     if tdx is not None and tw is not None:
-        _mix(_rows(tdx), _rows(dy), tw, row_ptr, blocks, scales, True, False)
+        mix(tdx, dy, tw, row_ptr, blocks, scales, True, False)
     if tdw is not None and tx is not None:
-        _mix_weights(tdw, _rows(tx), _rows(dy), row_ptr, blocks, scales, _tiles(len(w), blocks))
+        mix_weights(tdw, tx, dy, row_ptr, blocks, scales)
+
+
+dense_fwd_cpu, dense_fwd_cuda = partial(_fwd, _mix_cpu), partial(_fwd, _mix_cuda)
+dense_bwd_cpu = partial(_bwd, _mix_cpu, _mix_weights_cpu)
+dense_bwd_cuda = partial(_bwd, _mix_cuda, _mix_weights_cuda)
+dense_fwd_tan_cpu, dense_fwd_tan_cuda = partial(_fwd_tan, _mix_cpu), partial(_fwd_tan, _mix_cuda)
+dense_bwd_tan_cpu = partial(_bwd_tan, _mix_cpu, _mix_weights_cpu)
+dense_bwd_tan_cuda = partial(_bwd_tan, _mix_cuda, _mix_weights_cuda)
+
+
+# ---- add: plain array arithmetic, the same on both
 
 
 def add_fwd_cpu(y, a, b, col, count):
     """y = a, with b's first `count` columns added from column `col` on: how a self-connection joins."""
-    np.copyto(y, a)
+    y[...] = a
     y[..., col : col + count] += b[..., :count]
 
 
@@ -215,3 +289,7 @@ def add_fwd_tan_cpu(ty, ta, tb, a, b, col, count):
 
 def add_bwd_tan_cpu(tda, tdb, tdy, ta, tb, dy, a, b, col, count):
     add_bwd_cpu(tda, tdb, tdy, a, b, col, count)
+
+
+add_fwd_cuda, add_bwd_cuda = add_fwd_cpu, add_bwd_cpu
+add_fwd_tan_cuda, add_bwd_tan_cuda = add_fwd_tan_cpu, add_bwd_tan_cpu

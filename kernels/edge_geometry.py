@@ -12,16 +12,57 @@ Tangents, with a = n . td (change of length) and tn = P td / r (change of direct
     tr = a,  tunit = sqrt(3) tn
     tdd = tdr n + dr tn + (sqrt 3 / r) [P tg - (a / r) P g - tn (n . g) - n (tn . g)]
 
-Shapes: edge_vec[E, 3], r[E], unit[E, 3]. Domain: r > 0. Threads share chunks of edges.
+Shapes: edge_vec[E, 3], r[E], unit[E, 3]. Domain: r > 0. Threads share chunks of edges; on a GPU each
+takes one edge: 40 bytes and 20 operations forward, in float32.
 """
+
+from functools import partial
 
 import numpy as np
 from numba import prange
 
-from .compile import kernel
+from . import cuda as gpu
+from .compile import inner, kernel
 
+cuda = None  # see cuda.py
 CHUNK = 256
 SQRT3 = np.sqrt(3.0)
+
+
+# ---- one edge; x, y, z is edge_vec
+
+
+@inner
+def _direction(x, y, z):
+    """r and n"""
+    r = np.sqrt(x * x + y * y + z * z)
+    return r, x / r, y / r, z / r
+
+
+@inner
+def _across(r, nx, ny, nz, gx, gy, gz):
+    """(sqrt 3 / r) P g, which is also the tangent of Y1 along g"""
+    f = type(r)(SQRT3) / r
+    along = nx * gx + ny * gy + nz * gz
+    return f * (gx - along * nx), f * (gy - along * ny), f * (gz - along * nz)
+
+
+@inner
+def _turned(r, nx, ny, nz, tx, ty, tz, gx, gy, gz):
+    """(sqrt 3 / r) [-(a / r) P g - tn (n . g) - n (tn . g)] and tn, for tedge_vec = t"""
+    f = type(r)(SQRT3) / r
+    a = nx * tx + ny * ty + nz * tz
+    b = a / r
+    tx, ty, tz = (tx - a * nx) / r, (ty - a * ny) / r, (tz - a * nz) / r
+    along = nx * gx + ny * gy + nz * gz
+    turned = tx * gx + ty * gy + tz * gz
+    x = f * (-b * (gx - along * nx) - tx * along - nx * turned)
+    y = f * (-b * (gy - along * ny) - ty * along - ny * turned)
+    z = f * (-b * (gz - along * nz) - tz * along - nz * turned)
+    return x, y, z, tx, ty, tz
+
+
+# ---- on a CPU
 
 
 @kernel
@@ -29,98 +70,119 @@ def edge_geometry_fwd_cpu(r, unit, edge_vec):
     sqrt3 = edge_vec.dtype.type(SQRT3)
     for chunk in prange((r.size + CHUNK - 1) // CHUNK):
         for e in range(chunk * CHUNK, min(r.size, (chunk + 1) * CHUNK)):
-            x, y, z = edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2]
-            length = np.sqrt(x * x + y * y + z * z)
+            length, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
             r[e] = length
-            unit[e, 0] = sqrt3 * x / length
-            unit[e, 1] = sqrt3 * y / length
-            unit[e, 2] = sqrt3 * z / length
+            unit[e, 0], unit[e, 1], unit[e, 2] = sqrt3 * x, sqrt3 * y, sqrt3 * z
 
 
 @kernel
-def _bwd(dedge_vec, dr, dunit, edge_vec):
-    sqrt3 = edge_vec.dtype.type(SQRT3)
+def _bwd_cpu(dedge_vec, dr, dunit, edge_vec):
     for chunk in prange((dr.size + CHUNK - 1) // CHUNK):
         for e in range(chunk * CHUNK, min(dr.size, (chunk + 1) * CHUNK)):
-            x, y, z = edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2]
-            length = np.sqrt(x * x + y * y + z * z)
-            x, y, z = x / length, y / length, z / length
-            gx, gy, gz = dunit[e, 0], dunit[e, 1], dunit[e, 2]
-            along = x * gx + y * gy + z * gz
-            f = sqrt3 / length
-            dedge_vec[e, 0] += dr[e] * x + f * (gx - along * x)
-            dedge_vec[e, 1] += dr[e] * y + f * (gy - along * y)
-            dedge_vec[e, 2] += dr[e] * z + f * (gz - along * z)
+            r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
+            gx, gy, gz = _across(r, x, y, z, dunit[e, 0], dunit[e, 1], dunit[e, 2])
+            dedge_vec[e, 0] += dr[e] * x + gx
+            dedge_vec[e, 1] += dr[e] * y + gy
+            dedge_vec[e, 2] += dr[e] * z + gz
 
 
 @kernel
-def _fwd_tan(tr, tunit, tedge_vec, edge_vec):
-    sqrt3 = edge_vec.dtype.type(SQRT3)
+def _fwd_tan_cpu(tr, tunit, tedge_vec, edge_vec):
     for chunk in prange((tr.size + CHUNK - 1) // CHUNK):
         for e in range(chunk * CHUNK, min(tr.size, (chunk + 1) * CHUNK)):
-            x, y, z = edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2]
-            length = np.sqrt(x * x + y * y + z * z)
-            x, y, z = x / length, y / length, z / length
+            r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
             tx, ty, tz = tedge_vec[e, 0], tedge_vec[e, 1], tedge_vec[e, 2]
-            a = x * tx + y * ty + z * tz
-            f = sqrt3 / length
-            tr[e] = a
-            tunit[e, 0] = f * (tx - a * x)
-            tunit[e, 1] = f * (ty - a * y)
-            tunit[e, 2] = f * (tz - a * z)
+            tr[e] = x * tx + y * ty + z * tz
+            tunit[e, 0], tunit[e, 1], tunit[e, 2] = _across(r, x, y, z, tx, ty, tz)
 
 
 @kernel
-def _bwd_tan(tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec):
-    sqrt3 = edge_vec.dtype.type(SQRT3)
+def _bwd_tan_cpu(tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec):
     for chunk in prange((tdr.size + CHUNK - 1) // CHUNK):
         for e in range(chunk * CHUNK, min(tdr.size, (chunk + 1) * CHUNK)):
-            x, y, z = edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2]
-            length = np.sqrt(x * x + y * y + z * z)
-            x, y, z = x / length, y / length, z / length
-            tx, ty, tz = tedge_vec[e, 0], tedge_vec[e, 1], tedge_vec[e, 2]
-            a = x * tx + y * ty + z * tz
-            tx, ty, tz = (tx - a * x) / length, (ty - a * y) / length, (tz - a * z) / length  # tn
-            gx, gy, gz = dunit[e, 0], dunit[e, 1], dunit[e, 2]
-            hx, hy, hz = tdunit[e, 0], tdunit[e, 1], tdunit[e, 2]
-            along = x * gx + y * gy + z * gz
-            talong = x * hx + y * hy + z * hz
-            turned = tx * gx + ty * gy + tz * gz
-            f, b = sqrt3 / length, a / length
-            tdedge_vec[e, 0] += (
-                tdr[e] * x
-                + dr[e] * tx
-                + f * (hx - talong * x - b * (gx - along * x) - tx * along - x * turned)
+            r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
+            hx, hy, hz = _across(r, x, y, z, tdunit[e, 0], tdunit[e, 1], tdunit[e, 2])
+            qx, qy, qz, tx, ty, tz = _turned(
+                *(r, x, y, z, tedge_vec[e, 0], tedge_vec[e, 1], tedge_vec[e, 2]),
+                *(dunit[e, 0], dunit[e, 1], dunit[e, 2]),
             )
-            tdedge_vec[e, 1] += (
-                tdr[e] * y
-                + dr[e] * ty
-                + f * (hy - talong * y - b * (gy - along * y) - ty * along - y * turned)
-            )
-            tdedge_vec[e, 2] += (
-                tdr[e] * z
-                + dr[e] * tz
-                + f * (hz - talong * z - b * (gz - along * z) - tz * along - z * turned)
-            )
+            tdedge_vec[e, 0] += tdr[e] * x + dr[e] * tx + hx + qx
+            tdedge_vec[e, 1] += tdr[e] * y + dr[e] * ty + hy + qy
+            tdedge_vec[e, 2] += tdr[e] * z + dr[e] * tz + hz + qz
 
 
-def edge_geometry_bwd_cpu(dedge_vec, dr, dunit, edge_vec):
+# ---- on a GPU
+
+
+@gpu.kernel(lambda *arrays: len(arrays[0]))
+def edge_geometry_fwd_cuda(r, unit, edge_vec):
+    sqrt3 = edge_vec.dtype.type(SQRT3)
+    for e in range(cuda.grid(1), r.size, cuda.gridsize(1)):
+        length, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
+        r[e] = length
+        unit[e, 0], unit[e, 1], unit[e, 2] = sqrt3 * x, sqrt3 * y, sqrt3 * z
+
+
+@gpu.kernel(lambda *arrays: len(arrays[0]))
+def _bwd_cuda(dedge_vec, dr, dunit, edge_vec):
+    for e in range(cuda.grid(1), dr.size, cuda.gridsize(1)):
+        r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
+        gx, gy, gz = _across(r, x, y, z, dunit[e, 0], dunit[e, 1], dunit[e, 2])
+        dedge_vec[e, 0] += dr[e] * x + gx
+        dedge_vec[e, 1] += dr[e] * y + gy
+        dedge_vec[e, 2] += dr[e] * z + gz
+
+
+@gpu.kernel(lambda *arrays: len(arrays[0]))
+def _fwd_tan_cuda(tr, tunit, tedge_vec, edge_vec):
+    for e in range(cuda.grid(1), tr.size, cuda.gridsize(1)):
+        r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
+        tx, ty, tz = tedge_vec[e, 0], tedge_vec[e, 1], tedge_vec[e, 2]
+        tr[e] = x * tx + y * ty + z * tz
+        tunit[e, 0], tunit[e, 1], tunit[e, 2] = _across(r, x, y, z, tx, ty, tz)
+
+
+@gpu.kernel(lambda *arrays: len(arrays[0]))
+def _bwd_tan_cuda(tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec):
+    for e in range(cuda.grid(1), tdr.size, cuda.gridsize(1)):
+        r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
+        hx, hy, hz = _across(r, x, y, z, tdunit[e, 0], tdunit[e, 1], tdunit[e, 2])
+        qx, qy, qz, tx, ty, tz = _turned(
+            *(r, x, y, z, tedge_vec[e, 0], tedge_vec[e, 1], tedge_vec[e, 2]),
+            *(dunit[e, 0], dunit[e, 1], dunit[e, 2]),
+        )
+        tdedge_vec[e, 0] += tdr[e] * x + dr[e] * tx + hx + qx
+        tdedge_vec[e, 1] += tdr[e] * y + dr[e] * ty + hy + qy
+        tdedge_vec[e, 2] += tdr[e] * z + dr[e] * tz + hz + qz
+
+
+# ---- the table's signatures
+
+
+def _bwd(run, dedge_vec, dr, dunit, edge_vec):
     if dedge_vec is not None:
-        _bwd(dedge_vec, dr, dunit, edge_vec)
+        run(dedge_vec, dr, dunit, edge_vec)
 
 
-def edge_geometry_fwd_tan_cpu(tr, tunit, tedge_vec, edge_vec):
+def _fwd_tan(run, tr, tunit, tedge_vec, edge_vec):
     if tedge_vec is None:
         tr[...] = 0
         tunit[...] = 0
     else:
-        _fwd_tan(tr, tunit, tedge_vec, edge_vec)
+        run(tr, tunit, tedge_vec, edge_vec)
 
 
-def edge_geometry_bwd_tan_cpu(tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec):
+def _bwd_tan(run, still, tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec):
     if tdedge_vec is None:
         return
     if tedge_vec is None:
-        _bwd(tdedge_vec, tdr, tdunit, edge_vec)
+        still(tdedge_vec, tdr, tdunit, edge_vec)
     else:
-        _bwd_tan(tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec)
+        run(tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec)
+
+
+edge_geometry_bwd_cpu, edge_geometry_bwd_cuda = partial(_bwd, _bwd_cpu), partial(_bwd, _bwd_cuda)
+edge_geometry_fwd_tan_cpu = partial(_fwd_tan, _fwd_tan_cpu)
+edge_geometry_fwd_tan_cuda = partial(_fwd_tan, _fwd_tan_cuda)
+edge_geometry_bwd_tan_cpu = partial(_bwd_tan, _bwd_tan_cpu, _bwd_cpu)
+edge_geometry_bwd_tan_cuda = partial(_bwd_tan, _bwd_tan_cuda, _bwd_cuda)

@@ -4,10 +4,16 @@
 
 Linear, so the tangents are the same maps of the tangents. Shapes: table[Z, C], s[n, C], species[n] in rising
 order, so that the atoms of species z are species_ptr[z] : species_ptr[z + 1]. One gather and one segmented
-sum: NumPy.
+sum: NumPy; on a GPU a thread takes one number of s, or of dtable.
 """
 
+from functools import partial
+
 import numpy as np
+
+from . import cuda as gpu
+
+cuda = None  # see cuda.py
 
 
 def embedding_fwd_cpu(s, table, species, species_ptr):
@@ -22,12 +28,60 @@ def embedding_bwd_cpu(dtable, ds, table, species, species_ptr):
         dtable[present] += np.add.reduceat(ds, species_ptr[present], axis=0)
 
 
-def embedding_fwd_tan_cpu(ts, ttable, table, species, species_ptr):
+@gpu.kernel(lambda s, *_: s.size)
+def _fwd_cuda(s, table, species):
+    C = s.shape[1]
+    for k in range(cuda.grid(1), s.size, cuda.gridsize(1)):
+        i, c = k // C, k % C
+        s[i, c] = table[species[i], c]
+
+
+def embedding_fwd_cuda(s, table, species, species_ptr):
+    """`species_ptr` is on the host, as for all operators on a GPU."""
+    _fwd_cuda(s, table, species)
+
+
+@gpu.Device
+def _first(species, z):
+    """The first atom of species z or above."""
+    low, high = 0, species.size
+    while low < high:
+        middle = (low + high) // 2
+        if species[middle] < z:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@gpu.kernel(lambda dtable, *_: dtable.size)
+def _bwd_cuda(dtable, ds, species):
+    C = ds.shape[1]
+    for k in range(cuda.grid(1), dtable.size, cuda.gridsize(1)):
+        z, c = k // C, k % C
+        total = ds.dtype.type(0)
+        for i in range(_first(species, z), _first(species, z + 1)):
+            total += ds[i, c]
+        dtable[z, c] += total
+
+
+def embedding_bwd_cuda(dtable, ds, table, species, species_ptr):
+    if dtable is not None:
+        _bwd_cuda(dtable, ds, species)
+
+
+def _fwd_tan(fwd, ts, ttable, table, species, species_ptr):
     if ttable is None:
         ts[...] = 0
     else:
-        np.take(ttable, species, axis=0, out=ts)
+        fwd(ts, ttable, species, species_ptr)
 
 
-def embedding_bwd_tan_cpu(tdtable, tds, ttable, ds, table, species, species_ptr):
-    embedding_bwd_cpu(tdtable, tds, table, species, species_ptr)
+def _bwd_tan(bwd, tdtable, tds, ttable, ds, table, species, species_ptr):
+    bwd(tdtable, tds, table, species, species_ptr)
+
+
+embedding_fwd_tan_cpu = partial(_fwd_tan, embedding_fwd_cpu)
+embedding_fwd_tan_cuda = partial(_fwd_tan, embedding_fwd_cuda)
+embedding_bwd_tan_cpu = partial(_bwd_tan, embedding_bwd_cpu)
+embedding_bwd_tan_cuda = partial(_bwd_tan, embedding_bwd_cuda)

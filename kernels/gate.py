@@ -19,17 +19,22 @@ m = v . tv (so tl = m / l), tk = (q''/l - q'/l^2) m / l:
     tv_out = tv q + k m v
     tdv += q tdv_out + k m dv_out + k b tv + (tk b + k (tv . dv_out + v . tdv_out)) v
 
-Shapes: s_out[n, C], v_out[n, 3, Cv]; none has a unit. Threads share chunks of atoms.
+Shapes: s_out[n, C], v_out[n, 3, Cv]; none has a unit. Threads share chunks of atoms, on a GPU
+each takes one channel of one atom: in a block of C scalars and vectors that is 8 numbers read or written
+forward, about 40 operations.
 """
 
+import math
 from functools import partial
 
 import numpy as np
 from numba import prange
 
 from .activation import SILU, SSP, TANH, add_slopes, add_slopes_tan, slope, slope_curvature, value, values
+from . import cuda as gpu
 from .compile import inner, kernel
 
+cuda = None  # see cuda.py
 CHUNK = 16
 NORM_EPS = 1e-3
 
@@ -82,7 +87,7 @@ def _dot(a, b, i, c):
     return a[i, 0, c] * b[i, 0, c] + a[i, 1, c] * b[i, 1, c] + a[i, 2, c] * b[i, 2, c]
 
 
-# ---- gate
+# ---- gate, on a CPU
 
 
 @inner
@@ -153,7 +158,7 @@ def gate_fwd_cpu(s_out, v_out, g, v, n_even):
 
 
 @kernel
-def _gate_bwd(dg, dv, ds_out, dv_out, g, v, n_even):
+def _gate_bwd_cpu(dg, dv, ds_out, dv_out, g, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         held = np.empty((2, Cv), g.dtype)
@@ -163,7 +168,7 @@ def _gate_bwd(dg, dv, ds_out, dv_out, g, v, n_even):
 
 
 @kernel
-def _gate_fwd_tan(ts_out, tv_out, tg, tv, g, v, n_even):
+def _gate_fwd_tan_cpu(ts_out, tv_out, tg, tv, g, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         held = np.empty((2, Cv), g.dtype)
@@ -173,7 +178,7 @@ def _gate_fwd_tan(ts_out, tv_out, tg, tv, g, v, n_even):
 
 
 @kernel
-def _gate_bwd_tan(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v, n_even):
+def _gate_bwd_tan_cpu(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         held = np.empty((4, Cv), g.dtype)
@@ -183,7 +188,7 @@ def _gate_bwd_tan(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v, n_ev
             gate_row_bwd_tan(*td, tdv[i], *d, *t, tv[i], ds_out[i], dv_out[i], *x, v[i], n_even, held)
 
 
-# ---- norm
+# ---- norm, on a CPU
 
 
 @inner
@@ -205,7 +210,7 @@ def norm_fwd_cpu(s_out, v_out, s, v, n_even):
 
 
 @kernel
-def _norm_bwd(ds, dv, ds_out, dv_out, s, v, n_even):
+def _norm_bwd_cpu(ds, dv, ds_out, dv_out, s, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
@@ -219,7 +224,7 @@ def _norm_bwd(ds, dv, ds_out, dv_out, s, v, n_even):
 
 
 @kernel
-def _norm_fwd_tan(ts_out, tv_out, ts, tv, s, v, n_even):
+def _norm_fwd_tan_cpu(ts_out, tv_out, ts, tv, s, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
@@ -234,7 +239,7 @@ def _norm_fwd_tan(ts_out, tv_out, ts, tv, s, v, n_even):
 
 
 @kernel
-def _norm_bwd_tan(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even):
+def _norm_bwd_tan_cpu(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even):
     n, _, Cv = v.shape
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
@@ -251,6 +256,159 @@ def _norm_bwd_tan(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_ev
                     tdv[i, d, c] += k * b * tv[i, d, c] + along * v[i, d, c]
 
 
+# ---- on a GPU: a thread for each channel
+
+
+@gpu.Device
+def dot(a, b, i, c):
+    """a . b of atom i, channel c"""
+    return a[i, 0, c] * b[i, 0, c] + a[i, 1, c] * b[i, 1, c] + a[i, 2, c] * b[i, 2, c]
+
+
+@gpu.Device
+def length(v, i, c):
+    t = v.dtype.type
+    return t(math.sqrt(dot(v, v, i, c) + t(NORM_EPS) * t(NORM_EPS)))
+
+
+@gpu.kernel(lambda s_out, v_out, *_: max(s_out.size, v_out.size // 3))
+def gate_fwd_cuda(s_out, v_out, g, v, n_even):
+    n, C = s_out.shape
+    Cv = v.shape[2]
+    widest = max(C, Cv)
+    for k in range(cuda.grid(1), n * widest, cuda.gridsize(1)):
+        i, c = k // widest, k % widest
+        if c < C:
+            s_out[i, c] = value(g[i, Cv + c], SILU if c < n_even else TANH)
+        if c < Cv:
+            q = value(g[i, c], SILU)
+            for d in range(3):
+                v_out[i, d, c] = q * v[i, d, c]
+
+
+@gpu.kernel(lambda dg, dv, *_: max(dg.size - dv.size // 3, dv.size // 3))
+def _gate_bwd_cuda(dg, dv, ds_out, dv_out, g, v, n_even):
+    n, C = ds_out.shape
+    Cv = v.shape[2]
+    widest = max(C, Cv)
+    for k in range(cuda.grid(1), n * widest, cuda.gridsize(1)):
+        i, c = k // widest, k % widest
+        if c < C:
+            dg[i, Cv + c] += slope(g[i, Cv + c], SILU if c < n_even else TANH) * ds_out[i, c]
+        if c < Cv:
+            q = value(g[i, c], SILU)
+            b = dot(v, dv_out, i, c)
+            dg[i, c] += slope(g[i, c], SILU) * b
+            for d in range(3):
+                dv[i, d, c] += q * dv_out[i, d, c]
+
+
+@gpu.kernel(lambda ts_out, tv_out, *_: max(ts_out.size, tv_out.size // 3))
+def _gate_fwd_tan_cuda(ts_out, tv_out, tg, tv, g, v, n_even):
+    n, C = ts_out.shape
+    Cv = v.shape[2]
+    widest = max(C, Cv)
+    for k in range(cuda.grid(1), n * widest, cuda.gridsize(1)):
+        i, c = k // widest, k % widest
+        if c < C:
+            ts_out[i, c] = slope(g[i, Cv + c], SILU if c < n_even else TANH) * tg[i, Cv + c]
+        if c < Cv:
+            q, tq = value(g[i, c], SILU), slope(g[i, c], SILU) * tg[i, c]
+            for d in range(3):
+                tv_out[i, d, c] = q * tv[i, d, c] + tq * v[i, d, c]
+
+
+@gpu.kernel(lambda tdg, tdv, *_: max(tdg.size - tdv.size // 3, tdv.size // 3))
+def _gate_bwd_tan_cuda(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v, n_even):
+    n, C = ds_out.shape
+    Cv = v.shape[2]
+    widest = max(C, Cv)
+    for k in range(cuda.grid(1), n * widest, cuda.gridsize(1)):
+        i, c = k // widest, k % widest
+        if c < C:
+            f1, f2 = slope_curvature(g[i, Cv + c], SILU if c < n_even else TANH)
+            tdg[i, Cv + c] += f1 * tds_out[i, c] + f2 * tg[i, Cv + c] * ds_out[i, c]
+        if c < Cv:
+            q = value(g[i, c], SILU)
+            f1, f2 = slope_curvature(g[i, c], SILU)
+            b = dot(v, dv_out, i, c)
+            tb = dot(v, tdv_out, i, c) + dot(tv, dv_out, i, c)
+            tdg[i, c] += f1 * tb + f2 * tg[i, c] * b
+            for d in range(3):
+                tdv[i, d, c] += q * tdv_out[i, d, c] + f1 * tg[i, c] * dv_out[i, d, c]
+
+
+@gpu.kernel(lambda s_out, v_out, *_: max(s_out.size, v_out.size // 3))
+def norm_fwd_cuda(s_out, v_out, s, v, n_even):
+    n, C = s.shape
+    Cv = v.shape[2]
+    widest = max(C, Cv)
+    for k in range(cuda.grid(1), n * widest, cuda.gridsize(1)):
+        i, c = k // widest, k % widest
+        if c < C:
+            s_out[i, c] = value(s[i, c], SSP if c < n_even else TANH)
+        if c < Cv:
+            q = value(length(v, i, c), SSP)
+            for d in range(3):
+                v_out[i, d, c] = q * v[i, d, c]
+
+
+@gpu.kernel(lambda ds, dv, *_: max(ds.size, dv.size // 3))
+def _norm_bwd_cuda(ds, dv, ds_out, dv_out, s, v, n_even):
+    n, C = s.shape
+    Cv = v.shape[2]
+    widest = max(C, Cv)
+    for k in range(cuda.grid(1), n * widest, cuda.gridsize(1)):
+        i, c = k // widest, k % widest
+        if c < C:
+            ds[i, c] += slope(s[i, c], SSP if c < n_even else TANH) * ds_out[i, c]
+        if c < Cv:
+            r = length(v, i, c)
+            q = value(r, SSP)
+            kb = slope(r, SSP) / r * dot(v, dv_out, i, c)
+            for d in range(3):
+                dv[i, d, c] += q * dv_out[i, d, c] + kb * v[i, d, c]
+
+
+@gpu.kernel(lambda ts_out, tv_out, *_: max(ts_out.size, tv_out.size // 3))
+def _norm_fwd_tan_cuda(ts_out, tv_out, ts, tv, s, v, n_even):
+    n, C = s.shape
+    Cv = v.shape[2]
+    widest = max(C, Cv)
+    for k in range(cuda.grid(1), n * widest, cuda.gridsize(1)):
+        i, c = k // widest, k % widest
+        if c < C:
+            ts_out[i, c] = slope(s[i, c], SSP if c < n_even else TANH) * ts[i, c]
+        if c < Cv:
+            r = length(v, i, c)
+            q = value(r, SSP)
+            km = slope(r, SSP) / r * dot(v, tv, i, c)
+            for d in range(3):
+                tv_out[i, d, c] = q * tv[i, d, c] + km * v[i, d, c]
+
+
+@gpu.kernel(lambda tds, tdv, *_: max(tds.size, tdv.size // 3))
+def _norm_bwd_tan_cuda(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even):
+    n, C = s.shape
+    Cv = v.shape[2]
+    widest = max(C, Cv)
+    for k in range(cuda.grid(1), n * widest, cuda.gridsize(1)):
+        i, c = k // widest, k % widest
+        if c < C:
+            f1, f2 = slope_curvature(s[i, c], SSP if c < n_even else TANH)
+            tds[i, c] += f1 * tds_out[i, c] + f2 * ts[i, c] * ds_out[i, c]
+        if c < Cv:
+            r = length(v, i, c)
+            q1, q2 = slope_curvature(r, SSP)
+            q, h = value(r, SSP), q1 / r
+            m, b = dot(v, tv, i, c), dot(v, dv_out, i, c)
+            th = (q2 - h) * m / (r * r)
+            along = th * b + h * (dot(tv, dv_out, i, c) + dot(v, tdv_out, i, c))
+            for d in range(3):
+                tdv[i, d, c] += q * tdv_out[i, d, c] + h * m * dv_out[i, d, c]
+                tdv[i, d, c] += h * b * tv[i, d, c] + along * v[i, d, c]
+
+
 # ---- the table's signatures: inputs that do not move, results that nobody asked for
 
 
@@ -258,19 +416,34 @@ def _or_zero(array, like):
     return np.zeros_like(like) if array is None else array
 
 
-def _bwd(kernel, ds, dv, ds_out, dv_out, s, v, n_even):
-    kernel(_or_zero(ds, s), _or_zero(dv, v), ds_out, dv_out, s, v, n_even)
+def _bwd(run, ds, dv, ds_out, dv_out, s, v, n_even):
+    run(_or_zero(ds, s), _or_zero(dv, v), ds_out, dv_out, s, v, n_even)
 
 
-def _fwd_tan(kernel, ts_out, tv_out, ts, tv, s, v, n_even):
-    kernel(ts_out, tv_out, _or_zero(ts, s), _or_zero(tv, v), s, v, n_even)
+def _fwd_tan(run, ts_out, tv_out, ts, tv, s, v, n_even):
+    run(ts_out, tv_out, _or_zero(ts, s), _or_zero(tv, v), s, v, n_even)
 
 
-def _bwd_tan(kernel, tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even):
+def _bwd_tan(run, tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even):
     tds, tdv, ts, tv = _or_zero(tds, s), _or_zero(tdv, v), _or_zero(ts, s), _or_zero(tv, v)
-    kernel(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even)
+    run(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even)
 
 
-gate_bwd_cpu, norm_bwd_cpu = partial(_bwd, _gate_bwd), partial(_bwd, _norm_bwd)
-gate_fwd_tan_cpu, norm_fwd_tan_cpu = partial(_fwd_tan, _gate_fwd_tan), partial(_fwd_tan, _norm_fwd_tan)
-gate_bwd_tan_cpu, norm_bwd_tan_cpu = partial(_bwd_tan, _gate_bwd_tan), partial(_bwd_tan, _norm_bwd_tan)
+gate_bwd_cpu, gate_bwd_cuda = partial(_bwd, _gate_bwd_cpu), partial(_bwd, _gate_bwd_cuda)
+gate_fwd_tan_cpu, gate_fwd_tan_cuda = (
+    partial(_fwd_tan, _gate_fwd_tan_cpu),
+    partial(_fwd_tan, _gate_fwd_tan_cuda),
+)
+gate_bwd_tan_cpu, gate_bwd_tan_cuda = (
+    partial(_bwd_tan, _gate_bwd_tan_cpu),
+    partial(_bwd_tan, _gate_bwd_tan_cuda),
+)
+norm_bwd_cpu, norm_bwd_cuda = partial(_bwd, _norm_bwd_cpu), partial(_bwd, _norm_bwd_cuda)
+norm_fwd_tan_cpu, norm_fwd_tan_cuda = (
+    partial(_fwd_tan, _norm_fwd_tan_cpu),
+    partial(_fwd_tan, _norm_fwd_tan_cuda),
+)
+norm_bwd_tan_cpu, norm_bwd_tan_cuda = (
+    partial(_bwd_tan, _norm_bwd_tan_cpu),
+    partial(_bwd_tan, _norm_bwd_tan_cuda),
+)

@@ -15,15 +15,21 @@ bwd: dr = sum_n g_n dB_n/dr, dw_n = sum_e g_n dB_n/dw_n. fwd_tan: tB_n = dB_n/dr
 bwd_tan: the tangents of the two sums, with tg_n and the second derivatives along (tr, tw).
 
 Shapes: r[E] (Å), frequencies w[B] (no unit), basis[E, B] (Å^-3/2). Zero for r >= c. Threads share chunks of
-edges; sums over edges into a frequency are taken chunk by chunk, then over the chunks in order.
+edges; sums over edges into a frequency are taken chunk by chunk, then over the chunks in order. On a GPU a
+thread takes one function of one edge, or in bwd all functions of one edge (dr) and one function of a chunk of
+edges (dw).
 """
+
+from functools import partial
 
 import numpy as np
 from numba import prange
 
+from . import cuda as gpu
 from .compile import inner, kernel
 from .elementary import sincos
 
+cuda = None  # see cuda.py
 CHUNK = 128
 
 
@@ -42,6 +48,27 @@ def amplitude(r, cutoff, p):
     return norm * f, norm * (f1 - f / r), norm * (f2 - 2 * f1 / r + 2 * f / r**2)
 
 
+@inner
+def _slopes(a, a1, r, w, cutoff):
+    """dB/dr and dB/dw"""
+    k = w / cutoff
+    sin, cos = sincos(k * r)
+    return a1 * sin + a * k * cos, a * r / cutoff * cos
+
+
+@inner
+def _slopes_tan(a, a1, a2, r, w, tr, tw, cutoff):
+    """The tangents of dB/dr and dB/dw along (tr, tw)."""
+    k, x = w / cutoff, r / cutoff
+    sin, cos = sincos(k * r)
+    mixed = a1 * x * cos + a * cos / cutoff - a * k * x * sin
+    by_r = (a2 * sin + 2 * a1 * k * cos - a * k * k * sin) * tr + mixed * tw
+    return by_r, mixed * tr - a * x * x * sin * tw
+
+
+# ---- on a CPU
+
+
 @kernel
 def radial_basis_fwd_cpu(basis, r, frequencies, cutoff, envelope_p):
     for chunk in prange((r.size + CHUNK - 1) // CHUNK):
@@ -52,71 +79,128 @@ def radial_basis_fwd_cpu(basis, r, frequencies, cutoff, envelope_p):
 
 
 @kernel
-def _fwd_tan(tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p):
+def _fwd_tan_cpu(tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p):
     for chunk in prange((r.size + CHUNK - 1) // CHUNK):
         for e in range(chunk * CHUNK, min(r.size, (chunk + 1) * CHUNK)):
             a, a1, _ = amplitude(r[e], cutoff, envelope_p)
             for n in range(frequencies.size):
-                k = frequencies[n] / cutoff
-                sin, cos = sincos(k * r[e])
-                tbasis[e, n] = (a1 * sin + a * k * cos) * tr[e] + a * r[e] / cutoff * cos * tfrequencies[n]
+                by_r, by_w = _slopes(a, a1, r[e], frequencies[n], cutoff)
+                tbasis[e, n] = by_r * tr[e] + by_w * tfrequencies[n]
 
 
 @kernel
-def _bwd(dr, partial, dbasis, r, frequencies, cutoff, envelope_p):
-    for chunk in prange(partial.shape[0]):
+def _bwd_cpu(dr, sums, dbasis, r, frequencies, cutoff, envelope_p):
+    for chunk in prange(sums.shape[0]):
         for e in range(chunk * CHUNK, min(r.size, (chunk + 1) * CHUNK)):
             a, a1, _ = amplitude(r[e], cutoff, envelope_p)
             for n in range(frequencies.size):
-                k = frequencies[n] / cutoff
-                sin, cos = sincos(k * r[e])
-                dr[e] += dbasis[e, n] * (a1 * sin + a * k * cos)
-                partial[chunk, n] += dbasis[e, n] * a * r[e] / cutoff * cos
+                by_r, by_w = _slopes(a, a1, r[e], frequencies[n], cutoff)
+                dr[e] += dbasis[e, n] * by_r
+                sums[chunk, n] += dbasis[e, n] * by_w
 
 
 @kernel
-def _bwd_tan(tdr, partial, tdbasis, tr, tfrequencies, dbasis, r, frequencies, cutoff, envelope_p):
-    for chunk in prange(partial.shape[0]):
+def _bwd_tan_cpu(tdr, sums, tdbasis, tr, tfrequencies, dbasis, r, frequencies, cutoff, envelope_p):
+    for chunk in prange(sums.shape[0]):
         for e in range(chunk * CHUNK, min(r.size, (chunk + 1) * CHUNK)):
             a, a1, a2 = amplitude(r[e], cutoff, envelope_p)
-            x = r[e] / cutoff
             for n in range(frequencies.size):
-                k, tk = frequencies[n] / cutoff, tfrequencies[n]
-                sin, cos = sincos(k * r[e])
-                mixed = a1 * x * cos + a * cos / cutoff - a * k * x * sin
-                by_r = (a2 * sin + 2 * a1 * k * cos - a * k * k * sin) * tr[e] + mixed * tk
-                by_w = mixed * tr[e] - a * x * x * sin * tk
-                tdr[e] += tdbasis[e, n] * (a1 * sin + a * k * cos) + dbasis[e, n] * by_r
-                partial[chunk, n] += tdbasis[e, n] * a * x * cos + dbasis[e, n] * by_w
+                by_r, by_w = _slopes(a, a1, r[e], frequencies[n], cutoff)
+                t_r, t_w = _slopes_tan(a, a1, a2, r[e], frequencies[n], tr[e], tfrequencies[n], cutoff)
+                tdr[e] += tdbasis[e, n] * by_r + dbasis[e, n] * t_r
+                sums[chunk, n] += tdbasis[e, n] * by_w + dbasis[e, n] * t_w
 
 
-def _partial(r, frequencies):
-    return np.zeros(((r.size + CHUNK - 1) // CHUNK, frequencies.size))
+# ---- on a GPU
+
+
+@gpu.kernel(lambda basis, *_: basis.size)
+def radial_basis_fwd_cuda(basis, r, frequencies, cutoff, envelope_p):
+    B = frequencies.size
+    for k in range(cuda.grid(1), basis.size, cuda.gridsize(1)):
+        e, n = k // B, k % B
+        a, _, _ = amplitude(r[e], cutoff, envelope_p)
+        basis[e, n] = a * sincos(frequencies[n] / cutoff * r[e])[0]
+
+
+@gpu.kernel(lambda tbasis, *_: tbasis.size)
+def _fwd_tan_cuda(tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p):
+    B = frequencies.size
+    for k in range(cuda.grid(1), tbasis.size, cuda.gridsize(1)):
+        e, n = k // B, k % B
+        a, a1, _ = amplitude(r[e], cutoff, envelope_p)
+        by_r, by_w = _slopes(a, a1, r[e], frequencies[n], cutoff)
+        tbasis[e, n] = by_r * tr[e] + by_w * tfrequencies[n]
+
+
+@gpu.kernel(lambda dr, sums, *_: dr.size + sums.size)
+def _bwd_cuda(dr, sums, dbasis, r, frequencies, cutoff, envelope_p):
+    E, B = r.size, frequencies.size
+    for k in range(cuda.grid(1), E + sums.size, cuda.gridsize(1)):
+        if k < E:
+            a, a1, _ = amplitude(r[k], cutoff, envelope_p)
+            for n in range(B):
+                dr[k] += dbasis[k, n] * _slopes(a, a1, r[k], frequencies[n], cutoff)[0]
+        else:
+            chunk, n = (k - E) // B, (k - E) % B
+            for e in range(chunk * CHUNK, min(E, (chunk + 1) * CHUNK)):
+                a, a1, _ = amplitude(r[e], cutoff, envelope_p)
+                sums[chunk, n] += dbasis[e, n] * _slopes(a, a1, r[e], frequencies[n], cutoff)[1]
+
+
+@gpu.kernel(lambda tdr, sums, *_: tdr.size + sums.size)
+def _bwd_tan_cuda(tdr, sums, tdbasis, tr, tfrequencies, dbasis, r, frequencies, cutoff, envelope_p):
+    E, B = r.size, frequencies.size
+    for k in range(cuda.grid(1), E + sums.size, cuda.gridsize(1)):
+        if k < E:
+            a, a1, a2 = amplitude(r[k], cutoff, envelope_p)
+            for n in range(B):
+                by_r, _ = _slopes(a, a1, r[k], frequencies[n], cutoff)
+                t_r, _ = _slopes_tan(a, a1, a2, r[k], frequencies[n], tr[k], tfrequencies[n], cutoff)
+                tdr[k] += tdbasis[k, n] * by_r + dbasis[k, n] * t_r
+        else:
+            chunk, n = (k - E) // B, (k - E) % B
+            for e in range(chunk * CHUNK, min(E, (chunk + 1) * CHUNK)):
+                a, a1, a2 = amplitude(r[e], cutoff, envelope_p)
+                _, by_w = _slopes(a, a1, r[e], frequencies[n], cutoff)
+                _, t_w = _slopes_tan(a, a1, a2, r[e], frequencies[n], tr[e], tfrequencies[n], cutoff)
+                sums[chunk, n] += tdbasis[e, n] * by_w + dbasis[e, n] * t_w
+
+
+# ---- the table's signatures
+
+
+def _sums(r, frequencies):
+    return np.zeros_like(frequencies, np.float64, shape=((r.size + CHUNK - 1) // CHUNK, frequencies.size))
 
 
 def _zero_if_none(t, like):
     return np.zeros_like(like) if t is None else t
 
 
-def radial_basis_bwd_cpu(dr, dfrequencies, dbasis, r, frequencies, cutoff, envelope_p):
-    partial = _partial(r, frequencies)
-    _bwd(_zero_if_none(dr, r), partial, dbasis, r, frequencies, cutoff, envelope_p)
+def _bwd(run, dr, dfrequencies, dbasis, r, frequencies, cutoff, envelope_p):
+    sums = _sums(r, frequencies)
+    run(_zero_if_none(dr, r), sums, dbasis, r, frequencies, cutoff, envelope_p)
     if dfrequencies is not None:
-        dfrequencies += partial.sum(axis=0)
+        dfrequencies += sums.sum(axis=0).astype(dfrequencies.dtype)
 
 
-def radial_basis_fwd_tan_cpu(tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p):
+def _fwd_tan(run, tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p):
     tr, tfrequencies = _zero_if_none(tr, r), _zero_if_none(tfrequencies, frequencies)
-    _fwd_tan(tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p)
+    run(tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p)
 
 
-def radial_basis_bwd_tan_cpu(
-    tdr, tdfrequencies, tdbasis, tr, tfrequencies, dbasis, r, frequencies, cutoff, envelope_p
-):
+def _bwd_tan(run, tdr, tdfrequencies, tdbasis, tr, tfrequencies, dbasis, r, frequencies, cutoff, envelope_p):
     tr, tfrequencies = _zero_if_none(tr, r), _zero_if_none(tfrequencies, frequencies)
-    partial = _partial(r, frequencies)
-    _bwd_tan(
-        _zero_if_none(tdr, r), partial, tdbasis, tr, tfrequencies, dbasis, r, frequencies, cutoff, envelope_p
-    )
+    sums = _sums(r, frequencies)
+    values = tdbasis, tr, tfrequencies, dbasis, r, frequencies, cutoff, envelope_p
+    run(_zero_if_none(tdr, r), sums, *values)
     if tdfrequencies is not None:
-        tdfrequencies += partial.sum(axis=0)
+        tdfrequencies += sums.sum(axis=0).astype(tdfrequencies.dtype)
+
+
+radial_basis_bwd_cpu, radial_basis_bwd_cuda = partial(_bwd, _bwd_cpu), partial(_bwd, _bwd_cuda)
+radial_basis_fwd_tan_cpu = partial(_fwd_tan, _fwd_tan_cpu)
+radial_basis_fwd_tan_cuda = partial(_fwd_tan, _fwd_tan_cuda)
+radial_basis_bwd_tan_cpu = partial(_bwd_tan, _bwd_tan_cpu)
+radial_basis_bwd_tan_cuda = partial(_bwd_tan, _bwd_tan_cuda)

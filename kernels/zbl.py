@@ -18,15 +18,17 @@ sum. There are no weights.
 
 Shapes: energies[n] (eV), forces[n, 3] and dedge_vec[E, 3] (eV/Å), edge_vec[E, 3] (Å), all float64; of each
 two species charges[Z, Z] = k Z_i Z_j (eV Å), lengths[Z, Z] = a and ends[Z, Z] = c (Å). Domain: r > 0. Threads
-share chunks of atoms, each summed over its edges in order.
+share chunks of atoms, on a GPU each takes one; an atom is summed over its edges in order.
 """
 
 import numpy as np
 from numba import prange
 
+from . import cuda as gpu
 from .compile import inner, kernel
 from .radial_basis import amplitude
 
+cuda = None  # see cuda.py
 CHUNK = 64
 
 # Factors and exponents of phi, with the digits that LAMMPS takes: the factors of the book add up to 1.00007.
@@ -44,6 +46,16 @@ def repulsion(r, charge, length, end, p):
         phi1 -= exponent / length * term
     q = charge * np.sqrt(0.5 * end)
     return q * phi * a, q * (phi1 * a + phi * a1)
+
+
+@inner
+def pair(square, charge, length, end, p):
+    """V / 2 and V' / r at the squared distance; of a few per cent of the edges not zero."""
+    if square >= end * end:
+        return 0.0, 0.0
+    r = np.sqrt(square)
+    v, v1 = repulsion(r, charge, length, end, p)
+    return 0.5 * v, v1 / r
 
 
 @kernel
@@ -66,20 +78,43 @@ def zbl_cpu(
             energy, fx, fy, fz = 0.0, 0.0, 0.0, 0.0
             for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
                 x, y, z = edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2]
-                square = x * x + y * y + z * z
                 a, b = species[i], species[senders[e]]
-                end = ends[a, b]
-                slope = 0.0
-                if square < end * end:  # a few per cent of the edges
-                    r = np.sqrt(square)
-                    v, v1 = repulsion(r, charges[a, b], lengths[a, b], end, envelope_p)
-                    slope = v1 / r
-                    energy += 0.5 * v
-                    fx += slope * x
-                    fy += slope * y
-                    fz += slope * z
+                square = x * x + y * y + z * z
+                half, slope = pair(square, charges[a, b], lengths[a, b], ends[a, b], envelope_p)
+                energy += half
+                fx, fy, fz = fx + slope * x, fy + slope * y, fz + slope * z
                 dedge_vec[e, 0] = 0.5 * slope * x
                 dedge_vec[e, 1] = 0.5 * slope * y
                 dedge_vec[e, 2] = 0.5 * slope * z
             energies[i] = energy
             forces[i, 0], forces[i, 1], forces[i, 2] = fx, fy, fz
+
+
+@gpu.kernel(lambda energies, *_: energies.size)
+def zbl_cuda(
+    energies,
+    forces,
+    dedge_vec,
+    edge_vec,
+    senders,
+    receiver_ptr,
+    species,
+    charges,
+    lengths,
+    ends,
+    envelope_p,
+):
+    for i in range(cuda.grid(1), energies.size, cuda.gridsize(1)):
+        energy, fx, fy, fz = 0.0, 0.0, 0.0, 0.0
+        for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+            x, y, z = edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2]
+            a, b = species[i], species[senders[e]]
+            square = x * x + y * y + z * z
+            half, slope = pair(square, charges[a, b], lengths[a, b], ends[a, b], envelope_p)
+            energy += half
+            fx, fy, fz = fx + slope * x, fy + slope * y, fz + slope * z
+            dedge_vec[e, 0] = 0.5 * slope * x
+            dedge_vec[e, 1] = 0.5 * slope * y
+            dedge_vec[e, 2] = 0.5 * slope * z
+        energies[i] = energy
+        forces[i, 0], forces[i, 1], forces[i, 2] = fx, fy, fz

@@ -1,0 +1,164 @@
+"""The convolution of one block, evaluated: the radial network's last layer and the five products of
+`interaction` in one kernel, so that the weights w[E, P, C] of the edges are never in memory. For GPUs.
+
+With h[E, H] the last hidden numbers of the radial network, all blocks' side by side, and this block's matrix
+W[H, P C] (its first row is column `first` of h):
+
+    w_p[e, c] = scale sum_q h[e, first + q] W[q, slot_p C + c]          then the messages of `interaction`
+
+Only the positions are differentiated. h depends on r alone, so its derivative dh = dh/dr is given with it,
+and dE/dr needs no way back through the network: with q_p = dE/dw_p and w'_p the same product with dh,
+
+    dr = sum over p, c of w'_p q_p,      ds, dv, dY as in `interaction`
+
+Edges come in pairs: e = (i <- j) and its reverse share r, and Y changes sign. What i gets as the sender of
+the reverse edge is summed over the edges into i, with -Y and the messages' cotangents at j:
+
+    (ds, dv)_i = sum over e into i of to_sender(w, (a, A)_j, -Y)
+
+Shapes: s[n, C], v[n, 3, C] or [n, 3, 0], unit[E, 3], r[E], h[E, K H], dh the same, W[H P C] flat, ms[n, P0 C],
+mv[n, 3, P1 C]. Forward a thread takes one channel of one atom, 5 H weights in registers: of an edge it reads
+H + 3 numbers that its neighbours read too, and 4 of its own, for 10 H + 30 operations. Backward a warp takes
+an atom, its lanes one channel each and the next 32 channels after that: 15 numbers of its own, 20 H + 130
+operations and four sums over the warp for each edge.
+"""
+
+from functools import cache
+
+import numpy as np
+
+from . import cuda as gpu
+from .cuda import LANES, warp_sum
+from .interaction import (
+    PATH_FACTORS,
+    _by_path,
+    _cotangents,
+    _features,
+    _nothing,
+    _store,
+    added,
+    message,
+    to_sender,
+    to_unit,
+    to_weights,
+)
+
+cuda = None  # see cuda.py
+FACTORS = tuple(float(factor) for factor in PATH_FACTORS)
+
+
+@gpu.Device
+def _hold(held, W, slots, C, c, scale, paths):
+    """Channel c of the last layer, with the constants of the paths, into held[5, H]."""
+    for p in range(5):
+        slot = paths[p, 0]
+        factor = W.dtype.type(scale * FACTORS[p])
+        for q in range(held.shape[1]):
+            held[p, q] = factor * W[(q * slots + slot) * C + c] if slot >= 0 else W.dtype.type(0)
+
+
+@gpu.Device
+def _product(held, h, e, first):
+    """w_p from the hidden numbers of edge e."""
+    w0 = w1 = w2 = w3 = w4 = h.dtype.type(0)
+    for q in range(held.shape[1]):
+        x = h[e, first + q]
+        w0 += x * held[0, q]
+        w1 += x * held[1, q]
+        w2 += x * held[2, q]
+        w3 += x * held[3, q]
+        w4 += x * held[4, q]
+    return w0, w1, w2, w3, w4
+
+
+@cache
+def _kernels(H):
+    """Both kernels for H hidden numbers: only if the compiler knows H are the weights kept in registers."""
+
+    @gpu.kernel(lambda ms, mv, s, *_: s.size)
+    def fwd(ms, mv, s, v, unit, h, W, senders, receiver_ptr, paths, slots, first, scale):
+        n, C = s.shape
+        held = cuda.local.array((5, H), s.dtype)
+        for k in range(cuda.grid(1), n * C, cuda.gridsize(1)):
+            i, c = k // C, k % C
+            _hold(held, W, slots, C, c, scale, paths)
+            m = _nothing(s.dtype.type(0))
+            for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+                f = _features(s, v, senders[e], c)
+                m = added(m, message(_product(held, h, e, first), f, unit[e, 0], unit[e, 1], unit[e, 2]))
+            _store(ms, mv, i, c, m, paths)
+
+    @gpu.kernel(lambda ds, *_: LANES * len(ds))
+    def bwd(
+        ds,
+        dv,
+        dunit,
+        dr,
+        dms,
+        dmv,
+        s,
+        v,
+        unit,
+        h,
+        dh,
+        W,
+        senders,
+        receiver_ptr,
+        paths,
+        slots,
+        first,
+        scale,
+    ):
+        n, C = s.shape
+        zero = s.dtype.type(0)
+        held = cuda.local.array((5, H), s.dtype)
+        lane = cuda.threadIdx.x % LANES
+        for i in range(cuda.grid(1) // LANES, n, cuda.gridsize(1) // LANES):
+            for start in range(0, C, LANES):
+                c = min(start + lane, C - 1)  # the last lanes may have no channel of their own
+                mine = start + lane < C
+                _hold(held, W, slots, C, c, scale, paths)
+                a = _cotangents(dms, dmv, i, c, paths)
+                gs = gx = gy = gz = zero
+                for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+                    j = senders[e]
+                    x, y, z = unit[e, 0], unit[e, 1], unit[e, 2]
+                    w, f = _product(held, h, e, first), _features(s, v, j, c)
+                    t = to_sender(w, _cotangents(dms, dmv, j, c, paths), -x, -y, -z)
+                    gs, gx, gy, gz = gs + t[0], gx + t[1], gy + t[2], gz + t[3]
+                    q, w1 = to_weights(f, a, x, y, z), _product(held, dh, e, first)
+                    yx, yy, yz = to_unit(w, f, a)
+                    r = q[0] * w1[0] + q[1] * w1[1] + q[2] * w1[2] + q[3] * w1[3] + q[4] * w1[4]
+                    if not mine:
+                        yx = yy = yz = r = zero
+                    yx, yy, yz, r = warp_sum(yx), warp_sum(yy), warp_sum(yz), warp_sum(r)
+                    if lane == 0:
+                        dunit[e, 0] += yx
+                        dunit[e, 1] += yy
+                        dunit[e, 2] += yz
+                        dr[e] += r
+                if mine:
+                    ds[i, c] += gs
+                    if dv.shape[2]:
+                        dv[i, 0, c] += gx
+                        dv[i, 1, c] += gy
+                        dv[i, 2, c] += gz
+
+    return fwd, bwd
+
+
+def convolution_fwd_cuda(ms, mv, s, v, unit, r, h, dh, W, senders, receiver_ptr, paths, first, scale):
+    """W[H, P C]; `paths` is on the host."""
+    C, H = s.shape[1], len(W)
+    arrays = s, v, unit, h, W.reshape(-1), senders, receiver_ptr, gpu.constant(paths)
+    _kernels(H)[0](_by_path(ms, C), _by_path(mv, C), *arrays, W.shape[1] // C, first, scale)
+
+
+def convolution_bwd_cuda(
+    ds, dv, dunit, dr, dms, dmv, s, v, unit, r, h, dh, W, senders, receiver_ptr, paths, first, scale
+):
+    C, H = s.shape[1], len(W)
+    ds, dv = np.zeros_like(s) if ds is None else ds, np.zeros_like(v) if dv is None else dv
+    grads = ds, dv, dunit, dr, _by_path(dms, C), _by_path(dmv, C)
+    arrays = s, v, unit, h, dh, W.reshape(-1), senders, receiver_ptr, gpu.constant(paths)
+    _kernels(H)[1](*grads, *arrays, W.shape[1] // C, first, scale)
