@@ -36,7 +36,6 @@ from eqpot.config import Config
 from eqpot.data_tools.convert import convert
 from eqpot.errors import UserError
 from eqpot.fit import Trainer
-from eqpot.graph import collate, frame_graph
 
 WATER |= {"water_98304": (8, 8, 8), "water_786432": (16, 16, 16)}
 ALL = (*NAMES, "water_98304", "water_786432")

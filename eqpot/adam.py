@@ -14,8 +14,8 @@ class Adam:
         w <- w - rate · (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
 
     AMSGrad takes the largest v so far in the place of v, so that a step length never grows again.
-    All arithmetic is elementwise in the dtype of the weights: the same inputs give the same bits. With backend
-    "cuda" the weights and everything here are on the GPU.
+    All arithmetic is elementwise in the dtype of the weights: the same inputs give the same bits. With
+    backend "cuda" the weights and everything here are on the GPU.
     """
 
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8

@@ -33,8 +33,8 @@ class EqpotCalculator(Calculator):
     where it is.
 
     UserError at a file that is no model, a skin that is negative or not finite, more threads than there are,
-    and "cuda" without a GPU. When it calculates: at an element that a model has not learned, a position that is not finite, two
-    atoms in the same place, and a periodic cell without volume.
+    and "cuda" without a GPU. When it calculates: at an element that a model has not learned, a position that
+    is not finite, two atoms in the same place, and a periodic cell without volume.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
@@ -116,7 +116,7 @@ class EqpotCalculator(Calculator):
         self.results = results
 
     def _key(self, potential: Potential) -> tuple[tuple[int, ...], float, bool]:
-        """What decides on a potential's neighbours: species, cutoff, and whether they are found on the GPU."""
+        """What decides on neighbours: species, cutoff, and whether they are found on the GPU."""
         on_gpu = potential.backend == "cuda" and len(self.atoms) >= SMALLEST
         return potential.species, potential.config.cutoff, on_gpu
 

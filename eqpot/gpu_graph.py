@@ -1,4 +1,4 @@
-"""The neighbours of one large structure, found and kept on the GPU: what `eqpot.graph.VerletList` is there."""
+"""Neighbours of one large structure, found and kept on the GPU; on the CPU: `eqpot.graph.VerletList`."""
 
 from collections.abc import Sequence
 
@@ -116,7 +116,7 @@ class GpuVerletList:
 
 
 def _spanned(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Origin and cell (Å) that hold all atoms, along the directions that are not periodic as far as they reach."""
+    """Origin and cell (Å) that hold all atoms; where not periodic, just as far as they reach."""
     full = complete_cell(np.where(np.asarray(pbc)[:, None], cell, 0.0))
     origin = np.zeros(3)
     if np.all(pbc) or not len(positions):

@@ -263,10 +263,10 @@ class Potential:
         The gradient is a buffer that the next call overwrites.
 
         `loss` returns (value, anything, dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3]) for a prediction whose
-        atoms are in the batch's order; arrays here and there are on the GPU where the potential is. Four walks over the tape, see `eqpot.tape`; with `compiled`, all
-        blocks are one operator where there is such code for the model. ZBL, which has no weights, adds a
-        constant to each prediction: it enters the gradient through dL/dE, dL/dF and dL/dS alone, and the
-        walks know nothing of it.
+        atoms are in the batch's order; arrays here and there are on the GPU where the potential is. Four
+        walks over the tape, see `eqpot.tape`; with `compiled`, all blocks are one operator where there is
+        such code for the model. ZBL, which has no weights, adds a constant to each prediction: it enters the
+        gradient through dL/dE, dL/dF and dL/dS alone, and the walks know nothing of it.
         """
         batch = backends.moved(batch, self.backend)
         try:

@@ -36,7 +36,8 @@ def value(x, kind):
     """f(x)"""
     t = type(x)
     if kind == SSP:
-        return max(x, t(0)) + log1p(t(0.5) * expm1(-abs(x)))  # no cancellation near zero
+        above = t(0) if x < t(0) else x
+        return above + log1p(t(0.5) * expm1(-abs(x)))  # no cancellation near zero
     if kind == SILU:
         return x * sigmoid(x)
     return t(2) * sigmoid(t(2) * x) - t(1)

@@ -75,7 +75,7 @@ def adam_step_cuda(w, m, v, v_max, g, constants):
         v[k] += constants[1] * (g[k] * g[k] - v[k])
         largest = v[k]
         if v_max.size:
-            largest = max(v_max[k], largest)
+            largest = v_max[k] if v_max[k] > largest else largest
             v_max[k] = largest
         w[k] -= constants[2] * m[k] / (math.sqrt(largest) * constants[3] + constants[4])
 

@@ -27,11 +27,10 @@ FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
 def _cache_folder() -> str:
-    """Folder of this version of the kernels; the simulator of CUDA has its own, as it calls from Python."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     content = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     base = config.CACHE_DIR or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "eqpot"
-    return str(Path(base) / (content[:16] + ("-simulator" if config.ENABLE_CUDASIM else "")))
+    return str(Path(base) / content[:16])
 
 
 CACHE = _cache_folder()
@@ -53,8 +52,7 @@ def _compiled(**options: object) -> Callable[[Callable], Callable]:
 kernel = _compiled(parallel=True)
 
 # What only kernels call: without the code by which Python would, which is a fifth of the time to compile.
-# In the simulator of CUDA, device code is Python and calls functions of one number that both share.
-PRIVATE = {} if config.ENABLE_CUDASIM else {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+PRIVATE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 # What a kernel calls inside its loop. LLVM vectorises a loop over channels only if it can check that what is
 # written overlaps nothing that is read, and gives up beyond a handful of arrays: so each loop writes one row.

@@ -16,7 +16,7 @@ the reverse edge is summed over the edges into i, with -Y and the messages' cota
 
     (ds, dv)_i = sum over e into i of to_sender(w, (a, A)_j, -Y)
 
-Shapes: s[n, C], v[n, 3, C] or [n, 3, 0], unit[E, 3], r[E], h[E, K H], dh the same, W[H P C] flat, ms[n, P0 C],
+Shapes: s[n, C], v[n, 3, C] or [n, 3, 0], unit[E, 3], r[E], h[E, K H], dh the same, W[H, P C], ms[n, P0 C],
 mv[n, 3, P1 C]. Forward a thread takes one channel of one atom, 5 H weights in registers: of an edge it reads
 H + 3 numbers that its neighbours read too, and 4 of its own, for 10 H + 30 operations. Backward a warp takes
 an atom, its lanes one channel each and the next 32 channels after that: 15 numbers of its own, 20 H + 130

@@ -4,9 +4,10 @@ A kernel walks its work with the grid's stride,
 
     for k in range(cuda.grid(1), count, cuda.gridsize(1)):
 
-so that any grid gives the same numbers. In every file of kernels `cuda` is `numba.cuda`, and stands there
-from a kernel's first launch on: importing it takes longer than a small force call, and a machine without a
-GPU needs none of it.
+so that any grid gives the same numbers. In every file of kernels `cuda` stands
+for `numba.cuda`, which is imported when the first kernel is launched: it takes longer than a small force
+call, and a machine without a GPU needs none of it. Device code may call the functions of single numbers that
+CPU kernels call; `exp` and its like become those of CUDA's own library.
 
 Under `NUMBA_ENABLE_CUDASIM=1` kernels run in Numba's simulator, on NumPy arrays: the same code as Python, a
 Python thread for each thread of a very small grid. It checks arithmetic and bounds, not types nor speed.
@@ -14,14 +15,17 @@ Python thread for each thread of a very small grid. It checks arithmetic and bou
 All kernels run on CuPy's current stream, one after the other.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from functools import cached_property
 from types import FunctionType
+from typing import Any
 
 import numpy as np
 from numba import config
 
+from . import elementary
 from .compile import CACHE
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
@@ -39,12 +43,6 @@ class Device:
 
     def __init__(self, function: FunctionType):
         self.function = function
-
-    @cached_property
-    def compiled(self) -> Callable:
-        """As numba.cuda takes it from a kernel's globals; in the simulator the function itself."""
-        _prepare(self.function)
-        return self.function if SIMULATED else _numba_cuda().jit(device=True)(self.function)
 
 
 def kernel(count: Callable[..., int]) -> Callable[[FunctionType], "Kernel"]:
@@ -65,13 +63,12 @@ class Kernel:
     @cached_property
     def compiled(self) -> Callable:
         """The dispatcher; compiles for each combination of types at its first launch."""
-        _prepare(self.function)
-        numba_cuda = _numba_cuda()
+        function = for_cuda(self.function)
         if SIMULATED:
-            return numba_cuda.jit(self.function)
+            return _numba_cuda().jit(function)
         users, config.CACHE_DIR = config.CACHE_DIR, CACHE
         try:
-            return numba_cuda.jit(cache=True)(self.function)
+            return _numba_cuda().jit(cache=True)(function)
         finally:
             config.CACHE_DIR = users
 
@@ -97,17 +94,61 @@ def _numba_cuda():
     return cuda
 
 
-def _prepare(function: FunctionType) -> None:
-    """Put numba.cuda, and device functions as it takes them, into what a function sees."""
-    names = function.__globals__
-    if SIMULATED:
-        names["cuda"] = _Simulated()
-    else:
-        names["cuda"] = _numba_cuda()
-    for name, value in list(names.items()):
-        if isinstance(value, Device):
-            names[name] = value.function  # ends a recursion
-            names[name] = value.compiled
+def for_cuda(function: FunctionType) -> FunctionType:
+    """The same code among names as CUDA code sees them."""
+    names = _names(function.__globals__)
+    found = FunctionType(function.__code__, names, function.__name__, None, function.__closure__)
+    found.__qualname__ = function.__qualname__
+    return found
+
+
+_NAMES: dict[str, dict[str, Any]] = {}
+_DEVICE_FUNCTIONS: dict[FunctionType, Callable] = {}
+
+
+def _names(module: dict[str, Any]) -> dict[str, Any]:
+    """A module's names, with device functions in the place of those of the CPU."""
+    if module["__name__"] not in _NAMES:
+        # `min` and `max` are in no module; what a module has under these names goes before.
+        names = _NAMES[module["__name__"]] = {"min": min, "max": max, **module}
+        replaced = {} if SIMULATED else {id(function): other for function, other in LIBRARY.items()}
+        for name, value in list(names.items()):
+            value = replaced.get(id(value), value)
+            function = value.function if isinstance(value, Device) else getattr(value, "py_func", None)
+            names[name] = value if function is None else _device_function(function)
+        names["cuda"] = _Simulated() if SIMULATED else _numba_cuda()
+    return _NAMES[module["__name__"]]
+
+
+def _device_function(function: FunctionType) -> Callable:
+    if function not in _DEVICE_FUNCTIONS:
+        seen = for_cuda(function)
+        _DEVICE_FUNCTIONS[function] = seen if SIMULATED else _numba_cuda().jit(device=True)(seen)
+    return _DEVICE_FUNCTIONS[function]
+
+
+def _sincos(x):
+    return math.sin(x), math.cos(x)
+
+
+def _smaller(a, b):
+    return b if b < a else a
+
+
+def _larger(a, b):
+    return b if b > a else a
+
+
+# What stands in device code for functions that compile for a CPU only; min and max among them, which Numba
+# has as functions of any number of arguments.
+LIBRARY = {
+    elementary.exp: math.exp,
+    elementary.expm1: math.expm1,
+    elementary.log1p: math.log1p,
+    elementary.sincos: Device(_sincos),
+    min: Device(_smaller),
+    max: Device(_larger),
+}
 
 
 def _stream():

@@ -1,6 +1,7 @@
 """Elementary functions as plain arithmetic: loops over them become vector code, which calls to the C library
-prevent. Inside kernels; called from Python, as the simulator of CUDA does, they are NumPy's. Results are in the precision of the argument, with an absolute error of about
-two units in the last place of the largest number involved. Taylor series throughout.
+prevent. For kernels; called from Python, as the simulator of CUDA does, they are NumPy's. Results are in the
+precision of the argument, with an absolute error of about two units in the last place of the largest number
+involved. Taylor series throughout.
 """
 
 import math
@@ -38,7 +39,8 @@ def exp(x):
 
     x is clipped to where e^x is a normal number.
     """
-    return np.exp(x)
+    with np.errstate(over="ignore"):
+        return np.exp(x)
 
 
 def expm1(x):

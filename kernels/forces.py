@@ -6,8 +6,8 @@ edge_vec = r_sender - r_receiver, so with d_e = dE / d edge_vec_e (eV/Å)
 
 and the virial of atom i is W_i = sum over edges into i of the symmetric part of edge_vec_e d_e^T (eV).
 
-Shapes: forces[n, 3], dedge_vec[E, 3], edge_vec[E, 3], virials[n, 6] in the order xx yy zz yz xz xy. Sums are taken in the precision of `forces`, each by one thread in the
-order of the edges.
+Shapes: forces[n, 3], dedge_vec[E, 3], edge_vec[E, 3], virials[n, 6] in the order xx yy zz yz xz xy. Sums are
+taken in the precision of the result, each by one thread in the order of the edges.
 """
 
 from numba import prange

@@ -30,8 +30,8 @@ from functools import partial
 import numpy as np
 from numba import prange
 
-from .activation import SILU, SSP, TANH, add_slopes, add_slopes_tan, slope, slope_curvature, value, values
 from . import cuda as gpu
+from .activation import SILU, SSP, TANH, add_slopes, add_slopes_tan, slope, slope_curvature, value, values
 from .compile import inner, kernel
 
 cuda = None  # see cuda.py

@@ -20,6 +20,7 @@ thread takes one function of one edge, or in bwd all functions of one edge (dr) 
 edges (dw).
 """
 
+import math
 from functools import partial
 
 import numpy as np
@@ -44,7 +45,7 @@ def amplitude(r, cutoff, p):
     f = 1 - top * x * x * (0.5 * (p + 1) * (p + 2) - p * (p + 2) * x + 0.5 * p * (p + 1) * x * x)
     f1 = third * top * x * (1 - x) ** 2 / cutoff
     f2 = third * top * (1 - x) * (p - 1 - (p + 1) * x) / cutoff**2
-    norm = np.sqrt(2 / cutoff) / r
+    norm = math.sqrt(2 / cutoff) / r
     return norm * f, norm * (f1 - f / r), norm * (f2 - 2 * f1 / r + 2 * f / r**2)
 
 

@@ -21,7 +21,8 @@ two species charges[Z, Z] = k Z_i Z_j (eV Å), lengths[Z, Z] = a and ends[Z, Z] 
 share chunks of atoms, on a GPU each takes one; an atom is summed over its edges in order.
 """
 
-import numpy as np
+import math
+
 from numba import prange
 
 from . import cuda as gpu
@@ -41,10 +42,10 @@ def repulsion(r, charge, length, end, p):
     a, a1, _ = amplitude(r, end, p)
     phi, phi1 = 0.0, 0.0
     for factor, exponent in SCREENING:
-        term = factor * np.exp(-exponent / length * r)
+        term = factor * math.exp(-exponent / length * r)
         phi += term
         phi1 -= exponent / length * term
-    q = charge * np.sqrt(0.5 * end)
+    q = charge * math.sqrt(0.5 * end)
     return q * phi * a, q * (phi1 * a + phi * a1)
 
 
@@ -53,7 +54,7 @@ def pair(square, charge, length, end, p):
     """V / 2 and V' / r at the squared distance; of a few per cent of the edges not zero."""
     if square >= end * end:
         return 0.0, 0.0
-    r = np.sqrt(square)
+    r = math.sqrt(square)
     v, v1 = repulsion(r, charge, length, end, p)
     return 0.5 * v, v1 / r
 

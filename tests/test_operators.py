@@ -218,8 +218,8 @@ TYPICAL = [
     }
 ]
 
-# On a machine without a GPU the CUDA kernels have a process of their own, with Numba's simulator, and in it all
-# cases only for what the others follow from: that they equal the reference.
+# On a machine without a GPU the CUDA kernels have a process of their own, with Numba's simulator, and in it
+# all cases only for what the others follow from: that they equal the reference.
 USABLE = ["cuda"] if SIMULATED else [b for b in BACKENDS if b != "cuda" or not obstacle()]
 over_backends = pytest.mark.parametrize("backend", USABLE)
 over_cases = pytest.mark.parametrize("case", CASES, ids=str)
