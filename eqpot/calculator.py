@@ -12,6 +12,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from eqpot.backend import resolve
 from eqpot.errors import UserError
 from eqpot.graph import Batch, VerletList
+from eqpot.model import Selection
 from eqpot.potential import Potential
 from eqpot.threads import most_threads, on_threads
 
@@ -27,14 +28,16 @@ class EqpotCalculator(Calculator):
     The calculator keeps the weights as they are now.
     skin: how far beyond the cutoff neighbours are remembered, Å. A wider one is searched for less often and
     has more pairs to go through at every step; the results are the same to the last bit.
+    paths_off: tensor-product paths that send nothing, in each of the models; see `Potential.without`.
     threads: at most so many share a call, which is as many as pay; None: all that Numba may use. They do not
     change a bit of the results.
     device: "cpu", "cuda", or "auto": a GPU where one can be used, for models from files; a Potential stays
     where it is.
 
     UserError at a file that is no model, a skin that is negative or not finite, more threads than there are,
-    and "cuda" without a GPU. When it calculates: at an element that a model has not learned, a position that
-    is not finite, two atoms in the same place, and a periodic cell without volume.
+    what is no path of a model, and "cuda" without a GPU. When it calculates: at an element that a model has
+    not learned, a position that is not finite, two atoms in the same place, and a periodic cell without
+    volume.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
@@ -46,6 +49,7 @@ class EqpotCalculator(Calculator):
         skin: float = 0.5,
         threads: int | None = None,
         device: str = "auto",
+        paths_off: Selection = frozenset(),
     ):
         super().__init__()
         self.is_committee = not isinstance(model, str | Path | Potential)
@@ -57,7 +61,9 @@ class EqpotCalculator(Calculator):
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= most_threads()):
             raise UserError(f"threads: expected 1 to {most_threads()}, found {threads!r}")
         self.threads, self.skin = threads, skin
-        self.potentials = [_held(model, resolve(device), device == "auto") for model in models]
+        self.potentials = [
+            _held(m, resolve(device), device == "auto").without(paths_off).frozen() for m in models
+        ]
         if self.is_committee:
             self.implemented_properties = [*self.implemented_properties, "energy_std", "forces_std"]
         self.lists = {
@@ -131,11 +137,10 @@ class EqpotCalculator(Calculator):
 
 
 def _held(model: str | Path | Potential, backend: str, stays: bool) -> Potential:
-    """A copy of the model on the backend; `stays`: or where it is."""
+    """The model on the backend; `stays`: a Potential where it is."""
     if not isinstance(model, Potential):
-        return Potential.load(model, backend).frozen()
-    copied = deepcopy(model)
-    return (copied if stays else copied.to(backend)).frozen()
+        return Potential.load(model, backend)
+    return model if stays else deepcopy(model).to(backend)
 
 
 def _results(potential: Potential, batch: Batch, forces: bool, stress: bool) -> dict[str, float | np.ndarray]:
