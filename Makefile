@@ -12,7 +12,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
             $$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test test-fast test-sim test-gpu lint format bench clean
+.PHONY: help demo test test-fast test-sim test-gpu lint format bench docs docs-pictures clean
 
 help:
 	@echo "make demo       fit the ethanol sample, evaluate it on frames kept out, draw the pictures (under 8 minutes on two cores)"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-gpu   the whole suite on a GPU, whose libraries it installs (CUDA_EXTRA=cuda12 for older drivers)"
 	@echo "make lint       ruff's check and format check;  make format  applies both"
 	@echo "make bench      errors on liquid water against the number of training frames (about 40 minutes)"
+	@echo "make docs       the course as a site, docs/_build/index.html;  make docs-pictures  draws its pictures anew"
 	@echo "make clean      remove .venv, ./$(DEMO) and everything that was built"
 
 demo: $(VENV)/.installed
@@ -66,8 +67,15 @@ format: $(VENV)/.installed-test
 bench: $(VENV)/.installed
 	$(RUN) bench/data_efficiency.py
 
+docs: $(VENV)/.installed-docs
+	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "Read it: docs/_build/index.html"
+
+docs-pictures: $(VENV)/.installed
+	$(RUN) docs/figures.py
+
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) build dist docs/_build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
@@ -76,7 +84,11 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
-	$(PIP) --editable '.[test]'
+	$(PIP) --editable '.[test,docs]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-docs
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/.made
+	$(PIP) --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.made:
