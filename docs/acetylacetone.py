@@ -145,7 +145,10 @@ def measure(potential: Potential, test_set: str) -> dict:
         "forces through distances": rms(along),
         "forces through directions": rms(directions),
         "forces left over": rms(along + directions - usual),
-        "forces through directions by path": {f"{b}: {p}": rms(part) for (b, p), part in across.items()},
+        "shares of forces through directions": {
+            f"{block}: {path}": float(np.sum(part * directions) / np.sum(directions**2))
+            for (block, path), part in across.items()
+        },
         "off": off,
         "angle": first.get_angle(methyl, carbon, oxygen),
         "bend": ANGLES.tolist(),
