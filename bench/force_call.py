@@ -8,7 +8,7 @@ Two times: of `get_forces` through `EqpotCalculator`, all atoms moved a little b
 threads take turns. Its memory is the peak after the calculator's calls, beyond what the process had after all
 calls on the smallest workload.
 
-Speed is counted operations (see `operations`) over the time of `predict`, and its share of what NumPy's
+Speed is counted operations (see `eqpot.explain`) over the time of `predict`, and its share of what NumPy's
 float32 matrix product of 2048 x 2048 reaches with the same number of threads.
 
 Model: float32, random weights, 6 blocks of 64 scalars and 64 vectors, cutoff 4 Å, for the crystals 5 Å.
@@ -35,44 +35,15 @@ from workloads import HERE, NAMES, structure
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.bench import peak_memory
+from eqpot.explain import operations
 from eqpot.files import replacing
 from eqpot.graph import collate, frame_graph
-from eqpot.model import Model
 from eqpot.threads import on_threads
 
 PICTURE = HERE / "scaling.png"
 SETTINGS = {"l_max": 1, "features": 64, "blocks": 6, "basis_size": 8, "radial_depth": 1, "radial_width": 8}
 CUTOFF = {"formate_cu110_52": 5.0, "lips_83": 5.0}  # Å; 4 for the others
 SMALLEST = NAMES[0]
-
-# Multiplications and additions of each path, per edge and channel:
-# message forward, then back to the sender's features, to the weights, and to the direction.
-PATHS = {"0x0->0": (2, 2, 2, 0), "0x1->1": (7, 7, 7, 7), "1x0->1": (6, 6, 6, 0)}
-PATHS |= {"1x1->0": (7, 7, 7, 7), "1x1->1": (15, 15, 15, 15)}
-
-
-def operations(model: Model, atoms: int, edges: int) -> int:
-    """Multiplications and additions for energies and forces, as the formulas have them.
-
-    Matrices: 2 k m forward and 2 k m back to the input, for each block of k x m and each row, where
-
-        rows = edges (radial network), 3 atoms (vectors), atoms (scalars)
-
-    Paths: channels x edges x sum(PATHS[path]) for every path of every block. The features that enter the
-    first block are constants, so there nothing goes back to them. Left out are the radial basis, the
-    nonlinearities and the forces from the derivatives of the edges.
-    """
-    total = 0
-    for matrix in model.matrices():
-        name = matrix.name
-        rows = edges if "radial" in name else 3 * atoms if name.endswith(".v") else atoms
-        constant = name.startswith(("block0.self_in", "block0.self_connection"))
-        total += 2 * matrix.size * rows * (1 if constant else 2)
-    for k, block in enumerate(model.blocks):
-        for (slot, _), (forward, *back) in zip(block.paths, PATHS.values(), strict=True):
-            if slot >= 0:
-                total += model.config.features * edges * (forward + sum(back[1:] if k == 0 else back))
-    return total
 
 
 def measure(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
@@ -104,13 +75,12 @@ def calls(name: str, symmetry: str, threads: list[int], seconds: float) -> list[
     memory = peak_memory()
     atoms.calc = None
     predict = in_turn(threads, lambda: potential.predict(batch), seconds)
-    model = Model(potential.config, len(potential.species), potential.mean_neighbours)
     common = {
         "atoms": len(atoms),
         "edges": batch.edge_count,
         "cutoff": potential.config.cutoff,
         "memory": memory,
-        "operations": operations(model, len(atoms), batch.edge_count),
+        "operations": operations(potential.model, len(atoms), batch.edge_count),
     }
     return [
         {**common, "threads": count, "predict_seconds": predict[count], "calculator_seconds": whole[count]}

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from workloads import structure
 
+from eqpot.explain import PATH_OPERATIONS
 from eqpot.graph import collate, frame_graph
 from eqpot.ops import SIGNATURES, WALKS, operators
 
@@ -29,14 +30,16 @@ CHANNELS, BASIS, CUTOFF = 64, 8, 4.0
 SMALL, LARGE = "acac_15", "water_1536"
 TOLERANCE = 2e-5  # float32 against the reference in float64, relative to the largest number
 # Multiplications and additions per row (dense: k x m of all blocks) or per edge and channel (interaction: the
-# five products; see bench/force_call.py). A tangent moves each factor in turn; Y1 is one of three paths only.
+# five products, their cotangents of features and weights, and of Y1, which is one of three paths only). A
+# tangent moves each factor in turn.
+MESSAGE, _, _, WITH_Y1 = (sum(column) for column in zip(*PATH_OPERATIONS.values(), strict=True))
 OPERATIONS = {
     "dense": {"fwd": 2, "bwd": 4, "fwd_tan": 4, "bwd_tan": 8},
     "interaction": {
-        "fwd": 37,
-        "bwd": 37 + 37 + 29,
-        "fwd_tan": 37 + 37 + 29,
-        "bwd_tan": 2 * (37 + 37 + 29) + 3 * 29,
+        "fwd": MESSAGE,
+        "bwd": 2 * MESSAGE + WITH_Y1,
+        "fwd_tan": 2 * MESSAGE + WITH_Y1,
+        "bwd_tan": 2 * (2 * MESSAGE + WITH_Y1) + 3 * WITH_Y1,
     },
 }
 PER_ATOM = ("embedding", "gate", "norm", "add", "dense")

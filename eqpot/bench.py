@@ -26,7 +26,6 @@ from eqpot.config import Config
 from eqpot.errors import UserError
 from eqpot.files import replacing
 from eqpot.fit import Trainer
-from eqpot.graph import frame_graph
 from eqpot.potential import Potential
 from eqpot.threads import cores, on_threads
 
@@ -73,11 +72,7 @@ def structures() -> dict[str, Atoms]:
 def untrained(atoms: Atoms) -> Potential:
     """A potential with random weights and the default settings for these atoms."""
     potential = Potential.create(species=sorted(set(atoms.numbers.tolist())), seed=0)
-    graph = frame_graph(
-        *(atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc),
-        *(potential.species, potential.config.cutoff),
-    )
-    potential.mean_neighbours = max(len(graph.senders) / len(atoms), 1.0)
+    potential.mean_neighbours = max(len(potential.graph(atoms).senders) / len(atoms), 1.0)
     return potential
 
 
@@ -188,15 +183,13 @@ def force_error(potential: Potential, atoms: Atoms) -> float:
     """
     atoms = atoms.copy()
     atoms.rattle(0.1, seed=0)
-    reference = Potential(potential.config, potential.species, "float64", backend="ref")
-    reference.params.flat[:] = potential.params.flat
-    reference.scale[:], reference.mean_neighbours = potential.scale, potential.mean_neighbours
+    reference = potential.cast("float64", "ref")
     expected = reference.evaluate(atoms).forces
     largest = max(np.abs(expected).max(), potential.scale.max())
     return float(np.abs(potential.evaluate(atoms).forces - expected).max() / largest)
 
 
-def median_time(action: Callable[[], None], seconds: float, threads: int) -> float:
+def median_time(action: Callable[[], None], seconds: float, threads: int | None = None) -> float:
     """Seconds of an action, after one that does not count: three at least, more while time is left."""
     with on_threads(threads):
         action()

@@ -10,6 +10,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from eqpot.errors import UserError
 from eqpot.graph import Batch, VerletList
+from eqpot.model import Selection
 from eqpot.potential import Potential
 from eqpot.threads import most_threads, on_threads
 
@@ -24,12 +25,13 @@ class EqpotCalculator(Calculator):
     The calculator keeps the weights as they are now.
     skin: how far beyond the cutoff neighbours are remembered, Å. A wider one is searched for less often and
     has more pairs to go through at every step; the results are the same to the last bit.
+    paths_off: tensor-product paths that send nothing, in each of the models; see `Potential.without`.
     threads: at most so many share a call, which is as many as pay; None: all that Numba may use. They do not
     change a bit of the results.
 
-    UserError at a file that is no model, a skin that is negative or not finite, and more threads than there
-    are. When it calculates: at an element that a model has not learned, a position that is not finite, two
-    atoms in the same place, and a periodic cell without volume.
+    UserError at a file that is no model, a skin that is negative or not finite, more threads than there are,
+    and what is no path of a model. When it calculates: at an element that a model has not learned, a position
+    that is not finite, two atoms in the same place, and a periodic cell without volume.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
@@ -40,6 +42,7 @@ class EqpotCalculator(Calculator):
         model: str | Path | Potential | Sequence[str | Path | Potential],
         skin: float = 0.5,
         threads: int | None = None,
+        paths_off: Selection = frozenset(),
     ):
         super().__init__()
         self.is_committee = not isinstance(model, str | Path | Potential)
@@ -51,7 +54,8 @@ class EqpotCalculator(Calculator):
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= most_threads()):
             raise UserError(f"threads: expected 1 to {most_threads()}, found {threads!r}")
         self.threads = threads
-        self.potentials = [(m if isinstance(m, Potential) else Potential.load(m)).frozen() for m in models]
+        loaded = [m if isinstance(m, Potential) else Potential.load(m) for m in models]
+        self.potentials = [m.without(paths_off).frozen() for m in loaded]
         if self.is_committee:
             self.implemented_properties = [*self.implemented_properties, "energy_std", "forces_std"]
         self.lists = {

@@ -430,6 +430,97 @@ def check(model, structure) -> None:
         raise UserError(f"{structure}: {failed} of {len(findings)} checks failed, see the table")
 
 
+frame_index = click.option(
+    "--index",
+    type=int,
+    default=-1,
+    show_default=True,
+    metavar="N",
+    help="Frame of STRUCTURE, from 0, or -1, -2, ... from the end.",
+)
+
+
+@cli.command("inspect")
+@click.argument("model", metavar="MODEL.h5")
+@click.argument("structure", metavar="STRUCTURE")
+@click.option(
+    *("-o", "--output"),
+    metavar="FILE.html",
+    help="The report. [report.html, unless --text or --json is given]",
+)
+@click.option("--text", is_flag=True, help="Print the numbers as tables.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the numbers as JSON.")
+@frame_index
+@click.option("--overwrite", is_flag=True, help="Replace the report.")
+def inspect_(model, structure, output, text, json_file, index, overwrite) -> None:
+    """What each of MODEL.h5's tensor products does in STRUCTURE, any file that ASE reads or a data set.
+
+    For every path of every block: how large its messages are, its share of the energy (the shares and a rest
+    sum to it), what happens when it is switched off, what it costs; and how well each block keeps the
+    symmetry. The report, an HTML page that needs no network, shows all of it on the structure.
+    """
+    from rich.console import Console
+
+    from eqpot.evaluate import write_json
+    from eqpot.files import check_json, check_output
+    from eqpot.inspect import inspect_structure, tables, to_json
+    from eqpot.potential import Potential
+    from eqpot.trajectory import read_frame
+
+    if output is None and not text and json_file is None:
+        output = "report.html"
+    if output is not None:
+        check_output(output, overwrite)
+        from eqpot.report import write_report
+    if json_file is not None:
+        check_json(json_file)
+    potential = Potential.load(model)
+    atoms = read_frame(structure, index)
+    potential.check(atoms, structure)
+    console = Console(highlight=False, soft_wrap=True)
+    with console.status("inspecting"):
+        try:
+            found = inspect_structure(potential, atoms, structure)
+        except UserError as e:
+            raise UserError(f"{structure}: {e}") from e
+    if text:
+        for table in tables(found):
+            console.print(table)
+    if json_file is not None:
+        write_json(json_file, to_json(found))
+        console.print(f"wrote {json_file}", markup=False)
+    if output is not None:
+        write_report(found, output)
+        console.print(f"wrote {output}", markup=False)
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL.h5")
+@click.argument("structure", required=False, metavar="[STRUCTURE]")
+@frame_index
+def explain(model, structure, index) -> None:
+    """MODEL.h5 as a computation, step by step: shapes, formulas, weights.
+
+    With STRUCTURE, any file that ASE reads or a data set, also the operations and bytes of a force call, and
+    where they go.
+    """
+    from rich.console import Console
+
+    from eqpot.explain import computation, cost
+    from eqpot.potential import Potential
+
+    potential = Potential.load(model)
+    shown = [computation(potential)]
+    if structure is not None:
+        from eqpot.trajectory import read_frame
+
+        atoms = read_frame(structure, index)
+        edges = len(potential.graph(atoms, structure).senders)
+        shown.append(cost(potential, structure, len(atoms), edges))
+    for table in shown:
+        Console(highlight=False, soft_wrap=True).print(table)
+
+
 @cli.command()
 @click.argument("model", required=False, metavar="[MODEL.h5]")
 @click.argument("structure", required=False, metavar="[STRUCTURE]")

@@ -11,11 +11,13 @@ equal labels only. Under SO(3) all channels have one label and every matrix is f
 """
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
 
 from eqpot.config import ModelConfig
+from eqpot.errors import UserError
 from eqpot.graph import Batch
 from eqpot.kernels.activation import SILU, SSP
 from eqpot.ops import Operator
@@ -31,7 +33,11 @@ SUM_GAIN = 1 / np.sqrt(2)
 
 ALL = "weights"  # every parameter array, one after the other
 
-SCALAR_PATHS, VECTOR_PATHS = (0, 3), (1, 2, 4)  # 0x0->0, 1x1->0; 0x1->1, 1x0->1, 1x1->1
+PATHS = ("0x0->0", "0x1->1", "1x0->1", "1x1->0", "1x1->1")  # in the order of the interaction's `paths`
+SCALAR_PATHS, VECTOR_PATHS = (0, 3), (1, 2, 4)
+
+# Some paths: each a block (from 1) and a path, such as (2, "1x1->0"), or a path of all blocks, or a block.
+Selection = Set[tuple[int, str] | str | int]
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,38 @@ class Model:
             )
             found += [b.radial, *(m for m in rest if m is not None)]
         return found + self.output
+
+    @property
+    def paths(self) -> list[tuple[int, str]]:
+        """(block, path) of every path, blocks from 1."""
+        return [
+            (k, name)
+            for k, b in enumerate(self.blocks, 1)
+            for name, (slot, _) in zip(PATHS, b.paths, strict=True)
+            if slot >= 0
+        ]
+
+    def switch_off(self, params: Params, paths_off: Selection) -> None:
+        """Zero the weights of some paths, so that they send nothing.
+
+        w = h W is linear in the last layer of the radial network: the path's columns of W make its w alone.
+        UserError at what is no path of the model.
+        """
+        if not isinstance(paths_off, Set):
+            raise UserError(f"paths_off: expected a set such as {{(1, {PATHS[0]!r})}}, found {paths_off!r}")
+        C = self.config.features
+        for one in paths_off:
+            chosen = [(k, p) for k, p in self.paths if one in ((k, p), k, p)]
+            if not chosen:
+                there = ", ".join(p for p in PATHS if any(p == q for _, q in self.paths))
+                raise UserError(
+                    f"paths_off: expected a block from 1 to {self.config.blocks}, a path ({there}), or "
+                    f"(block, path) that the model has, found {one!r}"
+                )
+            for k, p in chosen:
+                b = self.blocks[k - 1]
+                slot = b.paths[PATHS.index(p), 0]
+                params[b.radial.name].reshape(-1, b.radial.columns)[:, slot * C : (slot + 1) * C] = 0
 
     def outside_blocks(self) -> list[str]:
         """Parameter arrays that the one operator for all blocks does not take."""

@@ -15,10 +15,10 @@ from eqpot.config import ModelConfig
 from eqpot.errors import UserError
 from eqpot.evaluator import Evaluator
 from eqpot.files import new_hdf5, own_hdf5
-from eqpot.graph import Batch, collate, frame_graph
+from eqpot.graph import Batch, FrameGraph, collate, frame_graph
 from eqpot.kernels.forces import forces_cpu
 from eqpot.loss import Labels
-from eqpot.model import ALL, Model
+from eqpot.model import ALL, Model, Selection
 from eqpot.ops import operators
 from eqpot.params import Params
 from eqpot.tape import Node, Pool, Tape
@@ -100,6 +100,11 @@ class Potential:
         self._evaluator: Evaluator | None = None
         self._blocks: Blocks | None = None
 
+    @property
+    def model(self) -> Model:
+        """The network's layout."""
+        return self._model
+
     def __getstate__(self) -> dict[str, Any]:
         """Settings and weights: copies and pickles take no working memory along."""
         names = ("config", "species", "dtype", "backend", "scale", "shift", "mean_neighbours", "provenance")
@@ -115,6 +120,24 @@ class Potential:
         copied = deepcopy(self)
         for array in (copied.scale, copied.params.flat, *copied.params.values()):
             array.flags.writeable = False
+        return copied
+
+    def cast(self, dtype: str, backend: str | None = None) -> Self:
+        """A copy that computes in another precision, or by another backend."""
+        copied = type(self)(self.config, self.species, dtype, backend or self.backend)
+        copied.params.flat[:], copied.scale[:], copied.shift[:] = self.params.flat, self.scale, self.shift
+        copied.mean_neighbours, copied.provenance = self.mean_neighbours, deepcopy(self.provenance)
+        return copied
+
+    def without(self, paths_off: Selection) -> Self:
+        """A copy in which some paths send nothing; UserError at what is no path of the model.
+
+        paths_off: a set of (block, path), such as (2, "1x1->0"), blocks from 1; a path alone stands for all
+        blocks that have it, a block alone for all of its paths. What remains is not fitted anew: the change
+        tells what the other weights have come to rely on.
+        """
+        copied = deepcopy(self)
+        copied._model.switch_off(copied.params, paths_off)
         return copied
 
     # ---- files
@@ -160,17 +183,27 @@ class Potential:
 
     # ---- structures
 
+    def graph(self, atoms: Atoms, name: str = "structure") -> FrameGraph:
+        """Neighbours in a structure; UserError, beginning with `name`, where `evaluate` does not take it."""
+        geometry = atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc
+        return frame_graph(*geometry, self.species, self.config.cutoff, name)
+
     def check(self, atoms: Atoms, name: str) -> None:
         """UserError, beginning with `name`, at a structure that `evaluate` does not take."""
-        geometry = atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc
-        frame_graph(*geometry, self.species, self.config.cutoff, name)
+        self.graph(atoms, name)
 
-    def evaluate(self, atoms: Atoms | Sequence[Atoms]) -> Result | list[Result]:
+    def evaluate(
+        self, atoms: Atoms | Sequence[Atoms], paths_off: Selection = frozenset()
+    ) -> Result | list[Result]:
         """Energy, forces and stress of one structure, or of each of several, taken together as one batch.
 
+        paths_off: as in `without`, here for one call; EqpotCalculator keeps it for many.
+
         UserError at anything but structures, an element that the potential has not learned, a position that
-        is not finite, or a periodic cell without volume.
+        is not finite, a periodic cell without volume, or what is no path of the model.
         """
+        if paths_off:
+            return self.without(paths_off).evaluate(atoms)
         if isinstance(atoms, Atoms):
             return self.evaluate([atoms])[0]
         structures = list(atoms) if isinstance(atoms, Iterable) else [atoms]
@@ -180,13 +213,7 @@ class Potential:
                     f"atoms: expected an ase.Atoms or a list of them, found {type(a).__name__}; "
                     "ase.io.read makes them from files"
                 )
-        graphs = [
-            frame_graph(
-                *(a.numbers, a.positions, a.cell[:], a.pbc),
-                *(self.species, self.config.cutoff, f"structure {k}"),
-            )
-            for k, a in enumerate(structures)
-        ]
+        graphs = [self.graph(a, f"structure {k}") for k, a in enumerate(structures)]
         if not graphs:
             return []
         batch = collate(graphs, len(self.species))

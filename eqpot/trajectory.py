@@ -11,6 +11,7 @@ from ase import Atoms
 
 from eqpot.data import check_cell, read_dataset
 from eqpot.errors import UserError
+from eqpot.files import read_structure
 
 EVERYTHING = slice(None)
 
@@ -41,6 +42,17 @@ def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]
     if not frames:
         raise UserError(f"{path}: expected frames among those chosen, found none; the file has fewer")
     return frames
+
+
+def read_frame(path: str | Path, index: int = -1) -> Atoms:
+    """One frame in any format of ASE, or of a data set; counted from 0, or -1, -2, ... from the end. Å.
+
+    UserError as in `read_trajectory`.
+    """
+    if index == -1 and not (Path(path).is_file() and h5py.is_hdf5(path)):
+        return read_structure(path)  # the last one, whose format may let it leave out those before
+    (atoms,) = read_trajectory(path, slice(index, index + 1 or None))
+    return atoms
 
 
 def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:

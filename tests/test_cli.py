@@ -191,6 +191,31 @@ def test_bench_times_a_structure_and_writes_json(folder, capsys, tmp_path):
     assert row["force_error"] <= 2e-5 and content["machine"]["cores"] >= 1
 
 
+def test_inspect_prints_tables_and_writes_json(folder, tmp_path, capsys):
+    model, out = str(folder / "run/model.h5"), tmp_path / "found.json"
+    frame = [str(folder / "toy.h5"), "--index=3"]
+    assert main(["inspect", model, *frame, "--text", "--json", str(out)]) == 0
+    text = capsys.readouterr().out
+    content = json.loads(out.read_text())
+    energy = Potential.load(model).cast("float64").evaluate(read_dataset(folder / "toy.h5").atoms(3)).energy
+    assert content["energy"] == pytest.approx(energy, rel=1e-12)
+    shares = sum(p["energy_share"] for p in content["paths"])
+    assert shares + content["energy_rest"] == pytest.approx(energy, rel=1e-11)
+    assert f"{content['energy_rest']:.4f}" in text and "4 atoms" in text and f"wrote {out}" in text
+    assert list(tmp_path.iterdir()) == [out], "no report unless asked for"
+
+
+def test_explain(folder, capsys):
+    model = str(folder / "run/model.h5")
+    assert main(["explain", model]) == 0
+    text = capsys.readouterr().out
+    assert "self_in.s" in text and f"{len(Potential.load(model).params.flat):,}" in text
+    assert "one force call" not in text
+    assert main(["explain", model, str(folder / "toy.h5")]) == 0
+    text = capsys.readouterr().out
+    assert "self_in.s" in text and "4 atoms" in text and "1x1->0" in text and "100.0" in text
+
+
 @pytest.mark.slow
 def test_bench_on_what_it_brings_along(capsys):
     assert main(["bench", "--training", "--threads=1", "--seconds=0"]) == 0
@@ -286,6 +311,20 @@ def test_water_of_the_benchmark_is_as_dense_as_water():
         (["info", "text.h5"], "text.h5: not an HDF5 file: expected a model, made by `eqpot fit`, found text"),
         (["info", "half.h5"], "half.h5: expected a model, found a damaged or truncated HDF5 file"),
         (["info", "foreign.h5"], "foreign.h5: expected a model, found an HDF5 file that eqpot did not write"),
+        (["inspect", "none.h5", "toy.h5", "--text"], "none.h5: expected a model file, found no such file"),
+        (["inspect", "none.h5", "toy.h5", "--json", "toy.h5"], "toy.h5: expected a new name or a JSON file"),
+        (["inspect", "none.h5", "toy.h5", "-o", "text.md"], "text.md: exists already; give --overwrite"),
+        (["inspect", "none.h5", "toy.h5", "-o", "new/r.html"], "new/r.html: the folder new does not exist"),
+        (["inspect", "run/model.h5", "none.xyz", "--text"], "none.xyz: expected a structure, found no such"),
+        (["inspect", "run/model.h5", "empty.xyz", "--text"], "empty.xyz: expected a structure"),
+        (["inspect", "run/model.h5", "text.md", "--text"], "text.md: expected a structure in a format"),
+        (["inspect", "run/model.h5", "run/model.h5", "--text"], "this is a model, not a data set"),
+        (["inspect", "run/model.h5", "lone.xyz", "--text"], "lone.xyz: numbers: expected elements that the"),
+        (["inspect", "run/model.h5", "toy.h5", "--text", "--index=12"], "toy.h5: expected frames among"),
+        (["explain", "none.h5"], "none.h5: expected a model file, found no such file"),
+        (["explain", "run/model.h5", "none.xyz"], "none.xyz: expected a structure, found no such file"),
+        (["explain", "run/model.h5", "lone.xyz"], "lone.xyz: numbers: expected elements that the model has"),
+        (["explain", "run/model.h5", "toy.h5", "--index", "last"], "'last' is not a valid integer"),
         (["data", "convert", "toy.h5"], "at least one source and the file to write: eqpot data convert SRC"),
         (["data", "convert", "text.md", "new.h5"], "text.md: the format is not recognised"),
         (["data", "convert", "text.of", "new.h5"], "text.of: the format is not recognised"),

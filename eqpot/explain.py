@@ -1,0 +1,347 @@
+"""The model as a list of steps: formula, shape and weights of each, and what it costs in a force call.
+
+The one place where operations are counted, from the formulas: a multiplication, an addition and the value of
+a function (sin, exp, ssp, silu, its slope) are one each. A force call goes through all steps twice, forward
+to the energy and back to the positions. A matrix of k x m takes 2 k m operations forward and as many back for
+each row, where
+
+    rows = edges (radial network), 3 atoms (vectors), atoms (scalars).
+
+What enters the first block are constants of the species, so nothing goes back to them.
+
+Bytes are those of the arrays that a step takes and gives, each once and forward and back, as if every step
+were by itself. The compiled call moves fewer: it makes the weights w of an edge anew in registers, and small
+structures stay in the processor's caches.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from eqpot.model import PATHS, Block, Dense, Model
+from eqpot.potential import Potential
+
+# Operations of each path, per edge and channel (kernels/interaction.py): message forward, then back to the
+# sender's features, to the weights, and to the direction.
+PATH_OPERATIONS = {
+    "0x0->0": (2, 2, 2, 0),
+    "0x1->1": (7, 7, 7, 7),
+    "1x0->1": (6, 6, 6, 0),
+    "1x1->0": (7, 7, 7, 7),
+    "1x1->1": (15, 15, 15, 15),
+}
+PATH_FORMULAS = {
+    "0x0->0": "Σ_j w s_j",
+    "0x1->1": "Σ_j w s_j Y",
+    "1x0->1": "Σ_j w v_j",
+    "1x1->0": "Σ_j w (Y · v_j) / √3",
+    "1x1->1": "Σ_j w (Y × v_j) / √2",
+}
+# Operations of the envelope and its slope, polynomials of the edge's length.
+ENVELOPE = 30
+
+KINDS = ("weights of the paths", *PATHS, "matrices", "nonlinearity")  # of the steps of a block
+
+
+class Count(NamedTuple):
+    """So many for each atom and for each edge."""
+
+    atom: int = 0
+    edge: int = 0
+
+    def of(self, atoms: int, edges: int) -> int:
+        return self.atom * atoms + self.edge * edges
+
+
+@dataclass(frozen=True)
+class Step:
+    """One array and how it is made.
+
+    part: where it belongs; name: as in `eqpot.inspect.trace`, blocks from 1; shape: "n" for atoms, "E" for
+    edges; unit: of the array, "" for none; kind: one of KINDS in a block; weights: trained numbers that it
+    holds; operations, and numbers (not bytes) that it takes and gives: of one force call, without weights.
+    """
+
+    part: str
+    name: str
+    shape: tuple[int | str, ...]
+    formula: str
+    unit: str = ""
+    kind: str = ""
+    weights: int = 0
+    operations: Count = Count()
+    moved: Count = Count()
+
+    @property
+    def axes(self) -> str:
+        """The shape as text."""
+        return f"[{', '.join(map(str, self.shape))}]"
+
+    def bytes(self, atoms: int, edges: int, itemsize: int) -> int:
+        """Arrays and, forward and back, weights."""
+        return itemsize * (self.moved.of(atoms, edges) + 2 * self.weights)
+
+
+def operations(model: Model, atoms: int, edges: int) -> int:
+    """Operations for energies and forces, see the module's docstring."""
+    return sum(step.operations.of(atoms, edges) for step in steps(model))
+
+
+def steps(model: Model) -> list[Step]:
+    """Everything that happens to a structure, in order."""
+    c, Z = model.config, model.n_species
+    C, B, H = c.features, c.basis_size, c.blocks * c.radial_width
+    found = [
+        Step("edges", "edge_vec", ("E", 3), "r_j - r_i, from receiver i to sender j", "Å"),
+        Step("edges", "r", ("E",), "|edge_vec|", "Å", operations=Count(edge=6), moved=Count(edge=4)),
+        Step(
+            *("edges", "unit", ("E", 3), "Y = √3 edge_vec / r"),
+            operations=Count(edge=4 + 24),
+            moved=Count(edge=6 + 10),
+        ),
+        Step(
+            *("radial network", "basis", ("E", B), "√(2/c) sin(ω_n r/c) / r · envelope(r/c)", "Å^-3/2"),
+            weights=B,
+            operations=Count(edge=12 * B + ENVELOPE),
+            moved=Count(edge=2 * B + 3),
+        ),
+    ]
+    for d, matrix in enumerate(model.radial):
+        before = "basis" if d == 0 else f"hidden.{d - 1}"
+        found.append(
+            Step(
+                *("radial network", f"hidden.{d}", ("E", H), f"ssp({matrix.scales[0]:.3g} {before} W)"),
+                weights=matrix.size,
+                operations=Count(edge=4 * matrix.size + 3 * H),
+                moved=Count(edge=2 * (_rows(matrix) + H) + 5 * H),
+            )
+        )
+    last = f"hidden.{len(model.radial) - 1}" if model.radial else "basis"
+    found.append(
+        Step("embedding", "embedding", ("n", C), "row of the species", weights=Z * C, moved=Count(C))
+    )
+    for k, block in enumerate(model.blocks):
+        found += _block(model, block, k, last)
+    hidden, number = model.output
+    half = hidden.columns
+    found += [
+        Step(
+            *("readout", "output.0", ("n", half), f"silu({hidden.scales[0]:.3g} s W)"),
+            weights=hidden.size,
+            operations=Count(4 * hidden.size + 3 * half),
+            moved=Count(2 * (C + half) + 5 * half),
+        ),
+        Step(
+            *("readout", "x", ("n",), f"{number.scales[0]:.3g} output.0 W"),
+            weights=number.size,
+            operations=Count(4 * number.size),
+            moved=Count(2 * (half + 1)),
+        ),
+        Step(
+            *("readout", "energies", ("n",), f"scale x + shift of the species{' + ZBL' * c.zbl}", "eV"),
+            operations=Count(3),
+            moved=Count(2),
+        ),
+        Step(
+            *("forces", "forces", ("n", 3), "-dE/dr, back through all steps", "eV/Å"),
+            operations=Count(edge=6),
+            moved=Count(3, 6),
+        ),
+    ]
+    return found
+
+
+def _rows(matrix: Dense) -> int:
+    """Columns of its input that it takes."""
+    return int(np.max(matrix.blocks[:, 0] + matrix.blocks[:, 1]) - np.min(matrix.blocks[:, 0]))
+
+
+def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
+    """Block k, from 0."""
+    c, C, part, name = model.config, model.config.features, f"block {k + 1}", f"block{k + 1}"
+    Cv = block.self_out_v.columns if block.self_out_v else 0
+    walks = 1 if k == 0 else 2  # through what hangs on the block's input alone
+    paths = [p for block_, p in model.paths if block_ == k + 1]
+    w = block.radial
+
+    def mix(label: str, matrix: Dense, formula: str, walks: int = 2) -> Step:
+        rows, lead = (3, (3,)) if label.endswith(".v") else (1, ())
+        return Step(
+            *(
+                part,
+                f"{name}.{label}",
+                ("n", *lead, matrix.columns),
+                formula.format(f"{matrix.scales[0]:.3g}"),
+            ),
+            kind="matrices",
+            weights=matrix.size * (model.n_species if matrix.per_species else 1),
+            operations=Count(2 * walks * rows * matrix.size),
+            moved=Count(walks * rows * (_rows(matrix) + matrix.columns)),
+        )
+
+    found = [
+        Step(
+            *(part, f"{name}.w", ("E", len(paths), C), f"{w.scales[0]:.3g} {hidden} W, for each path"),
+            kind="weights of the paths",
+            weights=w.size,
+            operations=Count(edge=4 * w.size),
+            moved=Count(edge=2 * (_rows(w) + w.columns)),
+        ),
+        mix("self_in.s", block.self_in_s, "{} s W", walks),
+    ]
+    if block.self_in_v:
+        found.append(mix("self_in.v", block.self_in_v, "{} v W", walks))
+    for p in paths:
+        before, direction, after = (3 if order == "1" else 1 for order in (p[0], p[2], p[-1]))
+        forward, *back = PATH_OPERATIONS[p]
+        Y = 3 if direction == 3 else 0
+        found.append(
+            Step(
+                *(part, f"{name}.message.{p}", ("n", C) if after == 1 else ("n", 3, C), PATH_FORMULAS[p]),
+                kind=p,
+                operations=Count(edge=C * (forward + sum(back if k else back[1:]))),
+                # Forward: features, w and Y in, messages out. Back: their cotangents, features, w and Y in,
+                # cotangents of features, w and Y out.
+                moved=Count(C * ((3 if k else 2) * before + 2 * after), 3 * C + 3 * Y),
+            )
+        )
+    found.append(mix("self_out.s", block.self_out_s, "{} messages W"))
+    if block.self_out_v:
+        found.append(mix("self_out.v", block.self_out_v, "{} messages W"))
+    residual = c.self_connection == "residual"
+    for label, matrix, kept, width in (
+        ("s", block.self_connection_s, block.residual * residual, block.gates + C),
+        ("v", block.self_connection_v, C if residual and block.self_in_v and Cv else 0, Cv),
+    ):
+        if matrix is None and not kept:
+            continue
+        if matrix:
+            found.append(mix(f"self_connection.{label}", matrix, f"{{}} {label} W of the species", walks))
+        count, lead = (width if matrix else kept), (3,) if label == "v" else ()
+        other = "self_connection" if matrix else label if kept == width else f"{label}, its first {kept}"
+        found.append(
+            Step(
+                *(part, f"{name}.sum.{label}", ("n", *lead, width), f"self_out + {other}"),
+                kind="matrices",
+                operations=Count(count * math.prod(lead)),
+                moved=Count(2 * (2 * width + count) * math.prod(lead)),
+            )
+        )
+    summed = "sum.v" if found[-1].name.endswith(".sum.v") else "self_out.v"
+    gated = c.nonlinearity == "gate"
+    odd = ", odd ones tanh" if block.n_even < C else ""
+    into = f"sum.s{f', after {block.gates} gates' if block.gates else ''}"
+    found.append(
+        Step(
+            *(part, f"{name}.s", ("n", C), f"{'silu' if gated else 'ssp'}({into}){odd}"),
+            kind="nonlinearity",
+            operations=Count(3 * C),
+            moved=Count(5 * C),
+        )
+    )
+    if Cv:
+        found.append(
+            Step(
+                *(
+                    part,
+                    f"{name}.v",
+                    ("n", 3, Cv),
+                    f"{'silu(gates)' if gated else f'ssp(|{summed}|)'} {summed}",
+                ),
+                kind="nonlinearity",
+                operations=Count((14 if gated else 28) * Cv),
+                moved=Count((18 if gated else 15) * Cv),
+            )
+        )
+    return found
+
+
+# ------------------------------------------------------------ for a terminal
+
+
+def computation(potential: Potential) -> Table:
+    """Every step; blocks that are alike are shown once."""
+    title = (
+        f"{potential!r}\n"
+        "n atoms, E edges from j to i, cutoff c; every W is trained, the number before it is fixed"
+    )
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("", "shape", "formula"):
+        shown.add_column(heading, no_wrap=heading != "formula")
+    shown.add_column("weights", justify="right")
+    found = steps(potential.model)
+    for heading, members in _alike(found):
+        shown.add_row(f"[bold]{heading}[/]")
+        for step in members:
+            name = step.name.split(".", 1)[1] if step.part.startswith("block ") else step.name
+            formula = step.formula + (f", {step.unit}" if step.unit else "")
+            shown.add_row(
+                f"  {name}", escape(step.axes), escape(formula), f"{step.weights:,}" if step.weights else ""
+            )
+    shown.add_section()
+    shown.add_row("[bold]all[/]", "", "", f"{sum(step.weights for step in found):,}")
+    return shown
+
+
+def _alike(found: Sequence[Step]) -> list[tuple[str, list[Step]]]:
+    """(heading, steps) of each part; runs of equal blocks become one."""
+    runs: list[list[list[Step]]] = []
+    for _, members in groupby(found, lambda step: step.part):
+        members = list(members)
+        if runs and [_unnumbered(step) for step in runs[-1][0]] == [_unnumbered(step) for step in members]:
+            runs[-1].append(members)
+        else:
+            runs.append([members])
+    headings = [
+        run[0][0].part if len(run) == 1 else f"blocks {_number(run[0])} to {_number(run[-1])}, each"
+        for run in runs
+    ]
+    return [(heading, run[0]) for heading, run in zip(headings, runs, strict=True)]
+
+
+def _number(block: list[Step]) -> str:
+    return block[0].part.split()[1]
+
+
+def _unnumbered(step: Step) -> tuple:
+    return step.name.partition(".")[2], step.shape, step.formula, step.weights, step.operations
+
+
+def cost(potential: Potential, name: str, atoms: int, edges: int) -> Table:
+    """Where the operations and bytes of a force call go."""
+    itemsize = np.dtype(potential.dtype).itemsize
+    rows = [
+        (s.part, s.kind, s.operations.of(atoms, edges), s.bytes(atoms, edges, itemsize))
+        for s in steps(potential.model)
+    ]
+    total_operations, total_bytes = (sum(row[k] for row in rows) for k in (2, 3))
+    title = (
+        f"one force call on {escape(name)}: {atoms} atoms, {edges} edges ({edges / atoms:.1f} per atom)\n"
+        "bytes: what each step takes and gives, as if it were by itself"
+    )
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    shown.add_column("")
+    for heading in ("Mflop", "%", "MB", "%"):
+        shown.add_column(heading, justify="right")
+
+    def add(label: str, part: Sequence[tuple]) -> None:
+        flop, size = (sum(row[k] for row in part) for k in (2, 3))
+        shares = (f"{100 * flop / total_operations:.1f}", f"{100 * size / total_bytes:.1f}")
+        shown.add_row(label, f"{flop / 1e6:.3f}", shares[0], f"{size / 1e6:.3f}", shares[1])
+
+    for part, members in groupby(rows, lambda row: row[0]):
+        members = list(members)
+        add(part, members)
+        for kind in KINDS:
+            if of_kind := [row for row in members if row[1] == kind]:
+                add(f"  {kind}", of_kind)
+    shown.add_section()
+    add("[bold]all[/]", rows)
+    return shown

@@ -1,0 +1,581 @@
+"""What a potential does inside, for one structure: every intermediate by name, and what each path is worth.
+
+A path is one of the five products of a neighbour's features with Y1 (kernels/interaction.py) in one of the
+blocks. Blocks count from 1; arrays of atoms are in the order of the structure. All is computed in float64,
+whatever the potential's own precision, so that sums hold to round-off.
+"""
+
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+from scipy.spatial.transform import Rotation
+from scipy.special import roots_legendre
+
+from eqpot.bench import median_time
+from eqpot.errors import UserError
+from eqpot.explain import steps
+from eqpot.graph import collate
+from eqpot.kernels import reference
+from eqpot.kernels.activation import SSP
+from eqpot.kernels.interaction import PATH_FACTORS
+from eqpot.model import PATHS, SCALAR_PATHS, Dense
+from eqpot.ops import Operator, operators
+from eqpot.potential import Potential
+from eqpot.tape import Node, Pool, Tape
+
+NODES = (16, 32, 64, 128, 256, 512, 1024)  # of the integral over the messages' strength
+CONVERGED = 1e-13  # what the shares may miss of the energy, relative to the sum of their sizes
+RADII = 200  # distances at which radial functions are shown
+SECONDS = 0.02  # for the time of each path
+UNITS = {
+    "energy": "eV",
+    "energies": "eV",
+    "energy_rest": "eV",
+    "message_norm": "1",
+    "energy_share": "eV",
+    "energy_change_off": "eV",
+    "force_change_off": "eV/Å",
+    "operations": "1",
+    "seconds": "s",
+}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An intermediate: `axes` names the sizes of the array (n atoms, E edges), `unit` is "" for none."""
+
+    array: np.ndarray
+    axes: str
+    unit: str
+    meaning: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """An energy (eV), and its parts: energy_rest, and shares[block, path] of the receiving atoms [n]."""
+
+    energy: float
+    energy_rest: float
+    shares: dict[tuple[int, str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class PathResult:
+    """What one path of one block does.
+
+    block: from 1; path: one of PATHS. message_norm: root mean square over the atoms of the norm of the summed
+    message, before the self-interaction that also divides by sqrt(mean number of neighbours); no unit.
+    energy_share (eV), energy_shares [n] (eV, by the atom that receives the message): see
+    `path_contributions`. energy_change_off (eV), force_change_off (eV/Å, root mean square over components):
+    the energy and the forces with this path alone switched off, less those of the whole. operations: of its
+    products and their derivatives in one force call, as counted in `eqpot.explain`, without the radial
+    network and the matrices. seconds: median time of these, by the operator `interaction` forward and back
+    with this path alone, in the potential's precision and on as many threads as Numba is set to; NaN where
+    it was not measured. The compiled force call takes all paths of an edge together, so this is the cost of a
+    path by itself, not what leaving it out would save.
+    """
+
+    block: int
+    path: str
+    message_norm: float
+    energy_share: float
+    energy_shares: np.ndarray
+    energy_change_off: float
+    force_change_off: float
+    operations: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A structure as a potential sees it.
+
+    name: of the structure; model: one line about the potential. energy (eV), energies [n] (eV), forces [n, 3]
+    (eV/Å); energy_rest (eV): see `path_contributions`. paths: those that the model has, block by block.
+    scalars [n, C], vectors [n, 3, C] (C = 0 where there are none): features after the embedding and after
+    each block. rotation [3, 3]: a proper rotation R, row vectors turn as x @ R.T; rotated_vectors: vectors
+    computed anew from the rotated structure. radii [M] (Å), radial[block, path] [M, C]: the learned functions
+    w_p(r), with the path's constant. distances [E] (Å): those that occur, each in both directions. neighbours
+    of each atom: (neighbour, distance in Å), the nearest first, periodic images each by themselves.
+
+    equivariance, of each block's output: {"block": k, "rotation": x, "mirror": y, "permutation": z}, the
+    largest deviation of its features from what the symmetry demands, over its largest feature. Under
+    "rotation" scalars must stay and vectors turn. Under "mirror" (a reflection) even scalars must stay, odd
+    ones change sign, polar vectors be reflected, axial ones be reflected and change sign: promised by o3,
+    which labels its channels so, and by l_max 0. so3 promises no mirror and has no labels: there every scalar
+    is held to be even and every vector polar, which is true of the first block, and the deviation shows how
+    far the cross product leads away from it. Under "permutation" features follow the order of the atoms.
+    """
+
+    name: str
+    model: str
+    atoms: Atoms
+    energy: float
+    energies: np.ndarray
+    forces: np.ndarray
+    energy_rest: float
+    paths: list[PathResult]
+    scalars: list[np.ndarray]
+    vectors: list[np.ndarray]
+    rotation: np.ndarray
+    rotated_vectors: list[np.ndarray]
+    radii: np.ndarray
+    radial: dict[tuple[int, str], np.ndarray]
+    distances: np.ndarray
+    neighbours: list[list[tuple[int, float]]]
+    equivariance: list[dict[str, float]]
+
+
+def trace(model: Potential | str | Path, atoms: Atoms) -> dict[str, Quantity]:
+    """Every intermediate of the network by name, in the order in which they are made.
+
+    model: a potential or the path of a model file. Names and formulas are those of `eqpot explain`; arrays of
+    edges come by receiver, then sender, numbered as in `atoms`; block{k}.w has the block's paths in the order
+    of PATHS. UserError as in `Potential.evaluate`, and at a structure without atoms.
+    """
+    network = _Network(model, atoms)
+    batch, found = network.batch, _arrays(network, *network.run())
+    prediction = network.potential.predict(batch)
+    found |= {"energies": prediction.energies, "forces": prediction.forces}
+    receivers, senders = batch.order[batch.receivers], batch.order[batch.senders]
+    rows = {"n": np.argsort(batch.order), "E": np.lexsort((senders, receivers))}
+    number = "number of the atom that {} the edge's message"
+    quantities = {
+        "receivers": Quantity(receivers[rows["E"]], "[E]", "", number.format("receives")),
+        "senders": Quantity(senders[rows["E"]], "[E]", "", number.format("sends")),
+    }
+    for step in steps(network.model):
+        array = found[step.name].reshape(-1, *step.shape[1:])[rows[step.shape[0]]]
+        quantities[step.name] = Quantity(array, step.axes, step.unit, step.formula)
+    return quantities
+
+
+def path_contributions(model: Potential | str | Path, atoms: Atoms) -> Contributions:
+    """The energy as a sum over paths and receiving atoms, and a rest; exact to round-off.
+
+    Integrated gradients (Sundararajan, Taly, Yan, "Axiomatic attribution for deep networks", ICML 2017; for
+    shared costs: Aumann and Shapley 1974). Let E(a) be the energy with the messages of path p of block k
+    multiplied by a_kp. On the straight line from no messages, all a = 0, to the network, all a = 1,
+
+        E(1) = E(0) + sum over k, p of share_kp,    share_kp = integral over t of dE/da_kp at a = (t, ..., t)
+
+    and dE/da_kp = sum over atoms i and channels of m_kp,i · dE/d(a_kp m_kp,i), which one walk forward and one
+    back give for all paths and atoms. E(a) is analytic, so that Gauss and Legendre's rule converges
+    exponentially: nodes are doubled until the shares miss E(1) - E(0) by round-off only.
+
+    What it means. energy_rest is the energy of atoms that hear nothing of each other: embedding,
+    self-connections, readout and shifts, besides ZBL's repulsion. A share is what a path adds while all paths
+    grow together at one rate. This division is singled out by its axioms (Mirman
+    and Tauman, Math. Oper. Res. 7, 40, 1982): what has no effect gets nothing, shares of a sum of energies
+    are sums of shares, and a path cut into parts, by atom or by channel, gets what its parts get together.
+
+    What it does not mean. A share is not the change when the path is switched off: where paths need each
+    other, as 1x1->0 needs the vectors of 0x1->1, their common effect is lost with either, so such changes
+    count it twice, while shares divide it. The line is a convention, and E with half the messages no state
+    that training has seen. And the shares of atoms belong to who receives a message, not to the atom whose
+    energy it moves in the end.
+
+    Raises UserError as `trace` does, and where the integral does not converge with 1024 nodes.
+    """
+    return _contributions(_Network(model, atoms))
+
+
+def inspect_structure(
+    potential: Potential | str | Path, atoms: Atoms, name: str = "", timing: bool = True
+) -> Inspection:
+    """All that the report shows about a structure; `name` is what to call it. UserError as in
+    `path_contributions`."""
+    network = _Network(potential, atoms)
+    model, batch = network.model, network.batch
+    whole = network.potential.predict(batch)
+    contributions = _contributions(network)
+    energies, forces = network.by_atom(whole.energies), network.by_atom(whole.forces)
+
+    tape, *_ = network.run()
+    scalars, vectors = network.features(tape)
+    norms = {}
+    for key, messages, columns in network.messages(tape):
+        square = np.sum(messages.value[..., columns] ** 2)
+        norms[key] = float(np.sqrt(square / len(atoms)))
+    seconds = dict.fromkeys(model.paths, float("nan"))
+    if timing:
+        seconds = _times(network, tape)
+
+    counted = {step.name: step.operations.of(len(atoms), batch.edge_count) for step in steps(model)}
+    paths = []
+    for block, path in model.paths:
+        off = network.potential.without({(block, path)}).predict(batch)
+        shares = contributions.shares[block, path]
+        paths.append(
+            PathResult(
+                block=block,
+                path=path,
+                message_norm=norms[block, path],
+                energy_share=float(shares.sum()),
+                energy_shares=shares,
+                energy_change_off=float(off.energy[0] - whole.energy[0]),
+                force_change_off=float(np.sqrt(np.mean((off.forces - whole.forces) ** 2))),
+                operations=counted[f"block{block}.message.{path}"],
+                seconds=seconds[block, path],
+            )
+        )
+
+    rotation = Rotation.random(random_state=0).as_matrix()
+    equivariance, rotated_vectors = _equivariance(network, atoms, scalars, vectors, rotation)
+    distances = np.linalg.norm(batch.edge_vec, axis=1)
+    neighbours: list[list[tuple[int, float]]] = [[] for _ in atoms]
+    for e in np.argsort(distances, kind="stable"):
+        receiver, sender = batch.order[batch.receivers[e]], batch.order[batch.senders[e]]
+        neighbours[receiver].append((int(sender), float(distances[e])))
+    radii = np.linspace(0, network.potential.config.cutoff, RADII + 1)[1:]
+    return Inspection(
+        name=name,
+        model=network.about,
+        atoms=atoms.copy(),
+        energy=contributions.energy,
+        energies=energies,
+        forces=forces,
+        energy_rest=contributions.energy_rest,
+        paths=paths,
+        scalars=scalars,
+        vectors=vectors,
+        rotation=rotation,
+        rotated_vectors=rotated_vectors,
+        radii=radii,
+        radial=_radial(network, radii),
+        distances=distances,
+        neighbours=neighbours,
+        equivariance=equivariance,
+    )
+
+
+# ------------------------------------------------------------ the network, run by hand
+
+
+class _Network:
+    """A potential in float64 on one structure, of which the tape is at hand."""
+
+    def __init__(self, model: Potential | str | Path, atoms: Atoms):
+        if not isinstance(atoms, Atoms) or len(atoms) == 0:
+            found = "no atoms" if isinstance(atoms, Atoms) else type(atoms).__name__
+            raise UserError(f"atoms: expected an ase.Atoms with at least one atom, found {found}")
+        given = model if isinstance(model, Potential) else Potential.load(model)
+        self.about, self.dtype = repr(given), given.dtype
+        self.potential = p = given.cast("float64", "cpu")
+        self.batch = collate([p.graph(atoms)], len(p.species))
+        self.model = p.model
+        self._pool = Pool(np.dtype(np.float64))
+
+    def run(self, strength: float = 1.0) -> tuple[Tape, dict[str, Node], Node]:
+        """The tape, the parameters' nodes and x [n, 1], with all messages times `strength`.
+
+        It is put into the matrices that take the messages, so those on the tape are without it. Arrays hold
+        until the next run.
+        """
+        self._pool.release()
+        model = copy(self.model)
+        model.blocks = [
+            replace(
+                block,
+                self_out_s=_times_factor(block.self_out_s, strength),
+                self_out_v=_times_factor(block.self_out_v, strength),
+            )
+            for block in self.model.blocks
+        ]
+        tape = Tape(operators("cpu"), self._pool)
+        nodes = {name: Node(array) for name, array in self.potential.params.items()}
+        return tape, nodes, model.run(tape, nodes, self.batch, Node(self.batch.edge_vec))
+
+    def energies(self, strength: float) -> np.ndarray:
+        """The network's part of the energies [n], eV, in the batch's order."""
+        return self.scale * self.run(strength)[2].value[:, 0]
+
+    @property
+    def scale(self) -> np.ndarray:
+        """eV, of each atom in the batch's order."""
+        return self.potential.scale[self.batch.species]
+
+    def slopes(self, strength: float) -> np.ndarray:
+        """dE/da of every path by receiving atom, eV, [paths, n] in the batch's order, where all a = strength.
+
+        The matrices after the messages hold the strength: what they give back is a dE/d(a m).
+        """
+        tape, nodes, x = self.run(strength)
+        # From x to the embedding goes through all messages, and through neither distances nor directions.
+        tape.reverse({x: self.scale[:, None]}, [nodes["embedding"]])
+        rows = [
+            np.sum(m.value[..., columns] * m.d[..., columns], axis=tuple(range(1, m.value.ndim)))
+            for _, m, columns in self.messages(tape)
+        ]
+        return np.array(rows) / strength
+
+    def messages(self, tape: Tape) -> Iterator[tuple[tuple[int, str], Node, slice]]:
+        """((block, path), summed messages of its l, the path's columns) of every path, in order."""
+        found = iter(self.model.paths)
+        for block, (ms, mv) in zip(self.model.blocks, _outputs(tape, "interaction"), strict=True):
+            for p, (slot, place) in enumerate(block.paths):
+                if slot >= 0:
+                    C = self.model.config.features
+                    yield next(found), ms if p in SCALAR_PATHS else mv, slice(place * C, (place + 1) * C)
+
+    def features(self, tape: Tape) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Scalars [n, C] and vectors [n, 3, C] after the embedding and each block."""
+        (embedded,), *_ = _outputs(tape, "embedding")
+        found = _outputs(tape, self.model.config.nonlinearity)
+        scalars = [embedded.value, *(s.value for s, _ in found)]
+        vectors = [np.empty((len(embedded.value), 3, 0)), *(v.value for _, v in found)]
+        return [self.by_atom(s) for s in scalars], [self.by_atom(v) for v in vectors]
+
+    def by_atom(self, rows: np.ndarray) -> np.ndarray:
+        """A copy, from the batch's order to the structure's."""
+        found = np.empty_like(rows)
+        found[self.batch.order] = rows
+        return found
+
+
+def _times_factor(matrix: Dense | None, factor: float) -> Dense | None:
+    return None if matrix is None else replace(matrix, scales=matrix.scales * factor)
+
+
+def _outputs(tape: Tape, name: str) -> list[tuple[Node, ...]]:
+    """What each call of an operator gave."""
+    return [outputs for op, _, outputs, _ in tape.steps if op.name == name]
+
+
+def _arrays(network: _Network, tape: Tape, nodes: dict[str, Node], x: Node) -> dict[str, np.ndarray]:
+    """What is on the tape, by the names of `eqpot.explain`."""
+    owner = {node: name for name, node in nodes.items()}
+    found, name, block = {}, "", ""
+    for op, inputs, outputs, _ in tape.steps:
+        values = [node.value for node in outputs]
+        if op.name == "edge_geometry":
+            found |= {"edge_vec": inputs[0].value, "r": values[0], "unit": values[1]}
+        elif op.name == "radial_basis":
+            found["basis"] = values[0]
+        elif op.name == "embedding":
+            found["embedding"] = values[0]
+        elif op.name == "dense":  # named after its weights, which count blocks from 0
+            name = owner[inputs[1]]
+            if name.startswith("block"):
+                number, _, what = name.removeprefix("block").partition(".")
+                block = f"block{int(number) + 1}"
+                name = f"{block}.{'w' if what == 'radial' else what}"
+            found[name] = values[0]
+        elif op.name == "activation":
+            found[name.replace("radial", "hidden")] = values[0]
+        elif op.name == "add":
+            found[f"{block}.sum.{'s' if values[0].ndim == 2 else 'v'}"] = values[0]
+        elif op.name == network.model.config.nonlinearity:
+            found[f"{block}.s"], found[f"{block}.v"] = values
+    for (k, path), messages, columns in network.messages(tape):
+        found[f"block{k}.message.{path}"] = messages.value[..., columns]
+    return found | {"x": x.value}
+
+
+# ------------------------------------------------------------ what a path is worth, and what it costs
+
+
+def _contributions(network: _Network) -> Contributions:
+    potential, batch = network.potential, network.batch
+    alone = network.energies(0.0)
+    gained = float(np.sum(network.energies(1.0) - alone))
+    for count in NODES:
+        places, weights = roots_legendre(count)  # on -1 to 1
+        shares = sum(w / 2 * network.slopes((1 + t) / 2) for t, w in zip(places, weights, strict=True))
+        missed = abs(shares.sum() - gained)
+        if missed <= CONVERGED * np.abs(shares).sum():
+            break
+    else:
+        raise UserError(
+            f"the shares of the paths: expected them to sum to {gained:.6g} eV with {count} nodes, found "
+            f"{shares.sum():.6g} eV"
+        )
+    rest = alone + potential.shift[batch.species]
+    if potential.zbl is not None:
+        rest += potential.zbl.run(batch)[0]
+    energy = potential.predict(batch, forces=False).energy[0]
+    by_path = zip(network.model.paths, shares, strict=True)
+    return Contributions(
+        float(energy), float(rest.sum()), {key: network.by_atom(row) for key, row in by_path}
+    )
+
+
+def _times(network: _Network, tape: Tape) -> dict[tuple[int, str], float]:
+    """Seconds of every path, see PathResult."""
+    found, keys = {}, iter(network.model.paths)
+    calls = [step for step in tape.steps if step[0].name == "interaction"]
+    for k, (op, inputs, _, (*graph, paths)) in enumerate(calls):
+        s, v, unit, w = (node.value.astype(network.dtype) for node in inputs)
+        for p, (slot, _) in enumerate(paths):
+            if slot >= 0:
+                C = s.shape[1]
+                weights = np.ascontiguousarray(w[:, slot * C : (slot + 1) * C])
+                call = _alone(op, p, (s, v, unit, weights), graph, with_features=k > 0)
+                found[next(keys)] = median_time(call, SECONDS)
+    return found
+
+
+def _alone(op: Operator, p: int, inputs: tuple, graph: list, with_features: bool) -> Callable[[], None]:
+    """A call of path p alone, forward and back to what it depends on."""
+    s, v, unit, w = inputs
+    n, C = s.shape
+    paths = np.full((len(PATHS), 2), -1)
+    paths[p] = 0
+    into = (C, 0) if p in SCALAR_PATHS else (0, C)
+    messages = np.empty((n, into[0]), s.dtype), np.empty((n, 3, into[1]), s.dtype)
+    cotangents = tuple(np.ones_like(m) for m in messages)
+    gradients = tuple(np.zeros_like(a) for a in inputs)
+    wanted = (with_features, with_features, "x1" in PATHS[p], True)
+    gradients = tuple(d if want else None for d, want in zip(gradients, wanted, strict=True))
+
+    def call() -> None:
+        op.fwd(*messages, *inputs, *graph, paths)
+        op.bwd(*gradients, *cotangents, *inputs, *graph, paths)
+
+    return call
+
+
+def _radial(network: _Network, radii: np.ndarray) -> dict[tuple[int, str], np.ndarray]:
+    """w_p(r) [M, C] with the path's constant."""
+    model, params, c = network.model, network.potential.params, network.model.config
+
+    def mix(matrix: Dense, x: np.ndarray) -> np.ndarray:
+        rows = np.array([0, len(x)])
+        return reference.dense_fwd(x, params[matrix.name], rows, matrix.blocks, matrix.scales, matrix.columns)
+
+    h = reference.radial_basis_fwd(radii, params["frequencies"], c.cutoff, c.envelope_p)
+    for matrix in model.radial:
+        h = reference.activation_fwd(mix(matrix, h), SSP)
+    found = {}
+    for k, block in enumerate(model.blocks, 1):
+        w = mix(block.radial, h)
+        for p, (slot, _) in enumerate(block.paths):
+            if slot >= 0:
+                found[k, PATHS[p]] = PATH_FACTORS[p] * w[:, slot * c.features : (slot + 1) * c.features]
+    return found
+
+
+# ------------------------------------------------------------ symmetry
+
+
+def _equivariance(
+    network: _Network,
+    atoms: Atoms,
+    scalars: list[np.ndarray],
+    vectors: list[np.ndarray],
+    rotation: np.ndarray,
+) -> tuple[list[dict[str, float]], list[np.ndarray]]:
+    """Deviations of every block, see Inspection, and the vectors of the rotated structure."""
+    mirror = np.eye(3) - 2 * np.outer(rotation[0], rotation[0])
+    order = np.random.default_rng(0).permutation(len(atoms))
+    moved = {
+        "rotation": _turned(atoms, rotation),
+        "mirror": _turned(atoms, mirror),
+        "permutation": atoms[order],
+    }
+    found = {}
+    for name, structure in moved.items():
+        other = _Network(network.potential, structure)
+        found[name] = other.features(other.run()[0])
+    blocks = []
+    for k, block in enumerate(network.model.blocks, 1):
+        s, v = scalars[k], vectors[k]
+        odd = np.where(np.arange(s.shape[1]) < block.n_even, 1.0, -1.0)
+        axial = np.ones(v.shape[2])
+        if network.model.parity:
+            axial[v.shape[2] // 2 :] = -1
+        expected = {
+            "rotation": (s, _turn(v, rotation)),
+            "mirror": (s * odd, _turn(v, mirror) * axial),
+            "permutation": (s[order], v[order]),
+        }
+        largest = max(np.abs(s).max(), np.abs(v).max(initial=0))
+        row = {"block": k}
+        for name, (s_expected, v_expected) in expected.items():
+            s_found, v_found = (features[k] for features in found[name])
+            error = max(np.abs(s_found - s_expected).max(), np.abs(v_found - v_expected).max(initial=0))
+            row[name] = float(error / largest) if error else 0.0
+        blocks.append(row)
+    return blocks, found["rotation"][1]
+
+
+def _turned(atoms: Atoms, matrix: np.ndarray) -> Atoms:
+    """Row vectors become x @ matrix.T."""
+    return Atoms(atoms.numbers, atoms.positions @ matrix.T, cell=atoms.cell[:] @ matrix.T, pbc=atoms.pbc)
+
+
+def _turn(v: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return np.einsum("ab,nbc->nac", matrix, v)
+
+
+# ------------------------------------------------------------ for a terminal, and as JSON
+
+
+def to_json(found: Inspection) -> dict[str, Any]:
+    """Energies, paths and units as plain values; None for a time that was not measured."""
+    names = [name for name in PathResult.__dataclass_fields__ if name != "energy_shares"]
+    rows = [{name: getattr(path, name) for name in names} for path in found.paths]
+    for row in rows:
+        row["seconds"] = None if np.isnan(row["seconds"]) else row["seconds"]
+    return {
+        "energy": found.energy,
+        "energies": found.energies.tolist(),
+        "energy_rest": found.energy_rest,
+        "paths": rows,
+        "units": UNITS,
+    }
+
+
+def tables(found: Inspection) -> list[Table]:
+    """Paths by block, and what the symmetry is worth."""
+    paths = Table(
+        title=f"{escape(found.name)}, {len(found.atoms)} atoms, {len(found.distances)} edges, "
+        f"{found.energy:.6f} eV\n{escape(found.model)}\n"
+        "share: of the energy, by integrated gradients; off: with the path switched off, less the whole",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for heading in ("block", "path"):
+        paths.add_column(heading)
+    for heading in ("message\nnorm", "share\neV", "off\neV", "off, force\neV/Å", "\nMflop", "alone\nms"):
+        paths.add_column(heading, justify="right")
+    for k, row in enumerate(found.paths):
+        first = k == 0 or found.paths[k - 1].block != row.block
+        if first and k:
+            paths.add_section()
+        paths.add_row(
+            f"{row.block}" if first else "",
+            row.path,
+            f"{row.message_norm:.3g}",
+            f"{row.energy_share:.4f}",
+            f"{row.energy_change_off:.4f}",
+            f"{row.force_change_off:.4f}",
+            f"{row.operations / 1e6:.3f}",
+            "" if np.isnan(row.seconds) else f"{1e3 * row.seconds:.3f}",
+        )
+    paths.add_section()
+    paths.add_row("rest", "", "", f"{found.energy_rest:.4f}")
+    total = sum(row.energy_share for row in found.paths) + found.energy_rest
+    paths.add_row("sum", "", "", f"{total:.4f}")
+    symmetry = Table(
+        title="largest deviation of a block's features from the symmetry, relative",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for heading in ("block", "rotation", "mirror", "permutation"):
+        symmetry.add_column(heading, justify="left" if heading == "block" else "right")
+    for row in found.equivariance:
+        symmetry.add_row(str(row["block"]), *(f"{row[name]:.1e}" for name in list(row)[1:]))
+    return [paths, symmetry]
