@@ -317,10 +317,10 @@ def forces() -> Figure:
     figure = Figure(figsize=(9.4, 3.6), layout="constrained")
     panels = figure.subplots(1, 2)
     places = np.array([[0.0, 1.0], [-1.35, -0.55], [1.15, -0.75]])
-    pairs, pulls = ((0, 1), (0, 2), (1, 2)), (-0.6, -0.6, -0.6)
+    pairs, pulls = ((0, 1), (0, 2), (1, 2)), (0.5, -0.7, 0.3)
     titles = ("each edge gives $\\pm d_e$ to its two atoms", "forces: their sums, zero in all")
     for axes, title, summed in zip(panels, titles, (False, True), strict=True):
-        canvas(axes, (-2.5, 2.4), (-1.75, 1.95), title)
+        canvas(axes, (-2.5, 2.4), (-2.0, 1.9), title)
         total = np.zeros((3, 2))
         for (a, b), pull in zip(pairs, pulls, strict=True):
             line = places[b] - places[a]
@@ -331,11 +331,11 @@ def forces() -> Figure:
             axes.plot(*zip(places[a], places[b], strict=True), color=FAINT, linewidth=1.3, zorder=1)
             if not summed:
                 for k, sign in ((a, 1), (b, -1)):
-                    arrow(axes, places[k], places[k] + 1.4 * sign * d, COTANGENT, 2)
+                    arrow(axes, places[k], places[k] + 1.15 * sign * d, COTANGENT, 2)
         if summed:
             for k in range(3):
-                arrow(axes, places[k], places[k] + 1.4 * total[k], FEATURE, 2.8)
-                axes.text(*(places[k] + 1.4 * total[k] + [0.12, 0.02]), f"$F_{k}$", color=FEATURE)
+                arrow(axes, places[k], places[k] + 1.15 * total[k], FEATURE, 2.8)
+                axes.text(*(places[k] + 1.15 * total[k] + [0.12, 0.02]), f"$F_{k}$", color=FEATURE)
         for k, place in enumerate(places):
             atom(axes, place, 0.2, f"${k}$", "#e6e6e6")
     return figure
