@@ -104,7 +104,7 @@ def edges() -> Figure:
 
     canvas(right, (-2.35, 2.35), (-2.55, 2.35), r"directions: $Y = \sqrt{3}\;(r_j - r_i)\,/\,r$")
     right.add_patch(Circle((0, 0), np.sqrt(3), facecolor="none", edgecolor=FAINT))
-    for k, place in enumerate(around):
+    for place in around:
         end = np.sqrt(3) * np.array(place) / np.hypot(*place)
         arrow(right, (0, 0), end, DIRECTION)
         right.text(*(1.2 * end), f"$r = {np.hypot(*place):.2f}$", fontsize=8, ha="center", va="center")
@@ -170,7 +170,8 @@ def five_products() -> Figure:
         axes.plot(*zip(start, end, strict=True), color=FAINT, linewidth=1.4, linestyle=(0, (3, 2)), zorder=2)
         if path in (1, 3, 4):
             arrow(axes, start + [0.24, 0.0], end - [0.24, 0.0], DIRECTION)
-            axes.text((start[0] + end[0]) / 2, start[1] - 0.1, "$Y$", color=DIRECTION, ha="center", va="top", fontsize=10)
+            below = (start + end) / 2 - [0, 0.25]
+            axes.text(*below, "$Y$", color=DIRECTION, ha="center", va="center", fontsize=10)
         if path in (0, 1):
             axes.add_patch(Circle(end, 0.3, facecolor=SCALAR, alpha=0.55, linewidth=0, zorder=3))
             axes.text(end[0] + 0.42, end[1], "$s$", color="#b07d12", va="center", fontsize=10)
@@ -216,7 +217,8 @@ def mirror() -> Figure:
             tip = oblique(place + turn * vector)
             arrow(axes, oblique(place), tip, colour)
             name = f"${label}$" if sign > 0 else f"$M{label}$"
-            axes.text(*(tip + [0.13 * np.sign(tip[0] - oblique(place)[0]), 0.02]), name, color=colour, ha="center")
+            beside = tip + [0.13 * np.sign(tip[0] - oblique(place)[0]), 0.02]
+            axes.text(*beside, name, color=colour, ha="center")
         up = oblique(place + normal)
         arrow(axes, oblique(place), up, RESULT, alpha=1 if sign > 0 else 0.35)
         name = r"$a\times b$" if sign > 0 else r"$M\,(a\times b)$: its image"
@@ -356,8 +358,9 @@ def four_walks() -> Figure:
         axes.text(k * step + width / 2, 0.85, label, ha="center", va="center", fontsize=10)
     for row, (title, walk, slot, colour, sense) in enumerate(rows):
         y = -1.65 * row
-        axes.text(-0.35, y + 0.13, title, ha="right", va="center", fontsize=10, color=colour, fontweight="bold")
-        axes.text(-0.35, y - 0.33, walk, ha="right", va="center", fontsize=8, family="monospace")
+        left = {"ha": "right", "va": "center"}
+        axes.text(-0.35, y + 0.13, title, fontsize=10, color=colour, fontweight="bold", **left)
+        axes.text(-0.35, y - 0.33, walk, fontsize=8, family="monospace", **left)
         for k in range(len(boxes)):
             box = FancyBboxPatch(
                 (k * step, y - 0.38),
@@ -375,8 +378,9 @@ def four_walks() -> Figure:
     end = (len(boxes) - 1) * step + width
     axes.text(end + 0.2, -1.65, "1", va="center", fontsize=10, color=COTANGENT)
     axes.text(end + 0.2, -4.95, r"$\partial\ell/\partial E$", va="center", fontsize=10, color=FEATURE)
-    axes.text(width / 2, -1.65 - 0.72, "→ forces, loss", ha="center", fontsize=8, color=COTANGENT)
-    axes.text(width / 2, -3.3 - 0.72, r"from $t = -\partial\ell/\partial F$", ha="center", fontsize=8, color=DIRECTION)
+    start = r"from $t = -\partial\ell/\partial F$"
+    axes.text(width / 2, -2.37, "→ forces, loss", ha="center", fontsize=8, color=COTANGENT)
+    axes.text(width / 2, -4.02, start, ha="center", fontsize=8, color=DIRECTION)
     weights = 3 * step + width / 2
     arrow(axes, (weights, -5.33), (weights, -5.95), FEATURE, 1.6)
     axes.text(weights, -6.05, "of the weights: d$L$ / d$W$", ha="center", va="top", fontsize=9, color=FEATURE)
@@ -421,7 +425,8 @@ def acetylacetone() -> Figure:
     for k, b in np.ndindex(changes.shape):
         value = changes[k, b]
         text = "" if np.isnan(value) else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
-        first.text(b, k, text, ha="center", va="center", fontsize=9, color="white" if np.log10(value) > middle else INK)
+        colour = "white" if np.log10(value) > middle else INK
+        first.text(b, k, text, ha="center", va="center", fontsize=9, color=colour)
     first.set(
         title="switched off: change of forces, meV/Å",
         xticks=range(len(blocks)),

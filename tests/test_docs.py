@@ -1,5 +1,5 @@
-"""The course: its code runs as it is printed, its quotes are the installed source, its pictures exist, the site
-builds."""
+"""The course: its code runs as it is printed, its quotes are the project's source, its pictures exist, its
+site builds."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_commands_and_links(page: Path):
 
 @pytest.mark.slow
 def test_site_builds(tmp_path: Path):
-    """Without a warning: every quote, link, picture and formula; and no page asks the network for anything."""
+    """Every quote, link, picture and formula without a warning; and no page needs the network."""
     for name in ("sphinx", "myst_parser", "furo", "latex2mathml"):
         pytest.importorskip(name, reason="pip install '.[docs]'")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
