@@ -201,13 +201,13 @@ def five_products() -> Figure:
 
 def mirror() -> Figure:
     figure = Figure(figsize=(8.4, 3.5), layout="constrained")
-    axes = canvas(figure.subplots(), (-4.2, 4.2), (-1.7, 1.8))
+    axes = canvas(figure.subplots(), (-4.0, 4.6), (-1.75, 1.9))
     corners = [(0, -1.2, -1.15), (0, 1.5, -1.15), (0, 1.5, 1.15), (0, -1.2, 1.15)]
     glass = Polygon([oblique(k) for k in corners], facecolor="#dfe9f0", edgecolor=DIRECTION, alpha=0.55)
     axes.add_patch(glass)
     axes.text(*oblique((0, 1.55, 1.2)), "mirror", fontsize=9, ha="center", va="bottom")
     flip = np.array([-1, 1, 1])
-    origin, a, b = np.array([-2.6, 0, -0.4]), np.array([1.35, -0.3, 0]), np.array([0.1, 1.35, 0])
+    origin, a, b = np.array([-2.95, 0, -0.4]), np.array([1.35, -0.3, 0]), np.array([0.1, 1.35, 0])
     normal = np.array([0, 0, 1.35])
     for sign, place in ((1, origin), (-1, origin * flip)):
         turn = flip if sign < 0 else np.ones(3)
