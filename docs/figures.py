@@ -320,7 +320,7 @@ def forces() -> Figure:
     panels = figure.subplots(1, 2)
     places = np.array([[0.0, 1.0], [-1.35, -0.55], [1.15, -0.75]])
     pairs, pulls = ((0, 1), (0, 2), (1, 2)), (0.5, -0.7, 0.3)
-    titles = ("each edge gives $\\pm d_e$ to its two atoms", "forces: their sums, zero in all")
+    titles = ("each edge gives $\\pm f_e$ to its two atoms", "forces: their sums, zero in all")
     for axes, title, summed in zip(panels, titles, (False, True), strict=True):
         canvas(axes, (-2.5, 2.4), (-2.0, 1.9), title)
         total = np.zeros((3, 2))
