@@ -159,8 +159,8 @@ def steps(model: Model) -> list[Step]:
 
 
 def _rows(matrix: Dense) -> int:
-    """Columns of its input."""
-    return int(np.max(matrix.blocks[:, 0] + matrix.blocks[:, 1]))
+    """Columns of its input that it takes."""
+    return int(np.max(matrix.blocks[:, 0] + matrix.blocks[:, 1]) - np.min(matrix.blocks[:, 0]))
 
 
 def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:

@@ -31,7 +31,7 @@ from eqpot.ops import Operator, operators
 from eqpot.potential import Potential
 from eqpot.tape import Node, Pool, Tape
 
-NODES = (8, 16, 32, 64, 128, 256, 512, 1024)  # of the integral over the messages' strength
+NODES = (16, 32, 64, 128, 256, 512, 1024)  # of the integral over the messages' strength
 CONVERGED = 1e-13  # what the shares may miss of the energy, relative to the sum of their sizes
 RADII = 200  # distances at which radial functions are shown
 SECONDS = 0.02  # for the time of each path

@@ -133,12 +133,13 @@ def test_without_neighbours_all_is_rest(atoms):
 # ------------------------------------------------------------ paths switched off
 
 
-def submatrix(matrix, weights: np.ndarray) -> np.ndarray:
-    """One group's matrix with its factors, [inputs, columns]."""
-    found = np.zeros((np.max(matrix.blocks[:, 0] + matrix.blocks[:, 1]), matrix.columns))
-    for (x, k, y, m, at), scale in zip(matrix.blocks, matrix.scales, strict=True):
+def submatrix(matrix, weights: np.ndarray, inputs: int) -> np.ndarray:
+    """One group's matrix with its factors, from the first input that it takes on, [inputs, columns]."""
+    first, end = matrix.blocks[:, 0].min(), np.max(matrix.blocks[:, 0] + matrix.blocks[:, 1])
+    found = np.zeros((max(inputs, end - first), matrix.columns))
+    for (x, k, y, m, at), scale in zip(matrix.blocks - [first, 0, 0, 0, 0], matrix.scales, strict=True):
         found[x : x + k, y : y + m] = scale * weights[at : at + k * m].reshape(k, m)
-    return found
+    return found[:inputs]
 
 
 def scalars_only(model: Potential) -> Potential:
@@ -153,15 +154,15 @@ def scalars_only(model: Potential) -> Potential:
     for name in ("embedding", "frequencies", *(m.name for m in old.radial + old.output)):
         bare.params[name][:] = model.params[name]
     for a, b in zip(old.blocks, new.blocks, strict=True):
-        everything, messages, scalars = slice(None), slice(0, C), slice(a.gates, None)
-        for source, target, rows, columns in (
-            (a.radial, b.radial, everything, slice(0, C)),
-            (a.self_in_s, b.self_in_s, everything, everything),
-            (a.self_out_s, b.self_out_s, messages, scalars),
-            (a.self_connection_s, b.self_connection_s, everything, scalars),
+        after_gates = slice(a.gates, None)
+        for source, target, columns in (
+            (a.radial, b.radial, slice(0, C)),
+            (a.self_in_s, b.self_in_s, slice(0, C)),
+            (a.self_out_s, b.self_out_s, after_gates),
+            (a.self_connection_s, b.self_connection_s, after_gates),
         ):
             for z, weights in enumerate(model.params[source.name] if source else ()):
-                part = submatrix(source, weights)[rows, columns]
+                part = submatrix(source, weights, target.blocks[0, 1])[:, columns]
                 bare.params[target.name][z] = (part / target.scales[0]).ravel()
     return bare
 
