@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from unittest.mock import patch
 
 import pytest
 from command_lines import check_command, commands_in
@@ -35,9 +34,12 @@ def python_blocks(text: str) -> list[tuple[int, str]]:
 def run(page: Path, text: str) -> None:
     """The page's blocks, one after the other, as one module; an error names the page and its line."""
     module = ModuleType(f"docs_{page.stem}")
-    with patch.dict(sys.modules, {module.__name__: module}):  # where Numba looks for what it has on disk
+    sys.modules[module.__name__] = module  # where Numba looks for the module of a kernel that it has on disk
+    try:
         for line, code in python_blocks(text):
             exec(compile("\n" * (line - 1) + code, str(page), "exec"), vars(module))
+    finally:
+        del sys.modules[module.__name__]
 
 
 @over_pages
