@@ -36,7 +36,9 @@ def record(potential: Potential, batch: Batch, table=None) -> tuple[Tape, Node, 
     return tape, edge_vec, model.run(tape, nodes, batch, edge_vec)
 
 
-def forces_by_path(potential: Potential, atoms: Atoms) -> tuple[np.ndarray, dict[tuple[int, str], np.ndarray]]:
+def forces_by_path(
+    potential: Potential, atoms: Atoms
+) -> tuple[np.ndarray, dict[tuple[int, str], np.ndarray]]:
     """Forces [n, 3] (eV/Å) through distances, and through directions by (block, path), blocks from 1."""
     batch = collate([potential.graph(atoms)], len(potential.species))
     tape, edge_vec, x = record(potential, batch)

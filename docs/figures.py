@@ -215,7 +215,9 @@ def mirror() -> Figure:
             tip = oblique(place + turn * vector)
             arrow(axes, oblique(place), tip, colour)
             name = f"${label}$" if sign > 0 else f"$M{label}$"
-            axes.text(*(tip + [0.13 * np.sign(tip[0] - oblique(place)[0]), 0.02]), name, color=colour, ha="center")
+            axes.text(
+                *(tip + [0.13 * np.sign(tip[0] - oblique(place)[0]), 0.02]), name, color=colour, ha="center"
+            )
         up = oblique(place + normal)
         arrow(axes, oblique(place), up, RESULT, alpha=1 if sign > 0 else 0.35)
         name = r"$a\times b$" if sign > 0 else r"$M\,(a\times b)$: its image"
@@ -355,7 +357,9 @@ def four_walks() -> Figure:
         axes.text(k * step + width / 2, 0.85, label, ha="center", va="center", fontsize=10)
     for row, (title, walk, slot, colour, sense) in enumerate(rows):
         y = -1.65 * row
-        axes.text(-0.35, y + 0.13, title, ha="right", va="center", fontsize=10, color=colour, fontweight="bold")
+        axes.text(
+            -0.35, y + 0.13, title, ha="right", va="center", fontsize=10, color=colour, fontweight="bold"
+        )
         axes.text(-0.35, y - 0.33, walk, ha="right", va="center", fontsize=8, family="monospace")
         for k in range(len(boxes)):
             box = FancyBboxPatch(
@@ -375,7 +379,14 @@ def four_walks() -> Figure:
     axes.text(end + 0.2, -1.65, "1", va="center", fontsize=10, color=COTANGENT)
     axes.text(end + 0.2, -4.95, r"$\partial\ell/\partial E$", va="center", fontsize=10, color=FEATURE)
     axes.text(width / 2, -1.65 - 0.72, "→ forces, loss", ha="center", fontsize=8, color=COTANGENT)
-    axes.text(width / 2, -3.3 - 0.72, r"from $t = -\partial\ell/\partial F$", ha="center", fontsize=8, color=DIRECTION)
+    axes.text(
+        width / 2,
+        -3.3 - 0.72,
+        r"from $t = -\partial\ell/\partial F$",
+        ha="center",
+        fontsize=8,
+        color=DIRECTION,
+    )
     weights = 3 * step + width / 2
     arrow(axes, (weights, -5.33), (weights, -5.95), FEATURE, 1.6)
     axes.text(weights, -6.05, "of the weights: d$L$ / d$W$", ha="center", va="top", fontsize=9, color=FEATURE)
@@ -420,7 +431,15 @@ def acetylacetone() -> Figure:
     for k, b in np.ndindex(changes.shape):
         value = changes[k, b]
         text = "" if np.isnan(value) else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
-        first.text(b, k, text, ha="center", va="center", fontsize=9, color="white" if np.log10(value) > middle else INK)
+        first.text(
+            b,
+            k,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if np.log10(value) > middle else INK,
+        )
     first.set(
         title="switched off: change of forces, meV/Å",
         xticks=range(len(blocks)),
