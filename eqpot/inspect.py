@@ -25,6 +25,7 @@ from eqpot.explain import steps
 from eqpot.graph import collate
 from eqpot.kernels import reference
 from eqpot.kernels.activation import SSP
+from eqpot.kernels.compile import announce
 from eqpot.kernels.interaction import PATH_FACTORS
 from eqpot.model import PATHS, SCALAR_PATHS, Dense
 from eqpot.ops import Operator, operators
@@ -276,7 +277,9 @@ class _Network:
         self.potential = p = given.cast("float64", "cpu")
         self.batch = collate([p.graph(atoms)], len(p.species))
         self.model = p.model
+        self._operators = operators("cpu")
         self._pool = Pool(np.dtype(np.float64))
+        announce(self._operators[p.config.nonlinearity].fwd, "a minute or two")
 
     def run(self, strength: float = 1.0) -> tuple[Tape, dict[str, Node], Node]:
         """The tape, the parameters' nodes and x [n, 1], with all messages times `strength`.
@@ -294,7 +297,7 @@ class _Network:
             )
             for block in self.model.blocks
         ]
-        tape = Tape(operators("cpu"), self._pool)
+        tape = Tape(self._operators, self._pool)
         nodes = {name: Node(array) for name, array in self.potential.params.items()}
         return tape, nodes, model.run(tape, nodes, self.batch, Node(self.batch.edge_vec))
 
@@ -570,7 +573,7 @@ def tables(found: Inspection) -> list[Table]:
     total = sum(row.energy_share for row in found.paths) + found.energy_rest
     paths.add_row("sum", "", "", f"{total:.4f}")
     symmetry = Table(
-        title="largest deviation of a block's features from the symmetry, relative",
+        title="largest deviation of a block's features from the symmetry, relative, in float64",
         title_justify="left",
         box=SIMPLE_HEAD,
     )
