@@ -152,14 +152,13 @@ def trace(model: Potential | str | Path, atoms: Atoms) -> dict[str, Quantity]:
     found |= {"energies": prediction.energies, "forces": prediction.forces}
     receivers, senders = batch.order[batch.receivers], batch.order[batch.senders]
     rows = {"n": np.argsort(batch.order), "E": np.lexsort((senders, receivers))}
-    number = "number of the atom that {} the edge's message"
     quantities = {
-        "receivers": Quantity(receivers[rows["E"]], "[E]", "", number.format("receives")),
-        "senders": Quantity(senders[rows["E"]], "[E]", "", number.format("sends")),
+        "receivers": Quantity(receivers[rows["E"]], "[E]", "", "number of the atom that receives: i"),
+        "senders": Quantity(senders[rows["E"]], "[E]", "", "number of the atom that sends: j"),
     }
     for step in steps(network.model):
         array = found[step.name].reshape(-1, *step.shape[1:])[rows[step.shape[0]]]
-        quantities[step.name] = Quantity(array, step.axes, step.unit, step.formula)
+        quantities[step.name] = Quantity(array, step.axes, step.unit, f"{step.meaning}: {step.formula}")
     return quantities
 
 
