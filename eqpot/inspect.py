@@ -177,9 +177,9 @@ def path_contributions(model: Potential | str | Path, atoms: Atoms) -> Contribut
 
     What it means. energy_rest is the energy of atoms that hear nothing of each other: embedding,
     self-connections, readout and shifts, besides ZBL's repulsion. A share is what a path adds while all paths
-    grow together at one rate. This division is singled out by its axioms (Mirman
-    and Tauman, Math. Oper. Res. 7, 40, 1982): what has no effect gets nothing, shares of a sum of energies
-    are sums of shares, and a path cut into parts, by atom or by channel, gets what its parts get together.
+    grow together at one rate. Axioms single this division out (Mirman and Tauman, Math. Oper. Res. 7, 40,
+    1982), among them: what has no effect gets nothing, shares of a sum of energies are sums of shares, and a
+    path cut into parts, by atom or by channel, gets what its parts get together.
 
     What it does not mean. A share is not the change when the path is switched off: where paths need each
     other, as 1x1->0 needs the vectors of 0x1->1, their common effect is lost with either, so such changes
@@ -195,8 +195,12 @@ def path_contributions(model: Potential | str | Path, atoms: Atoms) -> Contribut
 def inspect_structure(
     potential: Potential | str | Path, atoms: Atoms, name: str = "", timing: bool = True
 ) -> Inspection:
-    """All that the report shows about a structure; `name` is what to call it. UserError as in
-    `path_contributions`."""
+    """All that the report shows about a structure; `name` is what to call it, without `timing` no time is
+    measured.
+
+    Takes 16 bytes of memory for each edge, path and channel, and some fifty walks through the network.
+    UserError as in `path_contributions`.
+    """
     network = _Network(potential, atoms)
     model, batch = network.model, network.batch
     whole = network.potential.predict(batch)
@@ -275,7 +279,7 @@ class _Network:
         self.model = p.model
         self._operators = operators("cpu")
         self._pool = Pool(np.dtype(np.float64))
-        announce(self._operators[p.config.nonlinearity].fwd, "a minute or two")
+        announce(self._operators[p.config.nonlinearity].fwd, "about two minutes")
 
     def run(self, strength: float = 1.0) -> tuple[Tape, dict[str, Node], Node]:
         """The tape, the parameters' nodes and x [n, 1], with all messages times `strength`.
