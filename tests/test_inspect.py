@@ -45,7 +45,7 @@ def alone(model: Potential, atoms: Atoms) -> np.ndarray:
 def test_shares_and_rest_sum_to_the_energy(make, settings):
     model, atoms = potential(**settings), make()
     found, expected = path_contributions(model, atoms), model.evaluate(atoms)
-    assert list(found.shares) == model.model.paths
+    assert list(found.shares) == list(model.model.paths)
     assert all(share.shape == (len(atoms),) for share in found.shares.values())
     shares = np.array(list(found.shares.values()))
     size = np.abs(shares).sum() + np.abs(expected.energies).sum()
@@ -68,7 +68,7 @@ def test_zbl_is_part_of_the_rest():
 def test_a_share_is_the_integral_of_the_slope(settings):
     """Differences of the NumPy reference's energy, the weights of all paths scaled, and of one a bit more."""
     model, atoms = potential(**settings, features=4), molecule(5)
-    base, paths = model.cast("float64", "ref"), model.model.paths
+    base, paths = model.cast("float64", "ref"), list(model.model.paths)
     batch = collate([base.graph(atoms)], len(base.species))
 
     def energy(strength: float, one: tuple[int, str], more: float) -> float:
@@ -133,12 +133,13 @@ def test_without_neighbours_all_is_rest(atoms):
 # ------------------------------------------------------------ paths switched off
 
 
-def submatrix(matrix, weights: np.ndarray) -> np.ndarray:
-    """One group's matrix with its factors, [inputs, columns]."""
-    found = np.zeros((np.max(matrix.blocks[:, 0] + matrix.blocks[:, 1]), matrix.columns))
-    for (x, k, y, m, at), scale in zip(matrix.blocks, matrix.scales, strict=True):
+def submatrix(matrix, weights: np.ndarray, inputs: int) -> np.ndarray:
+    """One group's matrix with its factors, from the first input that it takes on, [inputs, columns]."""
+    first, end = matrix.blocks[:, 0].min(), np.max(matrix.blocks[:, 0] + matrix.blocks[:, 1])
+    found = np.zeros((max(inputs, end - first), matrix.columns))
+    for (x, k, y, m, at), scale in zip(matrix.blocks - [first, 0, 0, 0, 0], matrix.scales, strict=True):
         found[x : x + k, y : y + m] = scale * weights[at : at + k * m].reshape(k, m)
-    return found
+    return found[:inputs]
 
 
 def scalars_only(model: Potential) -> Potential:
@@ -153,15 +154,15 @@ def scalars_only(model: Potential) -> Potential:
     for name in ("embedding", "frequencies", *(m.name for m in old.radial + old.output)):
         bare.params[name][:] = model.params[name]
     for a, b in zip(old.blocks, new.blocks, strict=True):
-        everything, messages, scalars = slice(None), slice(0, C), slice(a.gates, None)
-        for source, target, rows, columns in (
-            (a.radial, b.radial, everything, slice(0, C)),
-            (a.self_in_s, b.self_in_s, everything, everything),
-            (a.self_out_s, b.self_out_s, messages, scalars),
-            (a.self_connection_s, b.self_connection_s, everything, scalars),
+        after_gates = slice(a.gates, None)
+        for source, target, columns in (
+            (a.radial, b.radial, slice(0, C)),
+            (a.self_in_s, b.self_in_s, slice(0, C)),
+            (a.self_out_s, b.self_out_s, after_gates),
+            (a.self_connection_s, b.self_connection_s, after_gates),
         ):
             for z, weights in enumerate(model.params[source.name] if source else ()):
-                part = submatrix(source, weights)[rows, columns]
+                part = submatrix(source, weights, target.blocks[0, 1])[:, columns]
                 bare.params[target.name][z] = (part / target.scales[0]).ravel()
     return bare
 
@@ -281,7 +282,7 @@ def test_inspection(settings):
     exact = model.cast("float64")
     result, q = exact.evaluate(atoms), trace(model, atoms)
     assert found.model == repr(model) and "float32" in found.model
-    assert [(p.block, p.path) for p in found.paths] == model.model.paths
+    assert [(p.block, p.path) for p in found.paths] == list(model.model.paths)
     check_close(found.forces, result.forces, ROUND_OFF)
     total = found.energy_rest + sum(p.energy_share for p in found.paths)
     assert total == pytest.approx(found.energy, rel=1e-11) and found.energies.sum() == pytest.approx(total)
@@ -323,7 +324,7 @@ def test_radial_functions(depth):
     for slot, (p, path) in enumerate(enumerate(PATHS)):
         check_close(found.radial[2, path][k], PATH_FACTORS[p] * w[slot], ROUND_OFF)
         assert not found.radial[2, path][-1].any(), "nothing is left at the cutoff"
-    assert list(found.radial) == model.model.paths
+    assert list(found.radial) == list(model.model.paths)
 
 
 def test_cost_and_text_and_json():
