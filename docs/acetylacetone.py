@@ -36,9 +36,7 @@ def record(potential: Potential, batch: Batch, table=None) -> tuple[Tape, Node, 
     return tape, edge_vec, model.run(tape, nodes, batch, edge_vec)
 
 
-def forces_by_path(
-    potential: Potential, atoms: Atoms
-) -> tuple[np.ndarray, dict[tuple[int, str], np.ndarray]]:
+def forces_by_path(potential: Potential, atoms: Atoms) -> tuple[np.ndarray, dict[tuple, np.ndarray]]:
     """Forces [n, 3] (eV/Å) through distances, and through directions by (block, path), blocks from 1."""
     batch = collate([potential.graph(atoms)], len(potential.species))
     tape, edge_vec, x = record(potential, batch)
@@ -147,7 +145,10 @@ def measure(potential: Potential, test_set: str) -> dict:
         "forces through distances": rms(along),
         "forces through directions": rms(directions),
         "forces left over": rms(along + directions - usual),
-        "forces through directions by path": {f"{b}: {p}": rms(part) for (b, p), part in across.items()},
+        "shares of forces through directions": {
+            f"{block}: {path}": float(np.sum(part * directions) / np.sum(directions**2))
+            for (block, path), part in across.items()
+        },
         "off": off,
         "angle": first.get_angle(methyl, carbon, oxygen),
         "bend": ANGLES.tolist(),

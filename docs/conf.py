@@ -31,5 +31,5 @@ def _block(writer, node: nodes.math_block) -> None:
 
 
 def setup(app) -> None:
-    """Formulas become MathML, which browsers draw themselves: no script, no fonts to fetch."""
+    """Formulas become MathML, which browsers draw themselves, with the font in static/: no script."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))

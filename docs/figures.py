@@ -72,7 +72,7 @@ def atom(axes, place, radius: float, label: str = "", colour: str = "white", edg
 def oblique(point) -> np.ndarray:
     """Paper coordinates of x, y, z: y goes back, z up."""
     x, y, z = point
-    return np.array([x + 0.45 * y, z + 0.32 * y])
+    return np.array([x + 0.6 * y, z + 0.42 * y])
 
 
 def tile(axes, width: float, depth: float) -> None:
@@ -89,7 +89,7 @@ def edges() -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     cutoff = 2.4
     around = [(1.25, 0.35), (-0.5, 1.3), (-1.45, -0.65), (0.6, -1.75), (0.35, 2.15)]
-    outside = [(2.6, 1.1), (-2.7, 0.95), (2.35, -1.5), (-2.1, -1.9)]
+    outside = [(2.6, 1.1), (-2.7, 0.95), (2.75, -0.75), (-2.1, -1.9)]
     canvas(left, (-3.3, 3.3), (-2.75, 2.75), "what atom $i$ sees within the cutoff")
     left.add_patch(Circle((0, 0), cutoff, facecolor=PALE, edgecolor=FAINT, linestyle="--"))
     for k, place in enumerate(around):
@@ -99,12 +99,12 @@ def edges() -> Figure:
     for place in outside:
         atom(left, place, 0.2, edge=FAINT)
     atom(left, (0, 0), 0.22, "$i$", "#e6e6e6")
-    left.text(0.55, 0.5, "$r_j - r_i$", color=DIRECTION, fontsize=10, ha="right")
+    left.text(0.45, -0.12, "$r_j - r_i$", color=DIRECTION, fontsize=10)
     left.text(*(cutoff * np.array([0.72, -0.72]) + [0.08, -0.16]), "cutoff $c$", fontsize=9)
 
     canvas(right, (-2.35, 2.35), (-2.55, 2.35), r"directions: $Y = \sqrt{3}\;(r_j - r_i)\,/\,r$")
     right.add_patch(Circle((0, 0), np.sqrt(3), facecolor="none", edgecolor=FAINT))
-    for k, place in enumerate(around):
+    for place in around:
         end = np.sqrt(3) * np.array(place) / np.hypot(*place)
         arrow(right, (0, 0), end, DIRECTION)
         right.text(*(1.2 * end), f"$r = {np.hypot(*place):.2f}$", fontsize=8, ha="center", va="center")
@@ -152,10 +152,10 @@ def radial() -> Figure:
 
 
 def five_products() -> Figure:
-    figure = Figure(figsize=(11, 3.0), layout="constrained")
+    figure = Figure(figsize=(11, 2.05), layout="constrained")
     panels = figure.subplots(1, 5)
-    i, j = np.array([-0.95, 0, 0]), np.array([0.95, 0, 0])
-    v = np.array([-0.22, 0.95, 0.0])
+    i, j = np.array([-0.95, -0.3, 0]), np.array([0.95, -0.3, 0])
+    v = np.array([-0.62, 1.6, 0.0])
     words = (
         ("0x0 → 0", r"$w\,s$", "what the sender is"),
         ("0x1 → 1", r"$w\,s\,Y$", "where it is"),
@@ -164,16 +164,17 @@ def five_products() -> Figure:
         ("1x1 → 1", r"$w\,(Y\times v)\,/\sqrt{2}$", "the normal of their plane"),
     )
     for path, (axes, (name, formula, meaning)) in enumerate(zip(panels, words, strict=True)):
-        canvas(axes, (-1.85, 1.85), (-1.05, 1.35))
-        tile(axes, 1.45, 0.95)
+        canvas(axes, (-2.1, 2.1), (-1.75, 1.85))
+        tile(axes, 1.4, 1.15)
         start, end = oblique(i), oblique(j)
         axes.plot(*zip(start, end, strict=True), color=FAINT, linewidth=1.4, linestyle=(0, (3, 2)), zorder=2)
         if path in (1, 3, 4):
             arrow(axes, start + [0.24, 0.0], end - [0.24, 0.0], DIRECTION)
-            axes.text(0, -0.13, "$Y$", color=DIRECTION, ha="center", va="top", fontsize=10)
+            below = (start + end) / 2 - [0, 0.25]
+            axes.text(*below, "$Y$", color=DIRECTION, ha="center", va="center", fontsize=10)
         if path in (0, 1):
             axes.add_patch(Circle(end, 0.3, facecolor=SCALAR, alpha=0.55, linewidth=0, zorder=3))
-            axes.text(end[0] + 0.02, end[1] - 0.52, "$s$", color="#b07d12", ha="center", fontsize=10)
+            axes.text(end[0] + 0.42, end[1], "$s$", color="#b07d12", va="center", fontsize=10)
         else:
             tip = oblique(j + v)
             arrow(axes, end, tip, FEATURE)
@@ -181,31 +182,32 @@ def five_products() -> Figure:
         if path in (0, 3):
             axes.add_patch(Circle(start, 0.3, facecolor=RESULT, alpha=0.55, linewidth=0, zorder=3))
         elif path == 1:
-            arrow(axes, start + [0, 0.2], start + [0.95, 0.2], RESULT, 2.6)
+            arrow(axes, start + [0, 0.3], start + [1.3, 0.3], RESULT, 2.6)
         elif path == 2:
             arrow(axes, start, oblique(i + v), RESULT, 2.6)
         else:
-            arrow(axes, start, start + [0, 0.95], RESULT, 2.6)
+            arrow(axes, start, start + [0, 1.3], RESULT, 2.6)
         if path == 3:
             foot = oblique(j + [v[0], 0, 0])
+            axes.plot(*zip(end, foot, strict=True), color=FEATURE, linewidth=4, alpha=0.35, zorder=2)
             axes.plot(*zip(oblique(j + v), foot, strict=True), ":", color=FEATURE, linewidth=1.3, zorder=3)
         atom(axes, start, 0.17, "$i$", "#e6e6e6")
         atom(axes, end, 0.17, "$j$")
-        axes.text(0, 1.28, name, ha="center", va="top", fontsize=12, fontweight="bold")
-        axes.text(0, -0.62, formula, ha="center", va="center", fontsize=11, color="#4a8067")
-        axes.text(0, -0.95, meaning, ha="center", va="center", fontsize=9)
+        axes.text(0, 1.85, name, ha="center", va="top", fontsize=12, fontweight="bold")
+        axes.text(0, -1.05, formula, ha="center", va="center", fontsize=11, color="#4a8067")
+        axes.text(0, -1.55, meaning, ha="center", va="center", fontsize=9)
     return figure
 
 
 def mirror() -> Figure:
     figure = Figure(figsize=(8.4, 3.5), layout="constrained")
-    axes = canvas(figure.subplots(), (-4.2, 4.2), (-1.7, 1.8))
+    axes = canvas(figure.subplots(), (-4.0, 4.6), (-1.75, 1.9))
     corners = [(0, -1.2, -1.15), (0, 1.5, -1.15), (0, 1.5, 1.15), (0, -1.2, 1.15)]
     glass = Polygon([oblique(k) for k in corners], facecolor="#dfe9f0", edgecolor=DIRECTION, alpha=0.55)
     axes.add_patch(glass)
     axes.text(*oblique((0, 1.55, 1.2)), "mirror", fontsize=9, ha="center", va="bottom")
     flip = np.array([-1, 1, 1])
-    origin, a, b = np.array([-2.6, 0, -0.4]), np.array([1.35, -0.3, 0]), np.array([0.1, 1.35, 0])
+    origin, a, b = np.array([-2.95, 0, -0.4]), np.array([1.35, -0.3, 0]), np.array([0.1, 1.35, 0])
     normal = np.array([0, 0, 1.35])
     for sign, place in ((1, origin), (-1, origin * flip)):
         turn = flip if sign < 0 else np.ones(3)
@@ -215,9 +217,8 @@ def mirror() -> Figure:
             tip = oblique(place + turn * vector)
             arrow(axes, oblique(place), tip, colour)
             name = f"${label}$" if sign > 0 else f"$M{label}$"
-            axes.text(
-                *(tip + [0.13 * np.sign(tip[0] - oblique(place)[0]), 0.02]), name, color=colour, ha="center"
-            )
+            beside = tip + [0.13 * np.sign(tip[0] - oblique(place)[0]), 0.02]
+            axes.text(*beside, name, color=colour, ha="center")
         up = oblique(place + normal)
         arrow(axes, oblique(place), up, RESULT, alpha=1 if sign > 0 else 0.35)
         name = r"$a\times b$" if sign > 0 else r"$M\,(a\times b)$: its image"
@@ -229,16 +230,16 @@ def mirror() -> Figure:
 
 
 def convolution() -> Figure:
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    first, second, third = figure.subplots(1, 3, width_ratios=[1, 1, 1.35])
+    figure = Figure(figsize=(10, 2.9), layout="constrained")
+    first, second, third = figure.subplots(1, 3, width_ratios=[1, 1, 1.1])
     for axes, angle, title in ((first, 104.5, "directions add up"), (second, 180.0, "... or cancel")):
-        canvas(axes, (-1.7, 1.7), (-1.05, 1.75), title)
+        canvas(axes, (-1.6, 1.6), (-0.7, 1.6), title)
         half = np.radians(angle) / 2
-        for sign in (1, -1):
+        for sign, label in ((-1, "1"), (1, "2")):
             place = np.array([sign * np.sin(half), np.cos(half)])
             axes.plot(*zip((0, 0), 1.3 * place, strict=True), color=FAINT, linewidth=1.2, zorder=1)
             arrow(axes, (0, 0), 0.95 * place, DIRECTION)
-            atom(axes, 1.3 * place, 0.16, "$k$")
+            atom(axes, 1.3 * place, 0.16, f"${label}$")
         if angle < 180:
             arrow(axes, (0, 0), (0, 2 * 0.95 * np.cos(half)), RESULT, 2.8)
             axes.text(0.1, 1.22, r"$v_0 = \sum_k Y_{0k}$", color=RESULT)
@@ -318,10 +319,10 @@ def forces() -> Figure:
     figure = Figure(figsize=(9.4, 3.6), layout="constrained")
     panels = figure.subplots(1, 2)
     places = np.array([[0.0, 1.0], [-1.35, -0.55], [1.15, -0.75]])
-    pairs, pulls = ((0, 1), (0, 2), (1, 2)), (0.62, -0.45, 0.35)
-    titles = ("each edge gives $\\pm d_e$ to its two atoms", "forces: their sums, zero in all")
+    pairs, pulls = ((0, 1), (0, 2), (1, 2)), (0.5, -0.7, 0.3)
+    titles = ("each edge gives $\\pm f_e$ to its two atoms", "forces: their sums, zero in all")
     for axes, title, summed in zip(panels, titles, (False, True), strict=True):
-        canvas(axes, (-2.5, 2.4), (-1.75, 1.95), title)
+        canvas(axes, (-2.5, 2.4), (-2.0, 1.9), title)
         total = np.zeros((3, 2))
         for (a, b), pull in zip(pairs, pulls, strict=True):
             line = places[b] - places[a]
@@ -332,11 +333,11 @@ def forces() -> Figure:
             axes.plot(*zip(places[a], places[b], strict=True), color=FAINT, linewidth=1.3, zorder=1)
             if not summed:
                 for k, sign in ((a, 1), (b, -1)):
-                    arrow(axes, places[k], places[k] + 1.1 * sign * d, COTANGENT, 2)
+                    arrow(axes, places[k], places[k] + 1.15 * sign * d, COTANGENT, 2)
         if summed:
             for k in range(3):
-                arrow(axes, places[k], places[k] + 1.1 * total[k], FEATURE, 2.8)
-                axes.text(*(places[k] + 1.1 * total[k] + [0.12, 0.02]), f"$F_{k}$", color=FEATURE)
+                arrow(axes, places[k], places[k] + 1.15 * total[k], FEATURE, 2.8)
+                axes.text(*(places[k] + 1.15 * total[k] + [0.12, 0.02]), f"$F_{k}$", color=FEATURE)
         for k, place in enumerate(places):
             atom(axes, place, 0.2, f"${k}$", "#e6e6e6")
     return figure
@@ -357,10 +358,9 @@ def four_walks() -> Figure:
         axes.text(k * step + width / 2, 0.85, label, ha="center", va="center", fontsize=10)
     for row, (title, walk, slot, colour, sense) in enumerate(rows):
         y = -1.65 * row
-        axes.text(
-            -0.35, y + 0.13, title, ha="right", va="center", fontsize=10, color=colour, fontweight="bold"
-        )
-        axes.text(-0.35, y - 0.33, walk, ha="right", va="center", fontsize=8, family="monospace")
+        left = {"ha": "right", "va": "center"}
+        axes.text(-0.35, y + 0.13, title, fontsize=10, color=colour, fontweight="bold", **left)
+        axes.text(-0.35, y - 0.33, walk, fontsize=8, family="monospace", **left)
         for k in range(len(boxes)):
             box = FancyBboxPatch(
                 (k * step, y - 0.38),
@@ -378,15 +378,9 @@ def four_walks() -> Figure:
     end = (len(boxes) - 1) * step + width
     axes.text(end + 0.2, -1.65, "1", va="center", fontsize=10, color=COTANGENT)
     axes.text(end + 0.2, -4.95, r"$\partial\ell/\partial E$", va="center", fontsize=10, color=FEATURE)
-    axes.text(width / 2, -1.65 - 0.72, "→ forces, loss", ha="center", fontsize=8, color=COTANGENT)
-    axes.text(
-        width / 2,
-        -3.3 - 0.72,
-        r"from $t = -\partial\ell/\partial F$",
-        ha="center",
-        fontsize=8,
-        color=DIRECTION,
-    )
+    start = r"from $t = -\partial\ell/\partial F$"
+    axes.text(width / 2, -2.37, "→ forces, loss", ha="center", fontsize=8, color=COTANGENT)
+    axes.text(width / 2, -4.02, start, ha="center", fontsize=8, color=DIRECTION)
     weights = 3 * step + width / 2
     arrow(axes, (weights, -5.33), (weights, -5.95), FEATURE, 1.6)
     axes.text(weights, -6.05, "of the weights: d$L$ / d$W$", ha="center", va="top", fontsize=9, color=FEATURE)
@@ -427,19 +421,12 @@ def acetylacetone() -> Figure:
             if f"{block}: {path}" in found["off"]:
                 changes[k, b] = 1000 * found["off"][f"{block}: {path}"]["force_change"]
     first.imshow(np.log10(changes), cmap="Blues", aspect="auto", vmin=np.log10(np.nanmin(changes)) - 1)
-    middle = (np.log10(np.nanmax(changes)) + np.log10(np.nanmin(changes))) / 2
+    middle = (np.log10(np.nanmax(changes)) + np.log10(np.nanmin(changes))) / 2 - 0.1
     for k, b in np.ndindex(changes.shape):
         value = changes[k, b]
         text = "" if np.isnan(value) else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
-        first.text(
-            b,
-            k,
-            text,
-            ha="center",
-            va="center",
-            fontsize=9,
-            color="white" if np.log10(value) > middle else INK,
-        )
+        colour = "white" if np.log10(value) > middle else INK
+        first.text(b, k, text, ha="center", va="center", fontsize=9, color=colour)
     first.set(
         title="switched off: change of forces, meV/Å",
         xticks=range(len(blocks)),
@@ -450,12 +437,12 @@ def acetylacetone() -> Figure:
     )
     first.grid(False)
 
-    shares = found["forces through directions by path"]
-    names, values = list(shares), [1000 * x for x in shares.values()]
+    shares = found["shares of forces through directions"]
+    names, values = list(shares), [100 * x for x in shares.values()]
     colour = {"0x1->1": DIRECTION, "1x1->0": RESULT, "1x1->1": FEATURE}
     second.barh(range(len(names)), values, color=[colour[name.split(": ")[1]] for name in names], height=0.7)
     second.set(
-        title="forces through directions, RMS, meV/Å",
+        title="share of forces through directions, %",
         yticks=range(len(names)),
         yticklabels=[name.replace("->", " → ") for name in names],
     )
@@ -466,8 +453,8 @@ def acetylacetone() -> Figure:
         ("both", INK, "-", "both"),
         ("distances", SCALAR, "-", "distances alone"),
         ("directions", DIRECTION, "-", "directions alone"),
-        ("directions without 1x1->1", FEATURE, "--", "... without 1x1 → 1"),
-        ("directions without 1x1->0", RESULT, "--", "... without 1x1 → 0"),
+        ("directions without 1x1->1", FEATURE, "--", "the same without 1x1 → 1"),
+        ("directions without 1x1->0", RESULT, "--", "the same without 1x1 → 0"),
     ):
         third.plot(bend, curves[name], style, color=colour, label=label)
     third.set(title="energy, eV", xlabel="angle O–C–CH$_3$, degrees from the frame's")

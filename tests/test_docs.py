@@ -1,5 +1,5 @@
-"""The course: its code runs as it is printed, its quotes are the installed source, its pictures exist, the site
-builds."""
+"""The course: its code runs as it is printed, its quotes are the project's source, its pictures exist, its
+site builds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from command_lines import check_command, commands_in
@@ -30,12 +31,15 @@ def python_blocks(text: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, match.start(1)) + 1, match[1]) for match in found]
 
 
-def run(page: Path, text: str) -> dict:
-    """Names after the page's blocks, one after the other; an error names the page and its line."""
-    names: dict = {"__name__": f"docs_{page.stem}"}
-    for line, code in python_blocks(text):
-        exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
-    return names
+def run(page: Path, text: str) -> None:
+    """The page's blocks, one after the other, as one module; an error names the page and its line."""
+    module = ModuleType(f"docs_{page.stem}")
+    sys.modules[module.__name__] = module  # where Numba looks for the module of a kernel that it has on disk
+    try:
+        for line, code in python_blocks(text):
+            exec(compile("\n" * (line - 1) + code, str(page), "exec"), vars(module))
+    finally:
+        del sys.modules[module.__name__]
 
 
 @over_pages
@@ -124,7 +128,7 @@ def test_commands_and_links(page: Path):
 
 @pytest.mark.slow
 def test_site_builds(tmp_path: Path):
-    """Without a warning: every quote, link, picture and formula; and no page asks the network for anything."""
+    """Every quote, link, picture and formula without a warning; and no page needs the network."""
     for name in ("sphinx", "myst_parser", "furo", "latex2mathml"):
         pytest.importorskip(name, reason="pip install '.[docs]'")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
