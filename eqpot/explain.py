@@ -37,12 +37,12 @@ PATH_OPERATIONS = {
     "1x1->0": (7, 7, 7, 7),
     "1x1->1": (15, 15, 15, 15),
 }
-PATH_FORMULAS = {
-    "0x0->0": "Σ_j w s_j",
-    "0x1->1": "Σ_j w s_j Y",
-    "1x0->1": "Σ_j w v_j",
-    "1x1->0": "Σ_j w (Y · v_j) / √3",
-    "1x1->1": "Σ_j w (Y × v_j) / √2",
+PATH_FORMULAS = {  # and what they bring
+    "0x0->0": ("Σ_j w s_j", "neighbours' scalars"),
+    "0x1->1": ("Σ_j w s_j Y", "where neighbours' scalars lie"),
+    "1x0->1": ("Σ_j w v_j", "neighbours' vectors"),
+    "1x1->0": ("Σ_j w (Y · v_j) / √3", "their part along Y"),
+    "1x1->1": ("Σ_j w (Y × v_j) / √2", "their part across Y, turned by 90°"),
 }
 # Operations of the envelope and its slope, polynomials of the edge's length.
 ENVELOPE = 30
@@ -65,14 +65,16 @@ class Step:
     """One array and how it is made.
 
     part: where it belongs; name: as in `eqpot.inspect.trace`, blocks from 1; shape: "n" for atoms, "E" for
-    edges; unit: of the array, "" for none; kind: one of KINDS in a block; weights: trained numbers that it
-    holds; operations, and numbers (not bytes) that it takes and gives: of one force call, without weights.
+    edges; meaning: in a few words; unit: of the array, "" for none; kind: one of KINDS in a block; weights:
+    trained numbers that it holds; operations, and numbers (not bytes) that it takes and gives: of one force
+    call, without weights.
     """
 
     part: str
     name: str
     shape: tuple[int | str, ...]
     formula: str
+    meaning: str
     unit: str = ""
     kind: str = ""
     weights: int = 0
@@ -99,15 +101,20 @@ def steps(model: Model) -> list[Step]:
     c, Z = model.config, model.n_species
     C, B, H = c.features, c.basis_size, c.blocks * c.radial_width
     found = [
-        Step("edges", "edge_vec", ("E", 3), "r_j - r_i, from receiver i to sender j", "Å"),
-        Step("edges", "r", ("E",), "|edge_vec|", "Å", operations=Count(edge=6), moved=Count(edge=4)),
+        Step("edges", "edge_vec", ("E", 3), "r_j - r_i", "from receiver i to sender j", "Å"),
         Step(
-            *("edges", "unit", ("E", 3), "Y = √3 edge_vec / r"),
+            *("edges", "r", ("E",), "|edge_vec|", "distance", "Å"),
+            operations=Count(edge=6),
+            moved=Count(edge=4),
+        ),
+        Step(
+            *("edges", "unit", ("E", 3), "Y = √3 edge_vec / r", "direction: the harmonic of l = 1"),
             operations=Count(edge=4 + 24),
             moved=Count(edge=6 + 10),
         ),
         Step(
-            *("radial network", "basis", ("E", B), "√(2/c) sin(ω_n r/c) / r · envelope(r/c)", "Å^-3/2"),
+            *("radial network", "basis", ("E", B), "√(2/c) sin(ω_n r/c) / r · f(r/c)"),
+            *("Bessel functions, envelope f", "Å^-3/2"),
             weights=B,
             operations=Count(edge=12 * B + ENVELOPE),
             moved=Count(edge=2 * B + 3),
@@ -118,6 +125,7 @@ def steps(model: Model) -> list[Step]:
         found.append(
             Step(
                 *("radial network", f"hidden.{d}", ("E", H), f"ssp({matrix.scales[0]:.3g} {before} W)"),
+                "hidden layer, all blocks side by side",
                 weights=matrix.size,
                 operations=Count(edge=4 * matrix.size + 3 * H),
                 moved=Count(edge=2 * (_rows(matrix) + H) + 5 * H),
@@ -125,37 +133,48 @@ def steps(model: Model) -> list[Step]:
         )
     last = f"hidden.{len(model.radial) - 1}" if model.radial else "basis"
     found.append(
-        Step("embedding", "embedding", ("n", C), "row of the species", weights=Z * C, moved=Count(C))
+        Step(
+            *("embedding", "embedding", ("n", C), "row of the species", "first scalars"),
+            weights=Z * C,
+            moved=Count(C),
+        )
     )
     for k, block in enumerate(model.blocks):
         found += _block(model, block, k, last)
     hidden, number = model.output
     half = hidden.columns
-    found += [
+    return [
+        *found,
         Step(
-            *("readout", "output.0", ("n", half), f"silu({hidden.scales[0]:.3g} s W)"),
+            *("readout", "output.0", ("n", half), f"silu({hidden.scales[0]:.3g} s W)", "hidden layer"),
             weights=hidden.size,
             operations=Count(4 * hidden.size + 3 * half),
             moved=Count(2 * (C + half) + 5 * half),
         ),
         Step(
-            *("readout", "x", ("n",), f"{number.scales[0]:.3g} output.0 W"),
+            *(
+                "readout",
+                "x",
+                ("n",),
+                f"{number.scales[0]:.3g} output.0 W",
+                "the network's number for an atom",
+            ),
             weights=number.size,
             operations=Count(4 * number.size),
             moved=Count(2 * (half + 1)),
         ),
         Step(
-            *("readout", "energies", ("n",), f"scale x + shift of the species{' + ZBL' * c.zbl}", "eV"),
+            *("readout", "energies", ("n",), f"scale x + shift{' + ZBL' * c.zbl}"),
+            *("of the atoms; scale, shift by species", "eV"),
             operations=Count(3),
             moved=Count(2),
         ),
         Step(
-            *("forces", "forces", ("n", 3), "-dE/dr, back through all steps", "eV/Å"),
+            *("forces", "forces", ("n", 3), "-dE/dr", "back through all steps", "eV/Å"),
             operations=Count(edge=6),
             moved=Count(3, 6),
         ),
     ]
-    return found
 
 
 def _rows(matrix: Dense) -> int:
@@ -168,18 +187,15 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
     c, C, part, name = model.config, model.config.features, f"block {k + 1}", f"block{k + 1}"
     Cv = block.self_out_v.columns if block.self_out_v else 0
     walks = 1 if k == 0 else 2  # through what hangs on the block's input alone
-    paths = [p for block_, p in model.paths if block_ == k + 1]
+    gates = f"{block.gates} gates and " if block.gates else ""
+    paths = [p for number, p in model.paths if number == k + 1]
     w = block.radial
 
-    def mix(label: str, matrix: Dense, formula: str, walks: int = 2) -> Step:
+    def mix(label: str, matrix: Dense, formula: str, meaning: str, walks: int = 2) -> Step:
         rows, lead = (3, (3,)) if label.endswith(".v") else (1, ())
         return Step(
-            *(
-                part,
-                f"{name}.{label}",
-                ("n", *lead, matrix.columns),
-                formula.format(f"{matrix.scales[0]:.3g}"),
-            ),
+            *(part, f"{name}.{label}", ("n", *lead, matrix.columns)),
+            *(f"{matrix.scales[0]:.3g} {formula}", meaning),
             kind="matrices",
             weights=matrix.size * (model.n_species if matrix.per_species else 1),
             operations=Count(2 * walks * rows * matrix.size),
@@ -188,23 +204,24 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
 
     found = [
         Step(
-            *(part, f"{name}.w", ("E", len(paths), C), f"{w.scales[0]:.3g} {hidden} W, for each path"),
+            *(part, f"{name}.w", ("E", len(paths), C), f"{w.scales[0]:.3g} {hidden} W"),
+            "of each edge, for each path in order",
             kind="weights of the paths",
             weights=w.size,
             operations=Count(edge=4 * w.size),
             moved=Count(edge=2 * (_rows(w) + w.columns)),
         ),
-        mix("self_in.s", block.self_in_s, "{} s W", walks),
+        mix("self_in.s", block.self_in_s, "s W", "s_j: scalars as neighbours see them", walks),
     ]
     if block.self_in_v:
-        found.append(mix("self_in.v", block.self_in_v, "{} v W", walks))
+        found.append(mix("self_in.v", block.self_in_v, "v W", "v_j: vectors as neighbours see them", walks))
     for p in paths:
         before, direction, after = (3 if order == "1" else 1 for order in (p[0], p[2], p[-1]))
         forward, *back = PATH_OPERATIONS[p]
         Y = 3 if direction == 3 else 0
         found.append(
             Step(
-                *(part, f"{name}.message.{p}", ("n", C) if after == 1 else ("n", 3, C), PATH_FORMULAS[p]),
+                *(part, f"{name}.message.{p}", ("n", C) if after == 1 else ("n", 3, C), *PATH_FORMULAS[p]),
                 kind=p,
                 operations=Count(edge=C * (forward + sum(back if k else back[1:]))),
                 # Forward: features, w and Y in, messages out. Back: their cotangents, features, w and Y in,
@@ -212,48 +229,55 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
                 moved=Count(C * ((3 if k else 2) * before + 2 * after), 3 * C + 3 * Y),
             )
         )
-    found.append(mix("self_out.s", block.self_out_s, "{} messages W"))
+    found.append(mix("self_out.s", block.self_out_s, "messages W", f"{gates}scalars from the messages"))
     if block.self_out_v:
-        found.append(mix("self_out.v", block.self_out_v, "{} messages W"))
+        found.append(mix("self_out.v", block.self_out_v, "messages W", "vectors from the messages"))
     residual = c.self_connection == "residual"
+    summed = {}
     for label, matrix, kept, width in (
         ("s", block.self_connection_s, block.residual * residual, block.gates + C),
         ("v", block.self_connection_v, C if residual and block.self_in_v and Cv else 0, Cv),
     ):
+        summed[label] = f"self_out.{label}"
         if matrix is None and not kept:
             continue
         if matrix:
-            found.append(mix(f"self_connection.{label}", matrix, f"{{}} {label} W of the species", walks))
+            own = "the atom's own, matrix of its species"
+            found.append(mix(f"self_connection.{label}", matrix, f"{label} W", own, walks))
         count, lead = (width if matrix else kept), (3,) if label == "v" else ()
         other = "self_connection" if matrix else label if kept == width else f"{label}, its first {kept}"
+        summed[label] = f"sum.{label}"
         found.append(
             Step(
                 *(part, f"{name}.sum.{label}", ("n", *lead, width), f"self_out + {other}"),
+                f"{gates}scalars" if label == "s" else "vectors",
                 kind="matrices",
                 operations=Count(count * math.prod(lead)),
                 moved=Count(2 * (2 * width + count) * math.prod(lead)),
             )
         )
-    summed = "sum.v" if found[-1].name.endswith(".sum.v") else "self_out.v"
     gated = c.nonlinearity == "gate"
-    odd = ", odd ones tanh" if block.n_even < C else ""
-    into = f"sum.s{f', after {block.gates} gates' if block.gates else ''}"
+    even = "silu" if gated else "ssp"
+    odd = f", {C - block.n_even} odd ones by tanh" if block.n_even < C else ""
     found.append(
         Step(
-            *(part, f"{name}.s", ("n", C), f"{'silu' if gated else 'ssp'}({into}){odd}"),
+            *(part, f"{name}.s", ("n", C), f"{even}({summed['s']})", f"scalars{odd}"),
             kind="nonlinearity",
             operations=Count(3 * C),
             moved=Count(5 * C),
         )
     )
     if Cv:
+        factor = "silu(gates)" if gated else f"ssp(|{summed['v']}|)"
+        axial = f", {Cv - Cv // 2} of them axial" if model.parity else ""
         found.append(
             Step(
                 *(
                     part,
                     f"{name}.v",
                     ("n", 3, Cv),
-                    f"{'silu(gates)' if gated else f'ssp(|{summed}|)'} {summed}",
+                    f"{factor} {summed['v']}",
+                    f"vectors{axial}",
                 ),
                 kind="nonlinearity",
                 operations=Count((14 if gated else 28) * Cv),
@@ -272,7 +296,7 @@ def computation(potential: Potential) -> Table:
         f"{potential!r}\n"
         "n atoms, E edges from j to i, cutoff c; every W is trained, the number before it is fixed"
     )
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("", "shape", "formula"):
         shown.add_column(heading, no_wrap=heading != "formula")
     shown.add_column("weights", justify="right")
@@ -281,10 +305,9 @@ def computation(potential: Potential) -> Table:
         shown.add_row(f"[bold]{heading}[/]")
         for step in members:
             name = step.name.split(".", 1)[1] if step.part.startswith("block ") else step.name
-            formula = step.formula + (f", {step.unit}" if step.unit else "")
-            shown.add_row(
-                f"  {name}", escape(step.axes), escape(formula), f"{step.weights:,}" if step.weights else ""
-            )
+            formula = step.formula + (f"  [{step.unit}]" if step.unit else "")
+            about = f"{escape(formula)}\n[dim]{escape(step.meaning)}[/]"
+            shown.add_row(f"  {name}", escape(step.axes), about, f"{step.weights:,}" if step.weights else "")
     shown.add_section()
     shown.add_row("[bold]all[/]", "", "", f"{sum(step.weights for step in found):,}")
     return shown

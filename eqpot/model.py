@@ -201,14 +201,14 @@ class Model:
         return found + self.output
 
     @property
-    def paths(self) -> list[tuple[int, str]]:
-        """(block, path) of every path, blocks from 1."""
-        return [
-            (k, name)
+    def paths(self) -> dict[tuple[int, str], tuple[int, int]]:
+        """(block, path) of every path in order, blocks from 1: its slot in w, its slot in ms or mv."""
+        return {
+            (k, path): (int(slot), int(place))
             for k, b in enumerate(self.blocks, 1)
-            for name, (slot, _) in zip(PATHS, b.paths, strict=True)
+            for path, (slot, place) in zip(PATHS, b.paths, strict=True)
             if slot >= 0
-        ]
+        }
 
     def switch_off(self, params: Params, paths_off: Selection) -> None:
         """Zero the weights of some paths, so that they send nothing.
@@ -228,9 +228,8 @@ class Model:
                     f"(block, path) that the model has, found {one!r}"
                 )
             for k, p in chosen:
-                b = self.blocks[k - 1]
-                slot = b.paths[PATHS.index(p), 0]
-                params[b.radial.name].reshape(-1, b.radial.columns)[:, slot * C : (slot + 1) * C] = 0
+                radial, (slot, _) = self.blocks[k - 1].radial, self.paths[k, p]
+                params[radial.name].reshape(-1, radial.columns)[:, slot * C : (slot + 1) * C] = 0
 
     def outside_blocks(self) -> list[str]:
         """Parameter arrays that the one operator for all blocks does not take."""

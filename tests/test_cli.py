@@ -205,7 +205,7 @@ def test_inspect_prints_tables_and_writes_json(folder, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [out], "no report unless asked for"
 
 
-def test_explain(folder, capsys):
+def test_explain(folder, tmp_path, capsys):
     model = str(folder / "run/model.h5")
     assert main(["explain", model]) == 0
     text = capsys.readouterr().out
@@ -214,6 +214,15 @@ def test_explain(folder, capsys):
     assert main(["explain", model, str(folder / "toy.h5")]) == 0
     text = capsys.readouterr().out
     assert "self_in.s" in text and "4 atoms" in text and "1x1->0" in text and "100.0" in text
+    frames = [ase.Atoms(f"O{n}", [[2 * k, 0, 0] for k in range(n)]) for n in (2, 3, 4)]
+    ase.io.write(tmp_path / "[o].xyz", frames)  # a name that rich would take for markup
+    for index, words in (
+        ([], "4 atoms, 6 edges"),
+        (["--index=1"], "3 atoms, 4"),
+        (["--index=-3"], "2 atoms, 2"),
+    ):
+        assert main(["explain", model, str(tmp_path / "[o].xyz"), *index]) == 0
+        assert f"[o].xyz: {words}" in capsys.readouterr().out
 
 
 @pytest.mark.slow

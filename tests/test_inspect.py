@@ -45,7 +45,7 @@ def alone(model: Potential, atoms: Atoms) -> np.ndarray:
 def test_shares_and_rest_sum_to_the_energy(make, settings):
     model, atoms = potential(**settings), make()
     found, expected = path_contributions(model, atoms), model.evaluate(atoms)
-    assert list(found.shares) == model.model.paths
+    assert list(found.shares) == list(model.model.paths)
     assert all(share.shape == (len(atoms),) for share in found.shares.values())
     shares = np.array(list(found.shares.values()))
     size = np.abs(shares).sum() + np.abs(expected.energies).sum()
@@ -68,7 +68,7 @@ def test_zbl_is_part_of_the_rest():
 def test_a_share_is_the_integral_of_the_slope(settings):
     """Differences of the NumPy reference's energy, the weights of all paths scaled, and of one a bit more."""
     model, atoms = potential(**settings, features=4), molecule(5)
-    base, paths = model.cast("float64", "ref"), model.model.paths
+    base, paths = model.cast("float64", "ref"), list(model.model.paths)
     batch = collate([base.graph(atoms)], len(base.species))
 
     def energy(strength: float, one: tuple[int, str], more: float) -> float:
@@ -282,7 +282,7 @@ def test_inspection(settings):
     exact = model.cast("float64")
     result, q = exact.evaluate(atoms), trace(model, atoms)
     assert found.model == repr(model) and "float32" in found.model
-    assert [(p.block, p.path) for p in found.paths] == model.model.paths
+    assert [(p.block, p.path) for p in found.paths] == list(model.model.paths)
     check_close(found.forces, result.forces, ROUND_OFF)
     total = found.energy_rest + sum(p.energy_share for p in found.paths)
     assert total == pytest.approx(found.energy, rel=1e-11) and found.energies.sum() == pytest.approx(total)
@@ -324,7 +324,7 @@ def test_radial_functions(depth):
     for slot, (p, path) in enumerate(enumerate(PATHS)):
         check_close(found.radial[2, path][k], PATH_FACTORS[p] * w[slot], ROUND_OFF)
         assert not found.radial[2, path][-1].any(), "nothing is left at the cutoff"
-    assert list(found.radial) == model.model.paths
+    assert list(found.radial) == list(model.model.paths)
 
 
 def test_cost_and_text_and_json():
