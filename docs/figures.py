@@ -305,7 +305,7 @@ def backward() -> Figure:
                 middle = (ends[0] + ends[1]) / 2
                 axes.text(*(middle + [0.1, 0.22]), text, fontsize=9, color=RESULT if forward else COTANGENT)
             atom(axes, place, 0.26, f"$j_{k + 1}$")
-            label = ("$s, v$", "$\\bar{s}, \\bar{v}$")[not forward]
+            label = ("$s, v$", "ds, dv")[not forward]
             axes.text(place[0] - 0.38, place[1], label, ha="right", va="center", fontsize=10)
         atom(axes, centre, 0.3, "$i$", "#e6e6e6")
         label = ("$m, M$", "$a, A$")[not forward]
