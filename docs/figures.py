@@ -54,12 +54,12 @@ def canvas(axes, x: tuple[float, float], y: tuple[float, float], title: str = ""
     return axes
 
 
-def arrow(axes, start, end, colour: str, width: float = 2.2, style: str = "-|>", **options) -> None:
+def arrow(axes, start, end, colour: str, width: float = 2.2, **options) -> None:
     patch = FancyArrowPatch(
         *(tuple(start), tuple(end)),
-        arrowstyle=f"{style},head_length=0.5,head_width=0.26" if style == "-|>" else style,
+        arrowstyle="-|>,head_length=0.5,head_width=0.26",
         mutation_scale=4 + 3.6 * width,
-        **{"shrinkA": 0, "shrinkB": 0, "color": colour, "linewidth": width, "zorder": 3} | options,
+        **{"shrinkA": 0, "shrinkB": 0, "color": colour, "linewidth": width, "zorder": 3, **options},
     )
     axes.add_patch(patch)
 
