@@ -207,8 +207,8 @@ def _warp_sum(x):
     return x
 
 
-# The simulator runs one block at a time, here one warp; its own shared arrays are made twice where two threads
-# ask for the first time at once.
+# The simulator runs one block at a time, here one warp; its own shared arrays are made twice where two
+# threads ask for the first time at once.
 _HELD = np.zeros(LANES)
 
 
