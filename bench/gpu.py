@@ -23,7 +23,7 @@ from statistics import median
 import ase.io
 import numpy as np
 from ase import Atoms
-from force_call import CUTOFF, SETTINGS, operations
+from force_call import CUTOFF, SETTINGS
 from recording import Record, parser
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +35,7 @@ from eqpot.bench import TOLERANCE
 from eqpot.config import Config
 from eqpot.data_tools.convert import convert
 from eqpot.errors import UserError
+from eqpot.explain import operations
 from eqpot.fit import Trainer
 
 WATER |= {"water_98304": (8, 8, 8), "water_786432": (16, 16, 16)}
@@ -130,7 +131,7 @@ def force_call(name: str, device: str, limit: float) -> dict:
         "predict_seconds": predict,
         "force_error": error,
         "memory": cp.get_default_memory_pool().total_bytes() if device == "cuda" else None,
-        "operations": operations(potential._model, len(atoms), batch.edge_count),
+        "operations": operations(potential.model, len(atoms), batch.edge_count),
     }
 
 

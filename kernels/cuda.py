@@ -207,12 +207,16 @@ def _warp_sum(x):
     return x
 
 
+# The simulator runs one block at a time, here one warp; its own shared arrays are made twice where two
+# threads ask for the first time at once.
+_HELD = np.zeros(LANES)
+
+
 def _warp_sum_simulated(x):
-    held = cuda.shared.array(LANES, np.float64)
     cuda.syncthreads()
-    held[cuda.threadIdx.x] = x
+    _HELD[cuda.threadIdx.x] = x
     cuda.syncthreads()
-    return sum(held[lane] for lane in range(LANES))
+    return sum(_HELD.tolist())
 
 
 # x added up over the LANES threads of a warp, in each of them; all must call it.
