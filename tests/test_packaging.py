@@ -92,7 +92,9 @@ def test_wheel_holds_only_the_three_packages(wheel: Path):
     for name, source in PACKAGES.items():
         expected = {f"{name.replace('.', '/')}/{path.name}" for path in source.glob("*.py")}
         assert expected <= modules, f"missing from the wheel: {sorted(expected - modules)}"
-    assert {"eqpot/data_tools/ethanol.h5", "eqpot/data_tools/recipes/lips.toml"} <= set(files)
+    data = {"data_tools/ethanol.h5", "data_tools/recipes/lips.toml"}
+    data |= {f"report_files/{path.name}" for path in (ROOT / "eqpot" / "report_files").iterdir()}
+    assert {f"eqpot/{name}" for name in data} <= set(files)
 
 
 @pytest.mark.slow
