@@ -55,6 +55,7 @@ def _content(found: Inspection) -> dict[str, Any]:
     """What report.js reads: lengths in Å, energies in eV, forces in eV/Å, times in seconds, None for NaN."""
     atoms, rotation = found.atoms, found.rotation
     centre = atoms.positions.mean(axis=0)
+    closest = float(min(found.distances, default=0))
     energies = np.asarray(found.energies)
     mean = {z: energies[atoms.numbers == z].mean() for z in set(atoms.numbers)}
     given = {
@@ -90,7 +91,7 @@ def _content(found: Inspection) -> dict[str, Any]:
             {
                 "block": p.block,
                 "path": p.path,
-                "radial": _packed(found.radial[p.block, p.path]),
+                "radial": _packed(_bounded(found.radial[p.block, p.path], found.radii >= closest)),
                 **{
                     key: float(x) if np.isfinite(x := getattr(p, key)) else None
                     for key in (
@@ -102,6 +103,7 @@ def _content(found: Inspection) -> dict[str, Any]:
             for p in found.paths
         ],
         "radii": _numbers(found.radii, 4),
+        "closest": closest,
         "bin": BIN,
         "histogram": np.bincount((np.asarray(found.distances) / BIN).astype(int)).tolist(),
         "equivariance": found.equivariance,
@@ -120,6 +122,12 @@ def _packed(x: np.ndarray) -> dict[str, Any]:
         "scale": scale,
         "bytes": b64encode(np.rint(x / scale).astype("<i2").tobytes()).decode(),
     }
+
+
+def _bounded(w: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Functions w [M, C], which may be huge where no distance occurs, cut off beyond what the page shows."""
+    largest = 2 * np.abs(w[seen]).max(initial=0)
+    return np.clip(w, -largest, largest)
 
 
 def _deviation(v: np.ndarray, turned: np.ndarray, rotation: np.ndarray) -> dict[str, float]:

@@ -7,6 +7,8 @@ const state = { stage: 0, atom: null, quantity: "energy_share" };
 
 const LONGEST = 1.8; // Å, as which the longest arrow is drawn
 const PALETTE = ["#3f9b62", "#8a5fb0", "#d1495b", "#2a8fa8", "#7a6a58", "#5b6ee1"];
+const NAMED = 40; // atoms, up to which each has its name beside it
+const LABEL = { fontSize: 12, bold: true, showBackground: false, inFront: true, alignment: "center" };
 const MARK = "#d9a21b", GREY = "#9a9a9a";
 const COLD = [46, 102, 172], NEUTRAL = [226, 226, 222], HOT = [190, 48, 42]; // RGB
 const PATHS = {
@@ -19,22 +21,23 @@ const PATHS = {
 const QUANTITIES = {
   energy_share: {
     label: "share of the energy", unit: "eV", sum: true,
-    text: () => "What the messages of a path add to the energy, by attribution: the shares and a rest of " +
-      `${number(data.energy_rest, 8)} eV that needs no message sum to the energy, ${number(data.energy, 8)} eV.`,
+    text: () => "What a path adds to the energy while the messages of all paths grow together from nothing to " +
+      `what they are (integrated gradients). The shares and ${number(data.energy_rest, 8)} eV, the energy of atoms ` +
+      `that hear nothing of each other, sum to the energy, ${number(data.energy, 8)} eV, to round-off.`,
   },
   energy_change_off: {
-    label: "energy without it", unit: "eV",
-    text: () => "The energy with this one path switched off, less the energy. " +
-      "What a path sends is changed by the blocks that follow, so these do not sum to anything.",
+    label: "energy without the path", unit: "eV",
+    text: () => "The energy with this one path switched off, less the energy. Where paths need each other, their " +
+      "common effect is lost with either of them, so these do not sum to anything.",
   },
   force_change_off: {
-    label: "forces without it", unit: "eV/Å",
+    label: "forces without the path", unit: "eV/Å",
     text: () => "How much the forces change when this one path is switched off: root mean square over components.",
   },
   message_norm: {
     label: "norm of the messages", unit: "",
-    text: () => "Length of what a path sends into an atom, root mean square over the atoms, before matrices mix " +
-      "the paths. It has no unit, and says how loud a path is, not how much depends on it.",
+    text: () => "Length of the sum of a path's messages into an atom, root mean square over the atoms, before the " +
+      "matrix that mixes the paths. It has no unit, and says how loud a path is, not how much depends on it.",
   },
 };
 
@@ -116,7 +119,7 @@ function makeViewer(id, k) {
   const lines = data.structures[k].positions.map((p, i) => `${data.symbols[i]} ${p.join(" ")}`);
   viewer.addModel(`${lines.length}\n\n${lines.join("\n")}\n`, "xyz");
   viewer.setStyle({}, {
-    sphere: { scale: 0.22, colorfunc: (atom) => energyColour(data.relative[atom.index]) },
+    sphere: { scale: 0.18, colorfunc: (atom) => energyColour(data.relative[atom.index]) },
     stick: { radius: 0.06, color: GREY },
   });
   viewer.setClickable({}, true, (atom) => choose(atom.index === state.atom ? null : atom.index));
@@ -128,8 +131,15 @@ function makeViewer(id, k) {
     if (tip) viewer.removeLabel(tip);
     tip = null;
   });
+  if (data.symbols.length <= NAMED) {
+    data.structures[k].positions.forEach((p, i) => {
+      const fontColor = Math.abs(data.relative[i]) > 0.6 * limit ? "#ffffff" : "#111111";
+      viewer.addLabel(atomName(i), { ...LABEL, fontColor, position: xyz(p) }, undefined, true); // true: drawn later
+    });
+  }
   drawCell(viewer, k); // before zoomTo, which also looks at shapes
   viewer.zoomTo();
+  viewer.zoom(0.75); // it fits the width, and is wider than high
   return viewer;
 }
 
@@ -154,7 +164,7 @@ function openViewers() {
 function shown() {
   const [count, , channels] = data.stages[state.stage].vectors[0].shape;
   const atoms = state.atom === null ? [...Array(count).keys()] : [state.atom];
-  const sizes = [...Array(channels).keys()].map((c) => [Math.hypot(...atoms.map((i) => lengthOf(i, c))), c]);
+  const sizes = [...Array(channels).keys()].map((c) => [atoms.reduce((sum, i) => sum + lengthOf(i, c), 0), c]);
   const largest = sizes.filter(([size]) => size > 0).sort((a, b) => b[0] - a[0]).map(([, c]) => c);
   const drawn = largest.slice(0, state.atom === null ? 1 : PALETTE.length);
   const longest = Math.max(0, ...drawn.flatMap((c) => atoms.map((i) => lengthOf(i, c))));
@@ -297,7 +307,8 @@ function ticks(low, high, wanted) {
   return [...Array(count).keys()].map((k) => Number(((first + k) * step).toPrecision(6)));
 }
 
-// An empty chart with a grid: its node, the functions that place x and y in it, and its upper and lower edge.
+// An empty chart with a grid: its node, a node inside of its frame, the functions that place x and y in both, and
+// the upper and lower edge.
 function chart([left, right], [low, high], title, width, height) {
   if (high === low) high = low + 1;
   const top = 24, bottom = height - 22;
@@ -311,7 +322,10 @@ function chart([left, right], [low, high], title, width, height) {
     text(String(t), { x: x(left) - 5, y: y(t) + 4, "text-anchor": "end" });
   }
   for (const t of ticks(left, right, width / 60)) text(String(t), { x: x(t), y: height - 6, "text-anchor": "middle" });
-  return { node, x, y, top, bottom };
+  const frame = { x: x(left), y: top, width: x(right) - x(left), height: bottom - top };
+  const inside = svg("svg", { ...frame, viewBox: Object.values(frame).join(" ") });
+  node.append(inside);
+  return { node, inside, x, y, top, bottom };
 }
 
 function drawRadial() {
@@ -322,20 +336,22 @@ function drawRadial() {
 
 function radialChart({ path, radial }) {
   const channels = radial.shape[1], most = Math.max(...data.histogram);
-  const title = `${pathName(path)}:  ${PATHS[path]}`;
-  const { node, x, y, top, bottom } = chart([0, data.radii.at(-1)], range(radial.values), title, 320, 200);
+  const row = (m) => radial.values.subarray(m * channels, (m + 1) * channels);
+  // Closer than the closest pair, nothing holds w(r) back: its values there would hide all others.
+  const first = data.radii.findIndex((r) => r >= data.closest);
+  const seen = range(radial.values.subarray(first * channels));
+  const { node, inside, x, y, top, bottom } = chart([0, data.radii.at(-1)], seen, `${pathName(path)}:  ${PATHS[path]}`, 320, 200);
+  node.append(svg("text", { x: x(data.radii.at(-1)), y: 14, "text-anchor": "end" }, "r, Å"));
   node.prepend(...data.histogram.map((pairs, k) => {
     const height = (pairs / most) * (bottom - top) || 0;
     return svg("rect", { class: "column", x: x(k * data.bin), width: x(data.bin) - x(0), y: bottom - height, height });
   }));
   const line = (style, f) => {
     const points = data.radii.map((r, m) => `${x(r).toFixed(1)} ${y(f(m)).toFixed(1)}`);
-    node.append(svg("path", { class: style, d: `M${points.join("L")}` }));
+    inside.append(svg("path", { class: style, d: `M${points.join("L")}` }));
   };
-  for (let c = 0; c < channels; c++) line("channel", (m) => radial.values[m * channels + c]);
-  const row = (m) => radial.values.subarray(m * channels, (m + 1) * channels);
+  for (let c = 0; c < channels; c++) line("channel", (m) => row(m)[c]);
   line("mean", (m) => Math.hypot(...row(m)) / Math.sqrt(channels));
-  node.append(svg("text", { x: x(data.radii.at(-1)), y: 14, "text-anchor": "end" }, "r, Å"));
   return node;
 }
 
