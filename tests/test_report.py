@@ -107,16 +107,21 @@ def test_numbers_arrive(tmp_path):
         assert relative[mine] == pytest.approx(found.energies[mine] - found.energies[mine].mean(), abs=1e-6)
 
 
-def test_neighbours_of_a_crystal(tmp_path):
-    """Images count one by one, at the distances that the inspection has."""
-    found = inspection(bulk("Cu", cubic=True), name="copper.xyz")
+@pytest.mark.parametrize("cells", [0, 2])
+def test_neighbours_of_a_crystal(tmp_path, cells):
+    """Images count one by one, at the distances that the inspection has; an atom elsewhere comes back."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.positions[1] += cells * atoms.cell[0]
+    found = inspection(atoms)
     write_report(found, tmp_path / "report.html")
     data = content(tmp_path / "report.html")
-    positions = np.array(data["structures"][0]["positions"])
+    positions, origin = (np.array(data["structures"][0][name]) for name in ("positions", "origin"))
     for i, (mine, expected) in enumerate(zip(data["neighbours"], found.neighbours, strict=True)):
         distances = [float(np.linalg.norm(np.array(p) - positions[i])) for _, *p in mine]
         assert distances == pytest.approx(sorted(r for _, r in expected), abs=2e-4)
         assert sorted(j for j, *_ in mine) == sorted(j for j, _ in expected)
+    inside = atoms.cell.scaled_positions(positions - origin)
+    assert inside.min() > -1e-3 and inside.max() < 1.001
 
 
 def test_two_hundred_atoms_fit(tmp_path):

@@ -7,8 +7,8 @@ const state = { stage: 0, atom: null, quantity: "energy_share" };
 
 const LONGEST = 1.8; // Å, as which the longest arrow is drawn
 const PALETTE = ["#3f9b62", "#8a5fb0", "#d1495b", "#2a8fa8", "#7a6a58", "#5b6ee1"];
-const NAMED = 40; // atoms, up to which each has its name beside it
-const LABEL = { fontSize: 12, bold: true, showBackground: false, inFront: true, alignment: "center" };
+const NAMED = 60; // atoms, up to which each bears its symbol
+const LABEL = { fontSize: 11, bold: true, showBackground: false, inFront: true, alignment: "center" };
 const MARK = "#d9a21b", GREY = "#9a9a9a";
 const COLD = [46, 102, 172], NEUTRAL = [226, 226, 222], HOT = [190, 48, 42]; // RGB
 const PATHS = {
@@ -114,14 +114,23 @@ function energyColour(x) {
 
 const panelColour = () => getComputedStyle(document.documentElement).getPropertyValue("--panel").trim();
 
+// With an atom chosen, those that are not its neighbours are small.
+function styleAtoms(viewer) {
+  const style = (scale) => ({
+    sphere: { scale, colorfunc: (atom) => energyColour(data.relative[atom.index]) },
+    stick: { radius: scale * 0.3, color: GREY },
+  });
+  viewer.setStyle({}, style(0.2));
+  if (state.atom === null) return;
+  const near = new Set([state.atom, ...data.neighbours[state.atom].map(([j]) => j)]);
+  viewer.setStyle({ predicate: (atom) => !near.has(atom.index) }, style(0.08));
+}
+
 function makeViewer(id, k) {
   const viewer = $3Dmol.createViewer(byId(id), { backgroundColor: panelColour(), minimumZoomToDistance: 2.5 });
   const lines = data.structures[k].positions.map((p, i) => `${data.symbols[i]} ${p.join(" ")}`);
   viewer.addModel(`${lines.length}\n\n${lines.join("\n")}\n`, "xyz");
-  viewer.setStyle({}, {
-    sphere: { scale: 0.18, colorfunc: (atom) => energyColour(data.relative[atom.index]) },
-    stick: { radius: 0.06, color: GREY },
-  });
+  styleAtoms(viewer);
   viewer.setClickable({}, true, (atom) => choose(atom.index === state.atom ? null : atom.index));
   let tip = null;
   viewer.setHoverable({}, true, (atom) => {
@@ -134,12 +143,12 @@ function makeViewer(id, k) {
   if (data.symbols.length <= NAMED) {
     data.structures[k].positions.forEach((p, i) => {
       const fontColor = Math.abs(data.relative[i]) > 0.6 * limit ? "#ffffff" : "#111111";
-      viewer.addLabel(atomName(i), { ...LABEL, fontColor, position: xyz(p) }, undefined, true); // true: drawn later
+      viewer.addLabel(data.symbols[i], { ...LABEL, fontColor, position: xyz(p) }, undefined, true); // true: drawn later
     });
   }
   drawCell(viewer, k); // before zoomTo, which also looks at shapes
   viewer.zoomTo();
-  viewer.zoom(0.75); // it fits the width, and is wider than high
+  viewer.zoom(0.85); // it fits the width, and is wider than high
   return viewer;
 }
 
@@ -205,7 +214,7 @@ function balls(viewer, color, opacity, list, radius) {
   for (const p of list) shape.addSphere({ center: xyz(p), radius });
 }
 
-const drawCell = (viewer, k) => rods(viewer, GREY, cellEdges(data.structures[k]), 0.03);
+const drawCell = (viewer, k) => rods(viewer, GREY, cellEdges(data.structures[k]), 0.04);
 
 function drawShapes(viewer, k) {
   viewer.removeAllShapes();
@@ -213,7 +222,7 @@ function drawShapes(viewer, k) {
   if (state.atom !== null) {
     const centre = data.structures[k].positions[state.atom];
     const near = data.neighbours[state.atom].map((n) => ({ end: turned(k, n.slice(1)), image: isImage(n) }));
-    rods(viewer, MARK, near.map(({ end }) => [centre, end]), 0.02);
+    rods(viewer, MARK, near.map(({ end }) => [centre, end]), 0.03);
     balls(viewer, MARK, 0.45, [centre], 0.5);
     balls(viewer, MARK, 0.25, near.filter((n) => !n.image).map((n) => n.end), 0.45);
     balls(viewer, MARK, 0.6, near.filter((n) => n.image).map((n) => n.end), 0.15);
@@ -263,7 +272,8 @@ function drawAtom() {
   const near = data.neighbours[i];
   byId("atom-text").textContent =
     `Energy ${number(data.energies[i], 8)} eV, ${number(1000 * data.relative[i])} meV from the mean of ` +
-    `${data.symbols[i]}. Force ${number(Math.hypot(...data.forces[i]))} eV/Å. Neighbours within the cutoff: ${near.length}.`;
+    `${data.symbols[i]}. Force ${number(Math.hypot(...data.forces[i]))} eV/Å. Neighbours within the cutoff: ` +
+    `${near.length}${near.some(isImage) ? ", with periodic images, drawn as small balls" : ""}.`;
   fill(byId("neighbours"), ["neighbour", "distance, Å", ""], near.map((n) => {
     const r = distance(n.slice(1), data.structures[0].positions[i]);
     const line = row(atomName(n[0]), ...cells("td", [r.toFixed(3), isImage(n) ? "image" : ""]));
@@ -440,6 +450,7 @@ function draw() {
 
 function choose(atom) {
   state.atom = atom;
+  viewers.forEach(styleAtoms);
   draw();
 }
 
