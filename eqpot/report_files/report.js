@@ -11,12 +11,13 @@ const NAMED = 60; // atoms, up to which each bears its symbol
 const LABEL = { fontSize: 11, bold: true, showBackground: false, inFront: true, alignment: "center" };
 const MARK = "#d9a21b", GREY = "#9a9a9a";
 const COLD = [46, 102, 172], NEUTRAL = [226, 226, 222], HOT = [190, 48, 42]; // RGB
+// The message of a path; w holds its constant.
 const PATHS = {
   "0x0->0": "w s",
   "0x1->1": "w s Y",
   "1x0->1": "w v",
-  "1x1->0": "w (Y·v)/√3",
-  "1x1->1": "w (Y×v)/√2",
+  "1x1->0": "w Y·v",
+  "1x1->1": "w Y×v",
 };
 const QUANTITIES = {
   energy_share: {
@@ -325,7 +326,9 @@ function chart([left, right], [low, high], title, width, height) {
   const x = (t) => 46 + ((t - left) / (right - left)) * (width - 56);
   const y = (t) => bottom - ((t - low) / (high - low)) * (bottom - top);
   const node = svg("svg", { viewBox: `0 0 ${width} ${height}` });
-  const text = (words, place, style = "") => node.append(svg("text", { class: style, ...place }, words.replace("-", "−")));
+  const text = (words, place, style = "") => {
+    node.append(svg("text", { class: style, ...place }, words.replace("-", "−")));
+  };
   text(title, { x: x(left), y: 14 }, "title");
   for (const t of ticks(low, high, 4)) {
     node.append(svg("path", { class: t === 0 ? "zero" : "grid", d: `M${x(left)} ${y(t)}H${x(right)}` }));
@@ -350,8 +353,9 @@ function radialChart({ path, radial }) {
   // Closer than the closest pair, nothing holds w(r) back: its values there would hide all others.
   const first = data.radii.findIndex((r) => r >= data.closest);
   const seen = range(radial.values.subarray(first * channels));
-  const { node, inside, x, y, top, bottom } = chart([0, data.radii.at(-1)], seen, `${pathName(path)}:  ${PATHS[path]}`, 320, 200);
-  node.append(svg("text", { x: x(data.radii.at(-1)), y: 14, "text-anchor": "end" }, "r, Å"));
+  const cutoff = data.radii.at(-1), title = `${pathName(path)}: ${PATHS[path]}`;
+  const { node, inside, x, y, top, bottom } = chart([0, cutoff], seen, title, 320, 200);
+  node.append(svg("text", { x: x(cutoff), y: 14, "text-anchor": "end" }, "r, Å"));
   node.prepend(...data.histogram.map((pairs, k) => {
     const height = (pairs / most) * (bottom - top) || 0;
     return svg("rect", { class: "column", x: x(k * data.bin), width: x(data.bin) - x(0), y: bottom - height, height });
@@ -389,7 +393,8 @@ function drawMap() {
   const scale = commonScale(data.paths.map((p) => p[key]), unit);
   const value = (block, path) => {
     const found = data.paths.find((p) => p.block === block && p.path === path);
-    return found ? html("td", { style: shade(found[key], scale.largest) }, fixed(found[key], scale)) : html("td", {}, "–");
+    if (!found) return html("td", {}, "–");
+    return html("td", { style: shade(found[key], scale.largest) }, fixed(found[key], scale));
   };
   const total = (which) => {
     const values = data.paths.filter(which).map((p) => p[key]);
