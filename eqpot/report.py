@@ -54,25 +54,21 @@ def _inline(script: str) -> str:
 def _content(found: Inspection) -> dict[str, Any]:
     """What report.js reads: lengths in Å, energies in eV, forces in eV/Å, times in seconds, None for NaN."""
     atoms, rotation = found.atoms, found.rotation
-    centre = atoms.positions.mean(axis=0)
+    positions, origin = _placed(atoms)
     closest = float(min(found.distances, default=0))
     energies = np.asarray(found.energies)
     mean = {z: energies[atoms.numbers == z].mean() for z in set(atoms.numbers)}
-    given = {
-        "positions": atoms.positions - centre,
-        "origin": -centre,
-        "cell": atoms.cell.array[atoms.pbc],
-    }
+    given = {"positions": positions, "origin": origin, "cell": atoms.cell.array[atoms.pbc]}
     return {
         "name": found.name,
         "model": found.model,
         "formula": atoms.get_chemical_formula(),
         "symbols": atoms.get_chemical_symbols(),
-        # As given, and turned; both about the mean position, so that one camera serves both.
+        # As given, and turned about the origin: one camera serves both.
         "structures": [
             {key: _numbers(x @ r.T, 4) for key, x in given.items()} for r in (np.eye(3), rotation)
         ],
-        "neighbours": _neighbours(atoms, found.distances, centre),
+        "neighbours": _neighbours(atoms, found.distances, positions),
         "rotation": _numbers(rotation, 12),
         "energy": found.energy,
         "energy_rest": found.energy_rest,
@@ -139,12 +135,28 @@ def _deviation(v: np.ndarray, turned: np.ndarray, rotation: np.ndarray) -> dict[
     }
 
 
-def _neighbours(atoms: Atoms, distances: np.ndarray, centre: np.ndarray) -> list[list]:
+def _placed(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [n, 3] for the picture, their mean in the origin, and the corner of the cell.
+
+    Where periodic atoms have left the cell, they are moved into one around their mean position: that neither
+    scatters a liquid nor tears a molecule.
+    """
+    positions, origin = atoms.positions, np.zeros(3)
+    scaled = atoms.cell.scaled_positions(positions)
+    if np.any(np.abs(scaled[:, atoms.pbc] - 0.5) > 0.501):
+        centre = scaled.mean(axis=0)
+        positions = atoms.get_positions(wrap=True, center=centre)
+        origin = (centre - 0.5)[atoms.pbc] @ atoms.cell.array[atoms.pbc]
+    mean = positions.mean(axis=0)
+    return positions - mean, origin - mean
+
+
+def _neighbours(atoms: Atoms, distances: np.ndarray, positions: np.ndarray) -> list[list]:
     """Of each atom (neighbour, position [3] of the image that is meant), the closest first."""
     reach = max(distances, default=0.0) + 1e-6
     receivers, senders, r, shifts = neighbor_list("ijdD", atoms, reach)
     found: list[list] = [[] for _ in atoms]
     for k in np.argsort(r, kind="stable"):
         i = receivers[k]
-        found[i].append([int(senders[k]), *_numbers(atoms.positions[i] + shifts[k] - centre, 4)])
+        found[i].append([int(senders[k]), *_numbers(positions[i] + shifts[k], 4)])
     return found

@@ -7,16 +7,17 @@ const state = { stage: 0, atom: null, quantity: "energy_share" };
 
 const LONGEST = 1.8; // Å, as which the longest arrow is drawn
 const PALETTE = ["#3f9b62", "#8a5fb0", "#d1495b", "#2a8fa8", "#7a6a58", "#5b6ee1"];
-const NAMED = 40; // atoms, up to which each has its name beside it
-const LABEL = { fontSize: 12, bold: true, showBackground: false, inFront: true, alignment: "center" };
+const NAMED = 60; // atoms, up to which each bears its symbol
+const LABEL = { fontSize: 11, bold: true, showBackground: false, inFront: true, alignment: "center" };
 const MARK = "#d9a21b", GREY = "#9a9a9a";
 const COLD = [46, 102, 172], NEUTRAL = [226, 226, 222], HOT = [190, 48, 42]; // RGB
+// The message of a path; w holds its constant.
 const PATHS = {
   "0x0->0": "w s",
   "0x1->1": "w s Y",
   "1x0->1": "w v",
-  "1x1->0": "w (Y·v)/√3",
-  "1x1->1": "w (Y×v)/√2",
+  "1x1->0": "w Y·v",
+  "1x1->1": "w Y×v",
 };
 const QUANTITIES = {
   energy_share: {
@@ -114,14 +115,23 @@ function energyColour(x) {
 
 const panelColour = () => getComputedStyle(document.documentElement).getPropertyValue("--panel").trim();
 
+// With an atom chosen, those that are not its neighbours are small.
+function styleAtoms(viewer) {
+  const style = (scale) => ({
+    sphere: { scale, colorfunc: (atom) => energyColour(data.relative[atom.index]) },
+    stick: { radius: scale * 0.3, color: GREY },
+  });
+  viewer.setStyle({}, style(0.2));
+  if (state.atom === null) return;
+  const near = new Set([state.atom, ...data.neighbours[state.atom].map(([j]) => j)]);
+  viewer.setStyle({ predicate: (atom) => !near.has(atom.index) }, style(0.08));
+}
+
 function makeViewer(id, k) {
   const viewer = $3Dmol.createViewer(byId(id), { backgroundColor: panelColour(), minimumZoomToDistance: 2.5 });
   const lines = data.structures[k].positions.map((p, i) => `${data.symbols[i]} ${p.join(" ")}`);
   viewer.addModel(`${lines.length}\n\n${lines.join("\n")}\n`, "xyz");
-  viewer.setStyle({}, {
-    sphere: { scale: 0.18, colorfunc: (atom) => energyColour(data.relative[atom.index]) },
-    stick: { radius: 0.06, color: GREY },
-  });
+  styleAtoms(viewer);
   viewer.setClickable({}, true, (atom) => choose(atom.index === state.atom ? null : atom.index));
   let tip = null;
   viewer.setHoverable({}, true, (atom) => {
@@ -134,12 +144,12 @@ function makeViewer(id, k) {
   if (data.symbols.length <= NAMED) {
     data.structures[k].positions.forEach((p, i) => {
       const fontColor = Math.abs(data.relative[i]) > 0.6 * limit ? "#ffffff" : "#111111";
-      viewer.addLabel(atomName(i), { ...LABEL, fontColor, position: xyz(p) }, undefined, true); // true: drawn later
+      viewer.addLabel(data.symbols[i], { ...LABEL, fontColor, position: xyz(p) }, undefined, true); // true: drawn later
     });
   }
   drawCell(viewer, k); // before zoomTo, which also looks at shapes
   viewer.zoomTo();
-  viewer.zoom(0.75); // it fits the width, and is wider than high
+  viewer.zoom(0.85); // it fits the width, and is wider than high
   return viewer;
 }
 
@@ -205,7 +215,7 @@ function balls(viewer, color, opacity, list, radius) {
   for (const p of list) shape.addSphere({ center: xyz(p), radius });
 }
 
-const drawCell = (viewer, k) => rods(viewer, GREY, cellEdges(data.structures[k]), 0.03);
+const drawCell = (viewer, k) => rods(viewer, GREY, cellEdges(data.structures[k]), 0.04);
 
 function drawShapes(viewer, k) {
   viewer.removeAllShapes();
@@ -213,7 +223,7 @@ function drawShapes(viewer, k) {
   if (state.atom !== null) {
     const centre = data.structures[k].positions[state.atom];
     const near = data.neighbours[state.atom].map((n) => ({ end: turned(k, n.slice(1)), image: isImage(n) }));
-    rods(viewer, MARK, near.map(({ end }) => [centre, end]), 0.02);
+    rods(viewer, MARK, near.map(({ end }) => [centre, end]), 0.03);
     balls(viewer, MARK, 0.45, [centre], 0.5);
     balls(viewer, MARK, 0.25, near.filter((n) => !n.image).map((n) => n.end), 0.45);
     balls(viewer, MARK, 0.6, near.filter((n) => n.image).map((n) => n.end), 0.15);
@@ -263,7 +273,8 @@ function drawAtom() {
   const near = data.neighbours[i];
   byId("atom-text").textContent =
     `Energy ${number(data.energies[i], 8)} eV, ${number(1000 * data.relative[i])} meV from the mean of ` +
-    `${data.symbols[i]}. Force ${number(Math.hypot(...data.forces[i]))} eV/Å. Neighbours within the cutoff: ${near.length}.`;
+    `${data.symbols[i]}. Force ${number(Math.hypot(...data.forces[i]))} eV/Å. Neighbours within the cutoff: ` +
+    `${near.length}${near.some(isImage) ? ", with periodic images, drawn as small balls" : ""}.`;
   fill(byId("neighbours"), ["neighbour", "distance, Å", ""], near.map((n) => {
     const r = distance(n.slice(1), data.structures[0].positions[i]);
     const line = row(atomName(n[0]), ...cells("td", [r.toFixed(3), isImage(n) ? "image" : ""]));
@@ -315,7 +326,9 @@ function chart([left, right], [low, high], title, width, height) {
   const x = (t) => 46 + ((t - left) / (right - left)) * (width - 56);
   const y = (t) => bottom - ((t - low) / (high - low)) * (bottom - top);
   const node = svg("svg", { viewBox: `0 0 ${width} ${height}` });
-  const text = (words, place, style = "") => node.append(svg("text", { class: style, ...place }, words.replace("-", "−")));
+  const text = (words, place, style = "") => {
+    node.append(svg("text", { class: style, ...place }, words.replace("-", "−")));
+  };
   text(title, { x: x(left), y: 14 }, "title");
   for (const t of ticks(low, high, 4)) {
     node.append(svg("path", { class: t === 0 ? "zero" : "grid", d: `M${x(left)} ${y(t)}H${x(right)}` }));
@@ -340,8 +353,9 @@ function radialChart({ path, radial }) {
   // Closer than the closest pair, nothing holds w(r) back: its values there would hide all others.
   const first = data.radii.findIndex((r) => r >= data.closest);
   const seen = range(radial.values.subarray(first * channels));
-  const { node, inside, x, y, top, bottom } = chart([0, data.radii.at(-1)], seen, `${pathName(path)}:  ${PATHS[path]}`, 320, 200);
-  node.append(svg("text", { x: x(data.radii.at(-1)), y: 14, "text-anchor": "end" }, "r, Å"));
+  const cutoff = data.radii.at(-1), title = `${pathName(path)}: ${PATHS[path]}`;
+  const { node, inside, x, y, top, bottom } = chart([0, cutoff], seen, title, 320, 200);
+  node.append(svg("text", { x: x(cutoff), y: 14, "text-anchor": "end" }, "r, Å"));
   node.prepend(...data.histogram.map((pairs, k) => {
     const height = (pairs / most) * (bottom - top) || 0;
     return svg("rect", { class: "column", x: x(k * data.bin), width: x(data.bin) - x(0), y: bottom - height, height });
@@ -379,7 +393,8 @@ function drawMap() {
   const scale = commonScale(data.paths.map((p) => p[key]), unit);
   const value = (block, path) => {
     const found = data.paths.find((p) => p.block === block && p.path === path);
-    return found ? html("td", { style: shade(found[key], scale.largest) }, fixed(found[key], scale)) : html("td", {}, "–");
+    if (!found) return html("td", {}, "–");
+    return html("td", { style: shade(found[key], scale.largest) }, fixed(found[key], scale));
   };
   const total = (which) => {
     const values = data.paths.filter(which).map((p) => p[key]);
@@ -440,6 +455,7 @@ function draw() {
 
 function choose(atom) {
   state.atom = atom;
+  viewers.forEach(styleAtoms);
   draw();
 }
 
