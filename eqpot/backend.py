@@ -37,7 +37,7 @@ def obstacle() -> str:
     try:
         import cupy
     except ImportError:
-        return "CuPy is not installed: pip install 'eqpot[cuda]'"
+        return "CuPy is not installed: install its extra, eqpot[cuda]"
     runtime = cupy.cuda.runtime
     try:
         count = runtime.getDeviceCount()

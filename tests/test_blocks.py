@@ -16,7 +16,7 @@ def loss_of(graph):
     """Energies, forces and stress against random labels."""
     random, n, frames = np.random.default_rng(0), len(graph.species), graph.n_frames
     stress = np.where(np.isnan(graph.volume)[:, None, None], np.nan, random.normal(size=(frames, 3, 3)))
-    labels = Labels(random.normal(size=frames), random.normal(size=(n, 3)), stress)
+    labels = Labels(random.normal(size=frames), random.normal(size=(n, 3)), stress).on(graph.backend)
     return lambda p: loss_and_gradient(LossConfig(), p, labels, graph.atom_counts)
 
 
