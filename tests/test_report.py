@@ -271,8 +271,8 @@ def test_quantities(opened):
         cells = report.run(
             "[...document.querySelectorAll('#map td[style]')].map(c => Number(c.innerText.replace('−', '-')))"
         )
-        expected = [getattr(p, key) for path in PATHS for p in found.paths if p.path == path]
-        assert cells == pytest.approx(np.multiply(factor, expected), abs=0.0051)
+        expected = [factor * getattr(p, key) for path in PATHS for p in found.paths if p.path == path]
+        assert cells == pytest.approx(expected, abs=0.0051 * np.abs(expected).max())
 
 
 BAD_NAME = "</script><img src=x onerror=alert(1)>$x&amp;'\".xyz"
