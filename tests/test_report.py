@@ -177,10 +177,7 @@ def opened(browser, tmp_path):
     context = browser.new_context(offline=True, viewport={"width": 1000, "height": 700})
     context.set_default_timeout(180_000)  # drawing without a graphics card is slow on a busy machine
     report = Report(context.new_page())
-    report.page.on(
-        "console",
-        lambda message: message.type in ("error", "warning") and report.complaints.append(message.text),
-    )
+    report.page.on("console", lambda said: said.type == "error" and report.complaints.append(said.text))
     report.page.on("pageerror", lambda error: report.complaints.append(str(error)))
     report.page.on("request", lambda request: report.requests.append(request.url))
     file = tmp_path / "report.html"
