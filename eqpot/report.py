@@ -4,24 +4,20 @@ The page is report_files/report.html with its style, its script, the viewer 3Dmo
 Numbers and names travel as JSON and reach the page as text only, so that no file name can be read as HTML.
 """
 
-from __future__ import annotations
-
 import json
 from base64 import b64encode
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 
 from eqpot.files import replacing
-
-if TYPE_CHECKING:
-    from eqpot.inspect import Inspection
+from eqpot.inspect import Inspection, to_json
 
 BIN = 0.1  # Å, width of the histogram of distances
 FILES = files("eqpot") / "report_files"
@@ -31,6 +27,7 @@ def write_report(inspection: Inspection, path: str | Path) -> None:
     """Write an inspection to `path` as an HTML page; UserError where that cannot be written."""
     parts = {
         "title": escape(inspection.name),
+        "bin": f"{BIN:g}",
         "style": _read("report.css"),
         "viewer": _inline(_read("3Dmol-min.js")),
         "script": _inline(_read("report.js")),
@@ -52,14 +49,18 @@ def _inline(script: str) -> str:
 
 
 def _content(found: Inspection) -> dict[str, Any]:
-    """What report.js reads: lengths in Å, energies in eV, forces in eV/Å, times in seconds, None for NaN."""
+    """What report.js reads: the JSON of an inspection and more, lengths in Å, forces in eV/Å."""
     atoms, rotation = found.atoms, found.rotation
     positions, origin = _placed(atoms)
     closest = float(min(found.distances, default=0))
     energies = np.asarray(found.energies)
     mean = {z: energies[atoms.numbers == z].mean() for z in set(atoms.numbers)}
     given = {"positions": positions, "origin": origin, "cell": atoms.cell.array[atoms.pbc]}
-    return {
+    plain = to_json(found)
+    for row in plain["paths"]:
+        w = found.radial[row["block"], row["path"]]
+        row["radial"] = _packed(_bounded(w, found.radii >= closest))
+    return plain | {
         "name": found.name,
         "model": found.model,
         "formula": atoms.get_chemical_formula(),
@@ -70,9 +71,6 @@ def _content(found: Inspection) -> dict[str, Any]:
         ],
         "neighbours": _neighbours(atoms, found.distances, positions),
         "rotation": _numbers(rotation, 12),
-        "energy": found.energy,
-        "energy_rest": found.energy_rest,
-        "energies": _numbers(energies, 6),
         "relative": _numbers([e - mean[z] for e, z in zip(energies, atoms.numbers, strict=True)], 6),
         "forces": _numbers(found.forces, 5),
         "stages": [
@@ -82,21 +80,6 @@ def _content(found: Inspection) -> dict[str, Any]:
                 **_deviation(v, turned, rotation),
             }
             for s, v, turned in zip(found.scalars, found.vectors, found.rotated_vectors, strict=True)
-        ],
-        "paths": [
-            {
-                "block": p.block,
-                "path": p.path,
-                "radial": _packed(_bounded(found.radial[p.block, p.path], found.radii >= closest)),
-                **{
-                    key: float(x) if np.isfinite(x := getattr(p, key)) else None
-                    for key in (
-                        *("message_norm", "energy_share", "energy_change_off", "force_change_off"),
-                        *("operations", "seconds"),
-                    )
-                },
-            }
-            for p in found.paths
         ],
         "radii": _numbers(found.radii, 4),
         "closest": closest,

@@ -57,7 +57,7 @@ const svg = maker("http://www.w3.org/2000/svg");
 
 // `digits` digits, a power of ten where the number would be long, a dash where there is none.
 function number(x, digits = 3) {
-  if (x === null || x === undefined) return "–";
+  if (x === null) return "–";
   let power = x === 0 ? 0 : Math.floor(Math.log10(Math.abs(x)));
   let tail = "";
   if (power < -3 || power > 9) {
@@ -77,7 +77,7 @@ function commonScale(values, unit) {
   return { factor: 1000 ** steps, prefix: ["", "m", "µ", "n"][steps], decimals, largest };
 }
 
-const fixed = (x, scale) => (x === null ? "–" : (x * scale.factor).toFixed(scale.decimals).replace("-", "−"));
+const fixed = (x, scale) => (x * scale.factor).toFixed(scale.decimals).replace("-", "−");
 
 // The fixed-point numbers of report.py, flat, and their shape.
 function unpack({ shape, scale, bytes }) {
@@ -418,7 +418,7 @@ function drawTables() {
     row(String(e.block), ...cells("td", [e.rotation, e.mirror, e.permutation].map((x) => number(x, 2))))));
   fill(byId("cost"), ["block, path", "operations, 10⁶", "time, µs"], data.paths.map((p) =>
     row(`${p.block}, ${pathName(p.path)}`,
-      ...cells("td", [number(p.operations / 1e6), p.seconds === null ? "–" : number(1e6 * p.seconds)]))));
+      ...cells("td", [number(p.operations / 1e6), number(p.seconds && 1e6 * p.seconds)]))));
 }
 
 // ---- what never changes
