@@ -3,7 +3,7 @@
 from functools import cached_property
 
 import numpy as np
-from numba import get_num_threads, set_num_threads
+from numba import get_num_threads
 
 from eqpot.graph import Batch
 from eqpot.kernels.compile import announce
@@ -26,6 +26,7 @@ from eqpot.kernels.interaction import PATH_FACTORS
 from eqpot.kernels.simd import aligned, lanes, whole
 from eqpot.model import Dense, Model
 from eqpot.params import Params
+from eqpot.threads import on_threads
 
 # With less than this a second thread costs more than it brings.
 EDGES_PER_THREAD, ATOMS_PER_THREAD = 60, 6
@@ -66,8 +67,7 @@ class Evaluator:
         They may be views of buffers that the next call overwrites.
         """
         n, E, K = len(batch.species), batch.edge_count, self.model.config.blocks
-        available = get_num_threads()
-        threads = max(1, min(available, E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD))
+        threads = max(1, min(get_num_threads(), E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD))
         graph = _graph(batch)
         if batch.walk is not None:
             back = np.empty(n, np.int64)
@@ -77,11 +77,8 @@ class Evaluator:
         inside = np.searchsorted(graph.receiver_ptr, [E * t // threads for t in range(1, threads)])
         graph = graph._replace(parts=np.array([0, *inside, n]))
         work = self._buffers(n, E, threads)
-        set_num_threads(threads)
-        try:
+        with on_threads(threads):
             force_call_cpu(self._net, graph, work, 2 + 2 * K if forces else 1 + K)
-        finally:
-            set_num_threads(available)
         found = [work.energies[:n], work.forces[:n] if forces else None]
         d = work.dedge_vec[:E] if forces and by_edge else None
         if batch.walk is not None:
