@@ -1,11 +1,12 @@
-"""Numbers of the page on acetylacetone: python docs/acetylacetone.py acac/model.h5 acac_test.h5
+"""Numbers of the page on acetylacetone:
 
-Writes docs/acetylacetone.json, which the page and its picture read.
+python docs/acetylacetone.py acac/model.h5 acac_test.h5 numbers.json
+
+The page and its picture read docs/acetylacetone.json.
 """
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -157,6 +158,7 @@ def measure(potential: Potential, test_set: str) -> dict:
 
 
 if __name__ == "__main__":
-    model, test_set = sys.argv[1:]
-    with replacing(Path(__file__).with_suffix(".json")) as temporary:
+    model, test_set, output = sys.argv[1:]
+    with replacing(output) as temporary:
         temporary.write_text(json.dumps(measure(Potential.load(model), test_set), indent=1) + "\n")
+    print(f"wrote {output}")

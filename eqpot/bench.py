@@ -77,7 +77,11 @@ def untrained(atoms: Atoms) -> Potential:
 
 
 def force_calls(
-    potential: Potential | None, systems: Mapping[str, Atoms], threads: Sequence[int], seconds: float
+    potential: Potential | None,
+    systems: Mapping[str, Atoms],
+    threads: Sequence[int],
+    seconds: float,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Time calls of the ASE calculator for about `seconds` each, the atoms moved a little before every call.
 
@@ -86,7 +90,7 @@ def force_calls(
     """
     rows = []
     for name, atoms in systems.items():
-        model = potential or untrained(atoms)
+        model = potential or untrained(atoms).to(device)
         model.check(atoms, name)
         calculator = EqpotCalculator(model)
         start, random = atoms.positions.copy(), np.random.default_rng(0)
@@ -118,12 +122,12 @@ def force_calls(
     return rows
 
 
-def training_steps(threads: Sequence[int], seconds: float) -> list[dict[str, Any]]:
+def training_steps(threads: Sequence[int], seconds: float, device: str = "cpu") -> list[dict[str, Any]]:
     """Time steps of five frames of the ethanol sample, default settings."""
     config = Config.from_dict({"train": {"batch_size": 5, "n_train": 100, "n_valid": 1}})
     sample = files("eqpot.data_tools") / "ethanol.h5"
     with as_file(sample) as path, tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer.start(config, path, folder)
+        trainer = Trainer.start(config, path, folder, device=device)
         random = np.random.default_rng(0)
 
         def step() -> None:

@@ -1,6 +1,7 @@
 """The command line. Modules that take long to import are imported by the command that needs them."""
 
 import dataclasses
+import os
 import re
 import shlex
 import signal
@@ -8,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any, TextIO
 
 import click
 
@@ -340,7 +342,8 @@ def md(files, output, resume, overwrite, device, **options) -> None:
     """Molecular dynamics of STRUCTURE, any file that ASE reads, with MODEL.h5, or several: a committee.
 
     The run folder gets trajectory.traj (for ASE), thermo.csv and restart.h5. A run that was stopped or killed
-    goes on with --resume, to the last bit as if it had not been. Passing a limit ends it with exit status 2.
+    goes on with --resume, to the last bit as if it had not been; restart.h5 is written every 5 s, and what a
+    kill -9 took since then is done again. Passing a limit ends it with exit status 2.
     """
     _one_of(resume, overwrite)
     if len(files) < 2 and not (resume and not files):
@@ -438,9 +441,10 @@ def check(model, structure, device) -> None:
     with console.status("checking"):
         findings = list(check(potential, atoms))
     console.print(table(findings, f"{model} on {structure}, {len(atoms)} atoms"))
-    failed = sum(not finding.passed for finding in findings)
+    judged = [finding for finding in findings if finding.limit is not None]
+    failed = sum(not finding.passed for finding in judged)
     if failed:
-        raise UserError(f"{structure}: {failed} of {len(findings)} checks failed, see the table")
+        raise UserError(f"{model}: {failed} of {len(judged)} checks failed on {structure}, see the table")
 
 
 frame_index = click.option(
@@ -543,7 +547,8 @@ def explain(model, structure, index) -> None:
 )
 @click.option("--training", is_flag=True, help="Training steps on the ethanol sample, too.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the times as JSON.")
-def bench(model, structure, threads, seconds, training, json_file) -> None:
+@device_option
+def bench(model, structure, threads, seconds, training, json_file, device) -> None:
     """How fast force calls are on this machine.
 
     With MODEL.h5 on STRUCTURE, any file that ASE reads. Without a structure, on a molecule and two boxes of
@@ -552,13 +557,15 @@ def bench(model, structure, threads, seconds, training, json_file) -> None:
     from rich.console import Console
 
     from eqpot import bench
+    from eqpot.backend import resolve
     from eqpot.files import check_json, read_structure
     from eqpot.potential import Potential
     from eqpot.threads import most_threads
 
     if json_file is not None:
         check_json(json_file)
-    potential = None if model is None else Potential.load(model)
+    device = resolve(device)
+    potential = None if model is None else Potential.load(model, device)
     systems = bench.structures() if structure is None else {structure: read_structure(structure)}
     if potential is not None and structure is None:
         known = set(potential.species)
@@ -566,9 +573,9 @@ def bench(model, structure, threads, seconds, training, json_file) -> None:
         if not systems:
             raise UserError(f"{model}: expected a STRUCTURE too, since the model knows no H and O")
     counts = _threads(threads, most_threads())
-    rows = bench.force_calls(potential, systems, counts, seconds)
+    rows = bench.force_calls(potential, systems, counts, seconds, device)
     if training:
-        rows += bench.training_steps(counts, seconds)
+        rows += bench.training_steps(counts, seconds, device)
     about = bench.machine()
     Console(highlight=False, soft_wrap=True).print(bench.table(rows, about))
     if json_file is not None:
@@ -590,7 +597,36 @@ def _threads(given: str | None, available: int) -> list[int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit status: 0, 2 after an error told in one line, 130 after Ctrl-C."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    stdout, sys.stdout = sys.stdout, _Listened(sys.stdout)
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    finally:
+        sys.stdout = stdout
+
+
+class _Listened:
+    """A standard output that may be closed at the other end, as by `| head`: the work goes on, unheard."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._try(self._stream.write, text) or 0
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable, *arguments: str) -> Any:
+        try:
+            return action(*arguments)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def _main(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from toy import MODEL, toy_dataset
 
-from eqpot.cli import main
+from eqpot.cli import _Listened, main
 from eqpot.config import Config
 from eqpot.data import read_dataset, write_dataset
 from eqpot.evaluate import errors, report
@@ -540,3 +541,14 @@ def test_check(relaxing, folder, capsys, monkeypatch):
     assert "stress against slope of energy" in shown.out and "ns/day" in shown.out
     text = refused(["check", model, "iron.xyz"], capsys)
     assert "iron.xyz: numbers: expected elements that the model has seen (H O), found Fe" in text
+
+
+def test_output_closed_at_the_other_end():
+    """As by `| head`: the work goes on."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        out = _Listened(stream)
+        for _ in range(2):
+            out.write("a line\n")
+            out.flush()
