@@ -457,6 +457,11 @@ frame_index = click.option(
 )
 
 
+def _of_frame(structure: str, index: int) -> str:
+    """The structure's name, with its frame where one was asked for."""
+    return structure if index == -1 else f"{structure}, frame {index}"
+
+
 @cli.command("inspect")
 @click.argument("model", metavar="MODEL.h5")
 @click.argument("structure", metavar="STRUCTURE")
@@ -497,7 +502,7 @@ def inspect_(model, structure, output, text, json_file, index, overwrite) -> Non
     console = Console(highlight=False, soft_wrap=True)
     with console.status("inspecting"):
         try:
-            found = inspect_structure(potential, atoms, structure)
+            found = inspect_structure(potential, atoms, _of_frame(structure, index))
         except UserError as e:
             raise UserError(f"{structure}: {e}") from e
     if text:
@@ -526,6 +531,8 @@ def explain(model, structure, index) -> None:
     from eqpot.explain import computation, cost
     from eqpot.potential import Potential
 
+    if structure is None and index != -1:
+        raise click.UsageError("--index: expected a STRUCTURE, too, found none")
     potential = Potential.load(model)
     shown = [computation(potential)]
     if structure is not None:
@@ -533,7 +540,7 @@ def explain(model, structure, index) -> None:
 
         atoms = read_frame(structure, index)
         edges = len(potential.graph(atoms, structure).senders)
-        shown.append(cost(potential, structure, len(atoms), edges))
+        shown.append(cost(potential, _of_frame(structure, index), len(atoms), edges))
     for table in shown:
         Console(highlight=False, soft_wrap=True).print(table)
 

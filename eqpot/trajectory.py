@@ -16,6 +16,10 @@ from eqpot.files import read_structure
 EVERYTHING = slice(None)
 
 
+class NoFrames(UserError):
+    """None of the frames that were asked for is there."""
+
+
 def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]:
     """The chosen frames of a trajectory in any format of ASE, or of a data set; lengths in Å.
 
@@ -40,7 +44,7 @@ def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]
     else:  # reads no further than asked for
         frames = list(islice(kept, chosen.start, chosen.stop, chosen.step))
     if not frames:
-        raise UserError(f"{path}: expected frames among those chosen, found none; the file has fewer")
+        raise NoFrames(f"{path}: expected frames among those chosen, found none; the file has fewer")
     return frames
 
 
@@ -51,7 +55,10 @@ def read_frame(path: str | Path, index: int = -1) -> Atoms:
     """
     if index == -1 and not (Path(path).is_file() and h5py.is_hdf5(path)):
         return read_structure(path)  # the last one, whose format may let it leave out those before
-    (atoms,) = read_trajectory(path, slice(index, index + 1 or None))
+    try:
+        (atoms,) = read_trajectory(path, slice(index, index + 1 or None))
+    except NoFrames as e:
+        raise UserError(f"{path}: --index: expected the number of one of its frames, found {index}") from e
     return atoms
 
 
