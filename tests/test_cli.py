@@ -218,12 +218,13 @@ def test_explain(folder, tmp_path, capsys):
     frames = [ase.Atoms(f"O{n}", [[2 * k, 0, 0] for k in range(n)]) for n in (2, 3, 4)]
     ase.io.write(tmp_path / "[o].xyz", frames)  # a name that rich would take for markup
     for index, words in (
-        ([], "4 atoms, 6 edges"),
-        (["--index=1"], "3 atoms, 4"),
-        (["--index=-3"], "2 atoms, 2"),
+        ([], "[o].xyz: 4 atoms, 6 edges"),
+        (["--index=1"], "[o].xyz, frame 1: 3 atoms, 4"),
+        (["--index=-3"], "[o].xyz, frame -3: 2 atoms, 2"),
     ):
         assert main(["explain", model, str(tmp_path / "[o].xyz"), *index]) == 0
-        assert f"[o].xyz: {words}" in capsys.readouterr().out
+        assert words in capsys.readouterr().out.replace("\n", "")
+    assert "--index: expected a STRUCTURE" in refused(["explain", model, "--index=1"], capsys)
 
 
 @pytest.mark.slow
@@ -330,7 +331,10 @@ def test_water_of_the_benchmark_is_as_dense_as_water():
         (["inspect", "run/model.h5", "text.md", "--text"], "text.md: expected a structure in a format"),
         (["inspect", "run/model.h5", "run/model.h5", "--text"], "this is a model, not a data set"),
         (["inspect", "run/model.h5", "lone.xyz", "--text"], "lone.xyz: numbers: expected elements that the"),
-        (["inspect", "run/model.h5", "toy.h5", "--text", "--index=12"], "toy.h5: expected frames among"),
+        (
+            ["inspect", "run/model.h5", "toy.h5", "--text", "--index=12"],
+            "toy.h5: --index: expected the number of one",
+        ),
         (["explain", "none.h5"], "none.h5: expected a model file, found no such file"),
         (["explain", "run/model.h5", "none.xyz"], "none.xyz: expected a structure, found no such file"),
         (["explain", "run/model.h5", "lone.xyz"], "lone.xyz: numbers: expected elements that the model has"),
