@@ -16,8 +16,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 
 help:
 	@echo "make demo       fit the ethanol sample, evaluate it on frames kept out, draw the pictures (under 8 minutes on two cores)"
-	@echo "make test       the whole test suite (under 15 minutes on two cores)"
-	@echo "make test-fast  the tests that take no more than a few seconds each (about a minute)"
+	@echo "make test       the whole test suite (under half an hour on two cores)"
+	@echo "make test-fast  the tests that take no more than a few seconds each (one to two minutes)"
 	@echo "make test-sim   the CUDA kernels in Numba's simulator (part of make test; under 8 minutes)"
 	@echo "make test-gpu   the whole suite on a GPU, whose libraries it installs (CUDA_EXTRA=cuda12 for older drivers)"
 	@echo "make lint       ruff's check and format check;  make format  applies both"

@@ -124,6 +124,7 @@ def copper(config: DynamicsConfig, pbc: bool = True):
     return atoms, md.freedom(config, atoms), md.integrator(config, atoms, rng)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pbc", [True, False])
 @pytest.mark.parametrize("kind", ["chain", "langevin"])
 def test_few_atoms_have_the_temperature_asked_for(kind, pbc):

@@ -28,6 +28,7 @@ def test_shaken_atoms_come_back(optimizer):
     assert np.array_equal(atoms.cell[:], perfect.cell[:])
 
 
+@pytest.mark.slow
 def test_a_cell_comes_to_zero_stress():
     """From a compressed and sheared cell to the fcc lattice that has the lowest energy."""
     atoms, seen = copper(), []
