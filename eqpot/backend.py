@@ -16,7 +16,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def resolve(device: str) -> str:
-    """ "cpu" or "cuda" for a device of the user's; "auto" takes a GPU where one can be used.
+    """The backend, "cpu" or "cuda", for a user's device; "auto" takes a GPU where one can be used.
 
     UserError at another word, and at "cuda" where no GPU can be used, with the reason.
     """

@@ -1,35 +1,18 @@
 """Neighbours of one large structure, found and kept on the GPU; on the CPU: `eqpot.graph.VerletList`."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from ase.geometry import complete_cell
 
 from eqpot.backend import array_module, to_device
 from eqpot.errors import UserError
-from eqpot.graph import Batch, check_structure, group_by
+from eqpot.graph import Batch, VerletList, check_structure, group_by
 from eqpot.kernels.neighbours import bins_cuda, edges_cuda, moved_cuda, pairs_cuda, reverse_cuda
 
 ATOMS_A_BIN = 4  # on average, where the reach would have more
 
 
-class GpuVerletList:
-    """Same interface, same edges to round-off; positions go to the GPU, and nothing but counts comes back.
-
-    species: the potential's atomic numbers, rising. Pairs up to cutoff + skin (Å) are kept until an atom has
-    moved by more than half the skin, or numbers, cell or pbc are others.
-    """
-
-    def __init__(self, species: Sequence[int], cutoff: float, skin: float):
-        self.species, self.cutoff, self.skin = tuple(species), cutoff, skin
-        self.builds = 0
-        self._built_for: tuple | None = None
-
-    def __getstate__(self) -> tuple:
-        return self.species, self.cutoff, self.skin
-
-    def __setstate__(self, state: tuple) -> None:
-        self.__init__(*state)
+class GpuVerletList(VerletList):
+    """Same interface, same edges to round-off; positions go to the GPU, and nothing but counts comes back."""
 
     def batch(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Batch:
         """The structure's graph on the GPU; arguments and errors of `VerletList.batch`."""

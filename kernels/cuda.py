@@ -4,10 +4,10 @@ A kernel walks its work with the grid's stride,
 
     for k in range(cuda.grid(1), count, cuda.gridsize(1)):
 
-so that any grid gives the same numbers. In every file of kernels `cuda` stands
-for `numba.cuda`, which is imported when the first kernel is launched: it takes longer than a small force
-call, and a machine without a GPU needs none of it. Device code may call the functions of single numbers that
-CPU kernels call; `exp` and its like become those of CUDA's own library.
+so that any grid gives the same numbers. In every file of kernels `cuda` stands for `numba.cuda`, which is
+imported when the first kernel is launched: it takes longer than a small force call, and a machine without a
+GPU needs none of it. Device code may call the functions of single numbers that CPU kernels call; `exp` and
+its like become those of CUDA's own library.
 
 Under `NUMBA_ENABLE_CUDASIM=1` kernels run in Numba's simulator, on NumPy arrays: the same code as Python, a
 Python thread for each thread of a very small grid. It checks arithmetic and bounds, not types nor speed.

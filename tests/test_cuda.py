@@ -32,6 +32,7 @@ from eqpot.graph import VerletList
 from eqpot.kernels import cuda as gpu
 from eqpot.kernels import reference
 from eqpot.kernels.convolution import convolution_bwd_cuda, convolution_fwd_cuda
+from eqpot.kernels.embedding import embedding_fwd_cuda
 from eqpot.potential import Potential
 
 usable = pytest.mark.skipif(
@@ -236,6 +237,13 @@ def test_no_gpu_is_said():
     with pytest.raises(UserError, match="device: cuda: "):
         Potential.create(species=["H"], device="cuda")
     assert Potential.create(species=["H"], device="auto").backend == "cpu"
+
+
+@compiled
+def test_arrays_of_numpy_are_refused():
+    """Numba would copy them to the GPU and back at each launch."""
+    with pytest.raises(TypeError, match="_fwd_cuda: expected arrays on the GPU, found one of NumPy"):
+        embedding_fwd_cuda(np.empty((2, 1)), np.ones((1, 1)), np.zeros(2, int), np.array([0, 2]))
 
 
 # ------------------------------------------------------------ compiled, not run
