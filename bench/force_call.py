@@ -8,8 +8,9 @@ Two times: of `get_forces` through `EqpotCalculator`, all atoms moved a little b
 threads take turns. Its memory is the peak after the calculator's calls, beyond what the process had after all
 calls on the smallest workload.
 
-Speed is counted operations (see `eqpot.explain`) over the time of `predict`, and its share of what NumPy's
-float32 matrix product of 2048 x 2048 reaches with the same number of threads.
+After each `predict`, with as many threads: NumPy's float32 matrix product of 2048 x 2048, and `predict` of 192
+atoms of water. A shared machine changes its speed within seconds; ratios to these, medians too, stay. Speed is
+counted operations (see `eqpot.explain`) over the time of `predict`, beside that of the matrix product.
 
 Model: float32, random weights, 6 blocks of 64 scalars and 64 vectors, cutoff 4 Å, for the crystals 5 Å.
 """
@@ -28,22 +29,25 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from recording import Record, matrix_rate, parser
+from ase import Atoms
+from recording import Record, parser
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 from workloads import HERE, NAMES, structure
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.bench import peak_memory
 from eqpot.explain import operations
 from eqpot.files import replacing
-from eqpot.graph import collate, frame_graph
+from eqpot.graph import Batch, collate, frame_graph
 from eqpot.threads import on_threads
 
 PICTURE = HERE / "scaling.png"
 SETTINGS = {"l_max": 1, "features": 64, "blocks": 6, "basis_size": 8, "radial_depth": 1, "radial_width": 8}
 CUTOFF = {"formate_cu110_52": 5.0, "lips_83": 5.0}  # Å; 4 for the others
 SMALLEST = NAMES[0]
+SIDE = 2048  # of the matrices of the product beside
 
 
 def measure(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
@@ -56,6 +60,37 @@ def measure(name: str, symmetry: str, threads: list[int], seconds: float) -> lis
 
 def calls(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
     """Time both kinds of call for about `seconds` each; memory is the peak after the calculator's, bytes."""
+    atoms, potential, batch = case(name, symmetry)
+    atoms.calc = EqpotCalculator(potential)
+    random, start = np.random.default_rng(0), atoms.positions.copy()
+
+    def call() -> None:
+        atoms.positions = start + random.normal(scale=0.003, size=start.shape)
+        atoms.get_forces()
+
+    whole = in_turn(threads, {"calculator_seconds": call}, seconds)
+    memory = peak_memory()
+    atoms.calc = None
+    _, reference, reference_batch = case("water_192", symmetry)
+    a, b = random.random((2, SIDE, SIDE), np.float32)
+    actions = {
+        "predict_seconds": lambda: potential.predict(batch),
+        "product_seconds": lambda: a @ b,
+        "water_192_seconds": lambda: reference.predict(reference_batch),
+    }
+    predict = in_turn(threads, actions, seconds)
+    common = {
+        "atoms": len(atoms),
+        "edges": batch.edge_count,
+        "cutoff": potential.config.cutoff,
+        "memory": memory,
+        "operations": operations(potential.model, len(atoms), batch.edge_count),
+    }
+    return [{**common, "threads": count, **whole[count], **predict[count]} for count in threads]
+
+
+def case(name: str, symmetry: str) -> tuple[Atoms, Potential, Batch]:
+    """The structure of a workload, a potential with random weights for it, and its graph."""
     atoms = structure(name)
     settings = {**SETTINGS, "symmetry": symmetry, "cutoff": CUTOFF.get(name, 4.0)}
     potential = Potential.create(species=sorted(set(atoms.numbers)), seed=0, dtype="float32", **settings)
@@ -64,44 +99,25 @@ def calls(name: str, symmetry: str, threads: list[int], seconds: float) -> list[
         [frame_graph(*geometry, potential.species, potential.config.cutoff)], len(potential.species)
     )
     potential.mean_neighbours = batch.edge_count / len(atoms)
-    atoms.calc = EqpotCalculator(potential)
-    random, start = np.random.default_rng(0), atoms.positions.copy()
-
-    def call() -> None:
-        atoms.positions = start + random.normal(scale=0.003, size=start.shape)
-        atoms.get_forces()
-
-    whole = in_turn(threads, call, seconds)
-    memory = peak_memory()
-    atoms.calc = None
-    predict = in_turn(threads, lambda: potential.predict(batch), seconds)
-    common = {
-        "atoms": len(atoms),
-        "edges": batch.edge_count,
-        "cutoff": potential.config.cutoff,
-        "memory": memory,
-        "operations": operations(potential.model, len(atoms), batch.edge_count),
-    }
-    return [
-        {**common, "threads": count, "predict_seconds": predict[count], "calculator_seconds": whole[count]}
-        for count in threads
-    ]
+    return atoms, potential, batch
 
 
-def in_turn(threads: list[int], action: Callable[[], object], seconds: float) -> dict[int, float]:
-    """Median seconds of an action for each number of threads.
-
-    They take turns: a machine that is shared changes its speed within seconds.
-    """
-    times: dict[int, list[float]] = {count: [] for count in threads}
-    action()
-    while len(times[threads[0]]) < 3 or sum(times[threads[0]]) < seconds:
+def in_turn(
+    threads: list[int], actions: dict[str, Callable[[], object]], seconds: float
+) -> dict[int, dict[str, float]]:
+    """Median seconds of each action for each number of threads, in turn until the first action had its time."""
+    times = {count: {name: [] for name in actions} for count in threads}
+    for action in actions.values():
+        action()
+    first = next(iter(times[threads[0]].values()))
+    while len(first) < 3 or sum(first) < seconds:
         for count in threads:
-            with on_threads(count):
-                began = time.perf_counter()
-                action()
-                times[count].append(time.perf_counter() - began)
-    return {count: median(found) for count, found in times.items()}
+            with on_threads(count), threadpool_limits(count, "blas"):
+                for name, action in actions.items():
+                    began = time.perf_counter()
+                    action()
+                    times[count][name].append(time.perf_counter() - began)
+    return {count: {name: median(t) for name, t in found.items()} for count, found in times.items()}
 
 
 def in_process(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
@@ -117,23 +133,28 @@ def in_process(name: str, symmetry: str, threads: list[int], seconds: float) -> 
 
 def table(results: list[dict]) -> Table:
     found = Table(title=f"Force calls; {results[0]['machine']['cpu']}", title_justify="left")
-    columns = ("threads", "edges/atom", "predict, ms", "µs/atom", "calculator, ms", "µs/atom", "kB/atom")
+    columns = ("threads", "edges/atom", "predict, ms", "µs/atom", "of 192's", "calculator, ms", "kB/atom")
     found.add_column("")
-    for heading in (*columns, "Mflop/atom", "Gflop/s", "of peak"):
+    for heading in (*columns, "Mflop/atom", "Gflop/s", "of product", "2 threads/1"):
         found.add_column(heading, justify="right")
+    alone = {r["workload"]: r for r in results if r["threads"] == 1}
     for r in results:
         predict, whole, n = r["predict_seconds"], r["calculator_seconds"], r["atoms"]
-        speed = r["operations"] / predict
+        speed, one = r["operations"] / predict, alone.get(r["workload"])
         found.add_row(
             r["workload"],
             f"{r['threads']}",
             f"{r['edges'] / n:.1f}",
             *(f"{1000 * predict:.2f}", f"{1e6 * predict / n:.1f}"),
-            *(f"{1000 * whole:.2f}", f"{1e6 * whole / n:.1f}"),
-            f"{r['memory'] / n / 1e3:.1f}",
+            f"{predict / n / (r['water_192_seconds'] / 192):.2f}",
+            *(f"{1000 * whole:.2f}", f"{r['memory'] / n / 1e3:.1f}"),
             f"{r['operations'] / n / 1e6:.2f}",
             f"{speed / 1e9:.1f}",
-            f"{100 * speed / r['peak']:.0f} %",
+            f"{100 * speed * r['product_seconds'] / (2 * SIDE**3):.0f} %",
+            ""
+            if one in (None, r)
+            else f"{one['predict_seconds'] / predict:.2f}, "
+            f"product {one['product_seconds'] / r['product_seconds']:.2f}",
         )
     return found
 
@@ -171,15 +192,11 @@ def main() -> None:
     if options.worker:
         print(json.dumps(measure(*json.loads(options.worker))))
         return
-    console, record = Console(width=140), Record()
-    peaks = {count: matrix_rate(count) for count in options.threads}
-    for count, peak in peaks.items():
-        console.print(f"{count} threads: matrix products at {peak / 1e9:.0f} Gflop/s")
+    console, record = Console(width=150), Record()
     for name in options.only:
         for row in in_process(name, options.symmetry, options.threads, options.seconds):
             key = f"{name}, {row['threads']} threads, {options.symmetry}"
-            peak = peaks[row["threads"]]
-            record.add(key, workload=name, symmetry=options.symmetry, peak=peak, **row)
+            record.add(key, workload=name, symmetry=options.symmetry, **row)
             console.print(f"{key}: {1000 * row['predict_seconds']:.1f} ms")
     shown = [r for r in record.results.values() if r["symmetry"] == options.symmetry]
     shown.sort(key=lambda r: (r["threads"], r["atoms"]))

@@ -29,12 +29,18 @@ class Adam:
 
     def step(self, weights: np.ndarray, gradient: np.ndarray, rate: float) -> None:
         """Move `weights` (in place) against `gradient`, both of one shape."""
+        self.apply(weights, gradient, to_device(self.advance(rate), self.backend))
+
+    def advance(self, rate: float) -> np.ndarray:
+        """Count a step; the numbers that it needs."""
         self.steps += 1
         step, root = rate / (1 - self.beta1**self.steps), (1 - self.beta2**self.steps) ** 0.5
-        constants = (1 - self.beta1, 1 - self.beta2, step, 1 / root, self.epsilon)
+        return np.array((1 - self.beta1, 1 - self.beta2, step, 1 / root, self.epsilon), self.m.dtype)
+
+    def apply(self, weights: np.ndarray, gradient: np.ndarray, constants: np.ndarray) -> None:
+        """Make the step that was counted, with its numbers where the weights are."""
         v_max = weights[:0] if self.v_max is None else self.v_max
         run = kernels.adam_step_cuda if self.backend == "cuda" else kernels.adam_step_cpu
-        constants = to_device(np.array(constants, weights.dtype), self.backend)
         run(weights, self.m, self.v, v_max, gradient, constants)
 
     def state(self) -> dict[str, np.ndarray | int]:
@@ -62,7 +68,15 @@ class MovingAverage:
 
     def update(self, weights: np.ndarray) -> None:
         """Take in the weights after a step."""
+        self.apply(weights, to_device(self.advance(), self.backend))
+
+    def advance(self) -> np.ndarray:
+        """Count a step; the share [1] that the new weights get in the average."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps)) if self.decay else 0.0
+        return np.array([1 - decay], self.weights.dtype)
+
+    def apply(self, weights: np.ndarray, share: np.ndarray) -> None:
+        """Take in the weights by the share that was counted, now where the weights are."""
         run = kernels.average_step_cuda if self.backend == "cuda" else kernels.average_step_cpu
-        run(self.weights, weights, to_device(np.array([1 - decay], weights.dtype), self.backend))
+        run(self.weights, weights, share)

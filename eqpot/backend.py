@@ -77,8 +77,25 @@ def to_host(array: Any) -> np.ndarray:
     return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
+def send(there: Any, here: np.ndarray) -> None:
+    """Copy an array of the host into one on the device."""
+    if isinstance(there, np.ndarray):
+        there[...] = here
+    else:
+        there.set(here)
+
+
+def free_memory() -> int:
+    """Bytes of the GPU's memory that are free, those that CuPy holds without need included."""
+    if SIMULATED:
+        return 1 << 40
+    import cupy
+
+    return cupy.cuda.Device().mem_info[0] + cupy.get_default_memory_pool().free_bytes()
+
+
 # Sizes and places by which the host decides what to launch.
-HOST = {"species_ptr", "atom_counts", "volume", "order", "walk"}
+HOST = {"species_ptr", "order", "walk"}
 
 
 def moved(batch: Any, backend: str) -> Any:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -34,10 +34,13 @@ from eqpot.data import Dataset, read_dataset
 from eqpot.errors import UserError
 from eqpot.evaluate import Frames
 from eqpot.files import replacing
-from eqpot.graph import shortest_edges
+from eqpot.graph import Batch, shortest_edges
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.potential import Potential
 from eqpot.runs import check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
+
+if TYPE_CHECKING:
+    from eqpot.gpu_training import GpuSteps
 
 MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
     "model.h5",
@@ -125,7 +128,8 @@ class Trainer:
         self.train = Frames(train, train.species, config.model.cutoff)
         self.valid = Frames(valid, train.species, config.model.cutoff)
         self.stress = config.loss.stress > 0 and self.train.has_stress
-        self.element_weights = _element_weights(train, config.loss.element_weights == "balanced")
+        balanced = config.loss.element_weights == "balanced"
+        self.atom_weights = _element_weights(train, balanced)[train.numbers]
         self.potential = Potential.create(
             species=[chemical_symbols[z] for z in train.species],
             seed=config.train.seed,
@@ -141,6 +145,11 @@ class Trainer:
         self.random = np.random.default_rng([config.train.seed, 1])
         self.state = State(config.train.learning_rate)
         self.rows: list[dict[str, float]] = []
+        self._gpu: GpuSteps | None = None
+        if self.backend == "cuda":
+            from eqpot.gpu_training import GpuSteps
+
+            self._gpu = GpuSteps(self) if GpuSteps.fit(self) else None
 
     @classmethod
     def start(
@@ -254,19 +263,38 @@ class Trainer:
 
     def step(self, chosen: np.ndarray) -> dict[str, float]:
         """One step of Adam on the frames `chosen`."""
-        batch, rows = self.train.batch(chosen)
-        batch, labels = moved(batch, self.backend), self.train.labels(chosen, rows).on(self.backend)
-        atom_weights = to_device(self.element_weights[self.train.dataset.numbers[rows]], self.backend)
+        if self._gpu is not None:
+            value, parts, gradient, finite = self._gpu.step(chosen)
+        else:
+            batch, rows = self.train.batch(chosen)
+            batch, labels = moved(batch, self.backend), self.train.labels(chosen, rows).on(self.backend)
+            weights = to_device(self.atom_weights[rows], self.backend)
+            value, parts, gradient = self.loss_gradient(batch, labels, weights)
+            value, parts = float(value), {name: float(part) for name, part in parts.items()}
+            finite = math.isfinite(value) and bool(np.isfinite(gradient).all())
+            if finite:
+                self.adam.step(self.weights, gradient, self.rate())
+                self.average.update(self.weights)
+        if not finite:
+            largest = float(np.abs(gradient).max())
+            raise self._diverged(f"a loss of {value:g} with a gradient of {largest:g}", chosen)
+        return {"loss": value, **{f"loss_{name}": part for name, part in parts.items()}}
+
+    def loss_gradient(
+        self, batch: Batch, labels: Labels, atom_weights: np.ndarray
+    ) -> tuple[float, dict[str, float], np.ndarray]:
+        """Loss, its terms and its gradient by the weights, all where the potential is."""
 
         def loss(prediction: Labels):
             return loss_and_gradient(self.config.loss, prediction, labels, batch.atom_counts, atom_weights)
 
         (value, parts, *_), gradient = self.potential.loss_gradient(batch, loss, stress=self.stress)
-        if not (math.isfinite(value) and np.isfinite(gradient).all()):
-            raise self._diverged(f"a loss of {value:g} with a gradient of {np.abs(gradient).max():g}", chosen)
-        self.adam.step(self.weights, gradient, self.rate())
-        self.average.update(self.weights)
-        return {"loss": value, **{f"loss_{name}": part for name, part in parts.items()}}
+        return value, parts, gradient
+
+    def arrays(self) -> list[np.ndarray]:
+        """The arrays that a step changes."""
+        adam = [array for name, array in self.adam.state().items() if name != "steps"]
+        return [self.weights, self.average.weights, *adam]
 
     def validate(self) -> dict[str, float | None]:
         """Errors of the averaged weights on the validation frames."""

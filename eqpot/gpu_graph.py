@@ -39,7 +39,8 @@ class GpuVerletList(VerletList):
         self._species_ptr, self._order = group_by(species, len(self.species))
         self._order_there = to_device(self._order, "cuda")
         self._species = to_device(species[self._order], "cuda")
-        self._frame, self._volume = self._species * 0, np.array([volume])
+        self._frame, self._volume = self._species * 0, to_device(np.array([volume]), "cuda")
+        self._atom_counts = to_device(np.array([n]), "cuda")
         self._box = to_device(np.where(pbc[:, None], cell, 0.0), "cuda")
         self._origin = here = self._sorted(positions)
 
@@ -86,7 +87,7 @@ class GpuVerletList(VerletList):
             frame=self._frame,
             species=self._species,
             species_ptr=self._species_ptr,
-            atom_counts=np.array([n]),
+            atom_counts=self._atom_counts,
             volume=self._volume,
             edge_vec=edge_vec,
             senders=senders,

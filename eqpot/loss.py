@@ -47,11 +47,12 @@ def loss_and_gradient(
     """Loss, its unweighted terms, and dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3], all float64.
 
     atom_counts[f] is N of each frame, atom_weights[n] are the a_i (None: all 1). A term whose labels are
-    missing is NaN among the terms, zero in the loss, and its gradient zero. All arrays are of one backend,
-    atom_counts excepted, which is on the host.
+    missing is NaN among the terms, zero in the loss, and its gradient zero. All arrays are of one backend; on
+    a GPU loss and terms stay there too, as arrays of one number, so that nobody waits for it here.
     """
-    frames, atoms = len(atom_counts), int(np.sum(atom_counts))
     like = next(x for x in (prediction.forces, prediction.energy) if x is not None)
+    frames = len(atom_counts)
+    atoms = len(like) if prediction.forces is not None else int(np.sum(atom_counts))
     none = [np.zeros_like(like, np.float64, shape=shape) for shape in ((frames,), (atoms, 3), (frames, 3, 3))]
     counts = module_of(like).asarray(atom_counts, np.float64)
     a = none[1][:, :1] + 1 if atom_weights is None else atom_weights[:, None]
@@ -62,20 +63,19 @@ def loss_and_gradient(
 
     parts = {"energy": energy, "forces": forces, "stress": stress}
     weights = {"energy": config.energy, "forces": config.forces, "stress": config.stress}
-    value = sum(weights[k] * part for k, part in parts.items() if weights[k] and part is not None)
-    parts = {k: float("nan") if part is None else part for k, part in parts.items()}
+    present = {k: part for k, part in parts.items() if part is not None}
+    value = sum(weights[k] * total for k, (total, _) in present.items() if weights[k])
+    parts = {k: present[k][1] if k in present else float("nan") for k in parts}
     return value, parts, config.energy * grad_energy, config.forces * grad_forces, config.stress * grad_stress
 
 
-def _term(config: LossConfig, value, label, none, per=1.0, weight=1.0) -> tuple[float | None, np.ndarray]:
-    """mean(weight · rho((value - label) / per)) over the known labels, and its derivative by `value`; `none`
-    where there are no labels."""
+def _term(config: LossConfig, value, label, none, per=1.0, weight=1.0) -> tuple[tuple | None, np.ndarray]:
+    """mean(weight · rho((value - label) / per)) over the known labels, zero and NaN where none is known, and its
+    derivative by `value`; None and `none` without labels."""
     if value is None or label is None:
         return None, none
     known = ~np.isnan(label)
-    count = np.count_nonzero(known)
-    if count == 0:
-        return None, none
+    count = np.maximum(known.sum(), 1)
     x = np.where(known, value.astype(np.float64) - label, 0.0) / per
     if config.kind == "huber":
         delta = config.huber_delta
@@ -84,4 +84,5 @@ def _term(config: LossConfig, value, label, none, per=1.0, weight=1.0) -> tuple[
         slope = np.where(inside, 2 * x, 2 * delta * np.sign(x))
     else:
         rho, slope = x * x, 2 * x
-    return float(np.sum(weight * rho) / count), weight * slope / per / count
+    mean = np.sum(weight * rho) / count
+    return (mean, np.where(known.any(), mean, np.nan)[()]), weight * slope / per / count

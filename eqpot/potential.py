@@ -23,13 +23,15 @@ from eqpot.loss import Labels
 from eqpot.model import ALL, Model, Selection
 from eqpot.ops import operators
 from eqpot.params import Params
-from eqpot.tape import Node, Pool, Tape
+from eqpot.tape import GpuPool, Node, Pool, Tape
 from eqpot.zbl import ZBL
 
 if TYPE_CHECKING:
     from eqpot.blocks import Blocks
+    from eqpot.gpu_calls import RecordedCalls
 
 FORMAT, VERSION = "eqpot-model", 2
+FROM_VOIGT = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # the nine components among xx yy zz yz xz xy
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,9 @@ class Potential:
         self.backend = backend
         self.params.move(backends.to_device(backends.to_host(self.params.flat), backend))
         self._gradient = self.params.flat * 0
-        self._pool = Pool(np.dtype(self.dtype), backend)
-        self._evaluator = self._blocks = None
+        dtype = np.dtype(self.dtype)
+        self._pool = GpuPool(dtype) if backend == "cuda" else Pool(dtype, backend)
+        self._evaluator = self._blocks = self._recorded = None
 
     @property
     def mean_neighbours(self) -> float:
@@ -122,6 +125,7 @@ class Potential:
         self._model = Model(self.config, len(self.species), self._mean_neighbours)
         self._evaluator: Evaluator | None = None
         self._blocks: Blocks | None = None
+        self._recorded: RecordedCalls | None = None
 
     @property
     def model(self) -> Model:
@@ -272,9 +276,22 @@ class Potential:
                 self._evaluator = Evaluator(self._model, self.params, self.scale)
             x, found, d = self._evaluator.run(batch, forces or stress, by_edge=stress)
             return self._prediction(batch, x, None if found is None else found.copy(), d)
+        if self.backend == "cuda":
+            if self._recorded is None:
+                from eqpot.gpu_calls import RecordedCalls
+
+                self._recorded = RecordedCalls(self)
+            return self._recorded.predict(batch, forces, stress).on("cpu")
+        return self.evaluated(batch, forces, stress)
+
+    def memory(self) -> list[np.ndarray]:
+        """The arrays that walks on a GPU work in."""
+        return self._pool.held()
+
+    def evaluated(self, batch: Batch, forces: bool, stress: bool) -> Prediction:
+        """What `predict` returns, by walks over the tape, in arrays of the potential's backend."""
         try:
-            found = self._record(batch, forces or stress, stress, evaluated=self.backend == "cuda")[0]
-            return found.on("cpu")
+            return self._record(batch, forces or stress, stress, evaluated=self.backend == "cuda")[0]
         finally:
             self._pool.release()
 
@@ -378,8 +395,8 @@ class Potential:
         if batch.backend == "cuda":
             virials = np.empty_like(batch.edge_vec, shape=(len(batch.species), 6))
             force_kernels.virials_cuda(virials, batch.edge_vec, d, batch.receiver_ptr)
-            virial = _frame_sums(virials, batch)[:, [0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(-1, 3, 3)
-            return virial / backends.to_device(batch.volume, batch.backend)[:, None, None]
+            virial = _frame_sums(virials, batch)[:, constant(FROM_VOIGT)].reshape(-1, 3, 3)
+            return virial / batch.volume[:, None, None]
         frame = batch.frame[batch.receivers]
         virial = np.empty((batch.n_frames, 3, 3))
         for a in range(3):
@@ -394,10 +411,12 @@ class Potential:
         """dL/d(dE/d edge_vec) [E, 3]: the transpose of how forces and stress follow from dE/d edge_vec."""
         t = grad_forces[batch.receivers] - grad_forces[batch.senders]
         if grad_stress is not None:
-            volume = backends.to_device(batch.volume, batch.backend)
-            symmetric = 0.5 * (grad_stress + grad_stress.swapaxes(1, 2)) / volume[:, None, None]
-            symmetric[np.isnan(volume)] = 0
-            t += np.einsum("eab,eb->ea", symmetric[batch.frame[batch.receivers]], batch.edge_vec)
+            volume = batch.volume[:, None, None]
+            symmetric = np.where(
+                np.isnan(volume), 0.0, 0.5 * (grad_stress + grad_stress.swapaxes(1, 2)) / volume
+            )
+            # No einsum: it ends in cuBLAS, which cannot be recorded.
+            t += (symmetric[batch.frame[batch.receivers]] * batch.edge_vec[:, None, :]).sum(axis=2)
         return t.astype(self.dtype)
 
 

@@ -56,6 +56,36 @@ class Pool:
         self._used.clear()
 
 
+class GpuPool(Pool):
+    """The same for a GPU, where each array that is zeroed costs a launch: those of the last round lie side by
+    side in this one, zeroed by one."""
+
+    def __init__(self, dtype: np.dtype):
+        super().__init__(dtype, "cuda")
+        self._zeroed = self.empty((0,), self.dtype)
+        self._room = self._given = 0
+
+    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
+        if self._given == 0:
+            if len(self._zeroed) < self._room:
+                self._zeroed = None  # before the larger one is asked for
+                self._zeroed = self.empty((self._room,), self.dtype)
+            self._zeroed[: self._room] = 0
+        size, start = math.prod(shape), self._given
+        self._given += -(-size // 32) * 32
+        if self._given > self._room:
+            return super().zeros(shape)
+        return self._zeroed[start : start + size].reshape(shape)
+
+    def release(self) -> None:
+        super().release()
+        self._room, self._given = self._given, 0
+
+    def held(self) -> list[np.ndarray]:
+        """Everything that it has."""
+        return [self._zeroed, *self._used, *(buffer for stack in self._free.values() for buffer in stack)]
+
+
 class Node:
     """An array on the tape and its three companions, None while nothing has been written."""
 

@@ -18,7 +18,7 @@ All kernels run on CuPy's current stream, one after the other.
 import math
 import sys
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from types import FunctionType
 from typing import Any
 
@@ -36,6 +36,9 @@ if SIMULATED:
 LANES = 2 if SIMULATED else 32
 THREADS = LANES if SIMULATED else 128
 MOST_BLOCKS = 2 if SIMULATED else 1 << 20
+
+# Most rows of the arrays in a `Recording`: no operator calls cuBLAS for so few.
+RECORDED_ROWS = 1 << 16
 
 cuda = None
 
@@ -68,11 +71,12 @@ class Kernel:
         function = for_cuda(self.function)
         if SIMULATED:
             return _numba_cuda().jit(function)
-        users, config.CACHE_DIR = config.CACHE_DIR, CACHE
+        cuda, settings = _numba_cuda(), _settings()
+        users, settings.CACHE_DIR = settings.CACHE_DIR, CACHE
         try:
-            return _numba_cuda().jit(cache=True)(function)
+            return cuda.jit(cache=True)(function)
         finally:
-            config.CACHE_DIR = users
+            settings.CACHE_DIR = users
 
     def __call__(self, *arguments: object) -> None:
         count = self.count(*arguments)
@@ -90,12 +94,24 @@ class Kernel:
         self.compiled[blocks, THREADS, _stream()](*arguments)
 
 
+@cache
 def _numba_cuda():
     from numba import cuda
 
+    settings = _settings()
     # CuPy and these kernels share one stream: waiting for it before each launch would gain nothing.
-    config.CUDA_ARRAY_INTERFACE_SYNC = 0
+    settings.CUDA_ARRAY_INTERFACE_SYNC = 0
+    settings.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # small structures have small grids
     return cuda
+
+
+def _settings():
+    """Numba's settings that hold for CUDA: the package numba-cuda has its own."""
+    try:
+        from numba.cuda.core import config as settings
+    except ImportError:
+        return config
+    return settings
 
 
 def for_cuda(function: FunctionType) -> FunctionType:
@@ -184,18 +200,66 @@ class _Simulated:
 
 
 _CONSTANTS: dict[tuple, object] = {}
+MOST_CONSTANTS = 4096  # more than any model has; where batches differ, their layouts come and go
 
 
 def constant(array: np.ndarray) -> object:
-    """A small array of the host on the device, sent once; there are a handful for a model."""
+    """A small array of the host on the device, sent once."""
     if SIMULATED:
         return array
     import cupy
 
     key = (array.shape, array.dtype.str, array.tobytes())
-    if key not in _CONSTANTS:
-        _CONSTANTS[key] = cupy.asarray(array)
-    return _CONSTANTS[key]
+    found = _CONSTANTS.pop(key, None)
+    if found is None:
+        found = cupy.asarray(array)
+        if len(_CONSTANTS) >= MOST_CONSTANTS:
+            del _CONSTANTS[next(iter(_CONSTANTS))]  # the one that was asked for longest ago
+    _CONSTANTS[key] = found
+    return found
+
+
+class Recording:
+    """A computation on the GPU, recorded as one CUDA graph: from then on a single launch.
+
+    `compute` must do the same with arrays in the same places each time, without waiting for the GPU; what it
+    returns is written anew by each call. CuPy's calls of cuBLAS cannot be recorded. In the simulator, it is
+    simply called.
+
+    held(): arrays that outlive a call and that others may replace; the recording keeps those it works on.
+    """
+
+    def __init__(self, compute: Callable[[], Any], held: Callable[[], list]):
+        self._compute = compute
+        if SIMULATED:
+            return
+        import cupy
+
+        # Memory that is the recording's own: a graph writes where its arrays lay when it was made.
+        self._memory, self._stream = cupy.cuda.MemoryPool(), _recording_stream()
+        with cupy.cuda.using_allocator(self._memory.malloc), self._stream:
+            compute()  # compiles what is new, and leaves memory to be taken again
+            self._stream.synchronize()
+            self._stream.begin_capture()
+            try:
+                self._result = compute()
+            finally:
+                self._graph = self._stream.end_capture()
+        self._held = [*_CONSTANTS.values(), *held()]
+
+    def __call__(self) -> Any:
+        if SIMULATED:
+            return self._compute()
+        self._graph.launch(self._stream)
+        return self._result
+
+
+@cache
+def _recording_stream():
+    """One for all recordings. It waits for CuPy's default stream, and that one for it."""
+    import cupy
+
+    return cupy.cuda.Stream()
 
 
 # ---- sums over the threads of a warp, always in one order

@@ -14,8 +14,13 @@ fwd_tan: ty = scale (tx W + x tW); bwd_tan: tdx = scale (tdy W^T + dy tW^T), tdW
 
 Matrix products go to the BLAS that Numba itself uses (SciPy's), on one thread each: threads share chunks of
 rows, or tiles of dW, which fixes every sum's order whatever the number of threads. That is why importing this
-file sets SciPy's BLAS to one thread. On a GPU they go to cuBLAS, one for each group and block, in plain
-float32 (no TF32) or float64.
+file sets SciPy's BLAS to one thread.
+
+On a GPU many rows go to cuBLAS, one product for each group and block, in plain float32 (no TF32) or float64.
+Up to OWN_ROWS of them, where launches are what takes time, one kernel takes all groups and blocks: y from a
+thread for each column of STRIP rows, which share what they read of W; dW from a thread for each of its
+numbers and CHUNK rows, whose sums a second kernel adds up in order. cuBLAS cannot be recorded in a CUDA graph
+by CuPy, these kernels can.
 """
 
 from functools import partial
@@ -28,10 +33,16 @@ from numba.extending import overload
 from numba.np.linalg import _BLAS
 from threadpoolctl import ThreadpoolController
 
+from . import cuda as gpu
 from .compile import inner, kernel
 
+cuda = None  # see cuda.py
 ROWS = 32  # rows per unit of parallel work
 TILE = 32  # rows of dW per unit of parallel work
+
+# Rows up to which a GPU does without cuBLAS, and the simulator without NumPy, which is faster there.
+OWN_ROWS = 40 if gpu.SIMULATED else gpu.RECORDED_ROWS
+STRIP, CHUNK = 8, 64
 
 _blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
 for _lib in [lib for lib in _blas if "scipy" in lib.filepath] or _blas:
@@ -178,9 +189,107 @@ def _mix_weights_cpu(dw, x, dy, row_ptr, blocks, scales):
     _mix_weights(dw, _rows(x), _rows(dy), row_ptr, blocks, scales, _tiles(len(dw), blocks))
 
 
+@gpu.Device
+def _place(row_ptr, size, k):
+    """Group, first row and end of the k-th run of at most `size` rows of one group; a group of -1: no more."""
+    for g in range(row_ptr.size - 1):
+        lo, hi = row_ptr[g], row_ptr[g + 1]
+        runs = (hi - lo + size - 1) // size
+        if k < runs:
+            return g, lo + k * size, min(lo + (k + 1) * size, hi)
+        k -= runs
+    return -1, 0, 0
+
+
+def _runs(rows, groups, size):
+    """How many such runs there are at most."""
+    return rows // size + groups
+
+
+@gpu.kernel(lambda y, x, w, row_ptr, *_: _runs(len(y), len(row_ptr) - 1, STRIP) * y.shape[1])
+def _mix_rows(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
+    """All of _mix. A thread takes one column of STRIP rows: of a block with k rows of W it reads k numbers
+    of W, beside those of its neighbours, and k of x for each row, which its neighbours read too, for 2 k
+    operations each."""
+    n, M = y.shape
+    total, part = cuda.local.array(STRIP, y.dtype), cuda.local.array(STRIP, y.dtype)
+    zero = y.dtype.type(0)
+    for q in range(cuda.grid(1), _runs(n, row_ptr.size - 1, STRIP) * M, cuda.gridsize(1)):
+        m = q % M
+        g, first, last = _place(row_ptr, STRIP, q // M)
+        if g < 0:
+            continue
+        for t in range(STRIP):
+            total[t] = zero
+        for b in range(blocks.shape[0]):
+            x_col, k, y_col, columns, offset = (
+                blocks[b, 0],
+                blocks[b, 1],
+                blocks[b, 2],
+                blocks[b, 3],
+                blocks[b, 4],
+            )
+            along, across = columns, 1  # from row to row of W, from column to column
+            if transpose:
+                x_col, k, y_col, columns, along, across = y_col, columns, x_col, k, across, along
+            if m < y_col or m >= y_col + columns:
+                continue
+            for t in range(STRIP):
+                part[t] = zero
+            at = offset + (m - y_col) * across
+            for p in range(k):
+                W = w[g, at + p * along]
+                for t in range(STRIP):
+                    # A row past the end is read as the last one, and not written.
+                    part[t] += x[min(first + t, last - 1), x_col + p] * W
+            for t in range(STRIP):
+                total[t] += y.dtype.type(scales[b]) * part[t]
+        for t in range(STRIP):
+            if first + t < last:
+                y[first + t, m] = total[t] if overwrite else y[first + t, m] + total[t]
+
+
+@gpu.kernel(lambda parts, *_: parts.size)
+def _weights_of_rows(parts, x, dy, row_ptr, blocks):
+    """parts[c, s]: number s of x^T dy, unscaled, from the rows of run c, CHUNK rows of one group. A thread
+    takes one: 2 numbers and 2 operations a row."""
+    S = parts.shape[1]
+    for q in range(cuda.grid(1), parts.size, cuda.gridsize(1)):
+        c, s = q // S, q % S
+        g, first, last = _place(row_ptr, CHUNK, c)
+        total = parts.dtype.type(0)
+        for b in range(blocks.shape[0]):
+            at, m = s - blocks[b, 4], blocks[b, 3]
+            if 0 <= at < blocks[b, 1] * m:
+                i, j = blocks[b, 0] + at // m, blocks[b, 2] + at % m
+                for r in range(first, last):
+                    total += x[r, i] * dy[r, j]
+        parts[c, s] = total
+
+
+@gpu.kernel(lambda dw, *_: dw.size)
+def _add_parts(dw, parts, row_ptr, blocks, scales):
+    """dw[g, s] += scale times the parts of group g, in order; a thread takes one."""
+    S = dw.shape[1]
+    for q in range(cuda.grid(1), dw.size, cuda.gridsize(1)):
+        g, s = q // S, q % S
+        first = 0
+        for before in range(g):
+            first += (row_ptr[before + 1] - row_ptr[before] + CHUNK - 1) // CHUNK
+        total = dw.dtype.type(0)
+        for c in range(first, first + (row_ptr[g + 1] - row_ptr[g] + CHUNK - 1) // CHUNK):
+            total += parts[c, s]
+        for b in range(blocks.shape[0]):
+            if 0 <= s - blocks[b, 4] < blocks[b, 1] * blocks[b, 3]:
+                dw[g, s] += dw.dtype.type(scales[b]) * total
+
+
 def _mix_cuda(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
     """`row_ptr`, `blocks` and `scales` are on the host: they say which products to ask for."""
     y, x = _rows(y), _rows(x)
+    if len(y) <= OWN_ROWS:
+        _mix_rows(y, x, w, *map(gpu.constant, (row_ptr, blocks, scales)), transpose, overwrite)
+        return
     if overwrite:
         y[...] = 0
     for g, (lo, hi) in enumerate(pairwise(row_ptr.tolist())):
@@ -194,6 +303,12 @@ def _mix_cuda(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
 
 def _mix_weights_cuda(dw, x, dy, row_ptr, blocks, scales):
     x, dy = _rows(x), _rows(dy)
+    if len(x) <= OWN_ROWS:
+        parts = np.empty_like(dw, shape=(_runs(len(x), len(dw), CHUNK), dw.shape[1]))
+        layout = gpu.constant(row_ptr), gpu.constant(blocks)
+        _weights_of_rows(parts, x, dy, *layout)
+        _add_parts(dw, parts, *layout, gpu.constant(scales))
+        return
     for g, (lo, hi) in enumerate(pairwise(row_ptr.tolist())):
         for (x_col, k, y_col, m, offset), scale in zip(blocks.tolist(), scales.tolist(), strict=True):
             if lo < hi:
@@ -265,7 +380,7 @@ dense_bwd_tan_cpu = partial(_bwd_tan, _mix_cpu, _mix_weights_cpu)
 dense_bwd_tan_cuda = partial(_bwd_tan, _mix_cuda, _mix_weights_cuda)
 
 
-# ---- add: plain array arithmetic, the same on both
+# ---- add: plain array arithmetic; on a GPU a thread takes one number
 
 
 def add_fwd_cpu(y, a, b, col, count):
@@ -281,15 +396,47 @@ def add_bwd_cpu(da, db, dy, a, b, col, count):
         db[..., :count] += dy[..., col : col + count]
 
 
-def add_fwd_tan_cpu(ty, ta, tb, a, b, col, count):
+@gpu.kernel(lambda y, *_: y.size)
+def _add_fwd_cuda(y, a, b, col, count):
+    M = y.shape[1]
+    for q in range(cuda.grid(1), y.size, cuda.gridsize(1)):
+        r, m = q // M, q % M
+        y[r, m] = a[r, m] + b[r, m - col] if col <= m < col + count else a[r, m]
+
+
+@gpu.kernel(lambda da, db, dy, *_: dy.size)
+def _add_bwd_cuda(da, db, dy, col, count):
+    M = dy.shape[1]
+    for q in range(cuda.grid(1), dy.size, cuda.gridsize(1)):
+        r, m = q // M, q % M
+        da[r, m] += dy[r, m]
+        if col <= m < col + count:
+            db[r, m - col] += dy[r, m]
+
+
+def add_fwd_cuda(y, a, b, col, count):
+    _add_fwd_cuda(_rows(y), _rows(a), _rows(b), col, count)
+
+
+def add_bwd_cuda(da, db, dy, a, b, col, count):
+    if da is None or db is None:
+        add_bwd_cpu(da, db, dy, a, b, col, count)
+    else:
+        _add_bwd_cuda(_rows(da), _rows(db), _rows(dy), col, count)
+
+
+def _add_fwd_tan(fwd, ty, ta, tb, a, b, col, count):
+    if ta is not None and tb is not None:
+        fwd(ty, ta, tb, col, count)
+        return
     ty[...] = 0 if ta is None else ta
     if tb is not None:
         ty[..., col : col + count] += tb[..., :count]
 
 
-def add_bwd_tan_cpu(tda, tdb, tdy, ta, tb, dy, a, b, col, count):
-    add_bwd_cpu(tda, tdb, tdy, a, b, col, count)
+def _add_bwd_tan(bwd, tda, tdb, tdy, ta, tb, dy, a, b, col, count):
+    bwd(tda, tdb, tdy, a, b, col, count)
 
 
-add_fwd_cuda, add_bwd_cuda = add_fwd_cpu, add_bwd_cpu
-add_fwd_tan_cuda, add_bwd_tan_cuda = add_fwd_tan_cpu, add_bwd_tan_cpu
+add_fwd_tan_cpu, add_fwd_tan_cuda = partial(_add_fwd_tan, add_fwd_cpu), partial(_add_fwd_tan, add_fwd_cuda)
+add_bwd_tan_cpu, add_bwd_tan_cuda = partial(_add_bwd_tan, add_bwd_cpu), partial(_add_bwd_tan, add_bwd_cuda)

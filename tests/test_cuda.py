@@ -21,16 +21,23 @@ from test_force_call import batch
 from test_model import crystal, molecule
 from test_operators import TYPICAL, Walks
 from tolerances import MODEL, OPERATOR, check_close
+from toy import toy_dataset
 
 import eqpot
 import eqpot.kernels as kernel_package
 from eqpot import backend as backends
 from eqpot.adam import Adam, MovingAverage
+from eqpot.config import Config
+from eqpot.data import Dataset, write_dataset
 from eqpot.errors import UserError
+from eqpot.evaluate import Frames
+from eqpot.fit import Trainer
+from eqpot.gpu_calls import Places, room_for
 from eqpot.gpu_graph import GpuVerletList
+from eqpot.gpu_training import GpuFrames
 from eqpot.graph import VerletList
 from eqpot.kernels import cuda as gpu
-from eqpot.kernels import reference
+from eqpot.kernels import dense, reference
 from eqpot.kernels.convolution import convolution_bwd_cuda, convolution_fwd_cuda
 from eqpot.kernels.embedding import embedding_fwd_cuda
 from eqpot.potential import Potential
@@ -218,6 +225,144 @@ def test_adam_and_average(amsgrad):
 
 
 @usable
+def test_room_for_edges_changes_nothing():
+    """A recorded call has more places for edges than there are edges: not a bit differs, whatever was there."""
+    potential, _ = pair("float32", zbl=True)
+    structures, moved = (crystal(3), molecule(5)), (crystal(3), molecule(5))
+    for atoms in moved:
+        atoms.rattle(0.2, seed=0)
+    graphs = [batch(potential, *chosen) for chosen in (structures, moved)]
+    assert graphs[0].edge_count != graphs[1].edge_count
+    places = Places(graphs[0], graphs[0].edge_count + 7, 2 * potential.config.cutoff)
+    for graph in graphs:
+        places.fill(graph)
+        expected = potential.evaluated(graph, forces=True, stress=True)
+        for found in (places.batch, moved_into(Places(graph, 7 + graph.edge_count, 9.0), graph)):
+            got = potential.evaluated(found, forces=True, stress=True)
+            for name in ("energies", "forces", "stress"):
+                same = [backends.to_host(getattr(x, name)) for x in (got, expected)]
+                assert np.array_equal(*same, equal_nan=True), name
+
+
+def moved_into(places: Places, graph):
+    """The same from a batch that is on the GPU already."""
+    places.fill(backends.moved(graph, "cuda"))
+    return places.batch
+
+
+@pytest.mark.parametrize("edges", [0, 1, 64, 65, 1000, 12345])
+def test_room_for(edges):
+    room = room_for(edges)
+    assert edges <= room <= max(edges + 64, 1.125 * edges) and room_for(room) == room
+
+
+@usable
+def test_recordings_know_what_they_were_made_for():
+    potential, reference = pair()
+    for structures in (STRUCTURES, STRUCTURES[:1], STRUCTURES[1:], STRUCTURES):
+        for scale in (1.0, 2.0):
+            potential.scale[:], reference.scale[:] = scale, scale
+            graph = batch(potential, *structures)
+            got, expected = (p.predict(graph) for p in (potential, reference))
+            check_close(got.forces, expected.forces, MODEL["float64"], what="forces")
+    assert len(potential._recorded._calls) == 6
+
+
+def mixed_dataset():
+    """Frames of different composition and size, some labels missing, one periodic in all directions."""
+    one, two = toy_dataset(3), toy_dataset(3, seed=1, symbols="OHCH")
+    numbers, positions = (
+        np.concatenate([getattr(d, k) for d in (one, two)]) for k in ("numbers", "positions")
+    )
+    forces, stress = (np.concatenate([getattr(d, k) for d in (one, two)]) for k in ("forces", "stress"))
+    forces[8:12] = stress[4] = np.nan
+    keep = np.arange(24) != 9  # three atoms in one of them
+    ptr = np.array([0, 4, 8, 11, 15, 19, 23])
+    cell, pbc = np.repeat(6.0 * np.eye(3)[None], 6, axis=0), np.ones((6, 3), bool)
+    pbc[1] = False
+    energy = np.concatenate([one.energy, two.energy])
+    return Dataset(
+        ptr, numbers[keep], positions[keep], cell, pbc, energy=energy, forces=forces[keep], stress=stress
+    )
+
+
+@usable
+def test_batches_made_on_the_gpu():
+    """The same arrays as those collated on the host, and the labels of their atoms."""
+    frames = Frames(mixed_dataset(), [1, 6, 8], 3.5)
+    weights = np.random.default_rng(0).uniform(size=len(frames.dataset.numbers))
+    on_gpu = GpuFrames(frames, weights)
+    for chosen in ([3], [5, 0, 2], [1, 4]):
+        expected, rows = frames.batch(chosen)
+        plan, species_ptr = on_gpu.plan(np.array(chosen))
+        E = expected.edge_count
+        got, labels, of_atoms = on_gpu.batch(there(plan), len(chosen), species_ptr, E + 3, 9.0)
+        for name in (
+            "frame",
+            "species",
+            "species_ptr",
+            "atom_counts",
+            "volume",
+            "receiver_ptr",
+            "sender_ptr",
+        ):
+            pair = backends.to_host(getattr(got, name)), getattr(expected, name)
+            assert np.array_equal(*pair, equal_nan=True), name
+        for name in ("edge_vec", "senders", "receivers", "sender_perm"):
+            assert np.array_equal(backends.to_host(getattr(got, name))[:E], getattr(expected, name)), name
+        assert np.array_equal(backends.to_host(got.edge_vec)[E:], [[9.0, 0, 0]] * 3)
+        known = frames.labels(chosen, rows)
+        for name in ("energy", "forces", "stress"):
+            pair = backends.to_host(getattr(labels, name)), getattr(known, name)
+            assert np.array_equal(*pair, equal_nan=True), name
+        assert np.array_equal(backends.to_host(of_atoms), weights[rows])
+
+
+@usable
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_training_steps(tmp_path, amsgrad):
+    """Recorded steps on frames that stay on the GPU against plain ones on batches made on the host."""
+    path = tmp_path / "data.h5"
+    write_dataset(path, mixed_dataset())
+    config = Config.from_dict(
+        {
+            "model": {**SMALL, "features": 2, "cutoff": 2.5},
+            "loss": {"stress": 1.0, "element_weights": "balanced"},
+            "train": {"dtype": "float64", "amsgrad": amsgrad, "n_train": 5, "n_valid": 1},
+        }
+    )
+    trainers = [Trainer.start(config, path, tmp_path / name, device="cuda") for name in ("host", "gpu")]
+    trainers[0]._gpu = None
+    for chosen in ([0, 3], [4, 1], [3, 0]):
+        plain, recorded = (trainer.step(np.array(chosen)) for trainer in trainers)
+        for name, value in plain.items():
+            assert recorded[name] == pytest.approx(value, rel=1e-9, nan_ok=True), name
+    for one, other in zip(*(trainer.arrays() for trainer in trainers), strict=True):
+        check_close(backends.to_host(other), one, 1e-7)
+    trainers[1].weights[:] = np.nan
+    with pytest.raises(UserError, match="training diverged"):
+        trainers[1].step(np.array([0, 1]))
+
+
+@usable
+@pytest.mark.parametrize("rows", [0, 1 << 16], ids=["cuBLAS", "own kernels"])
+def test_dense_either_way(monkeypatch, rows):
+    """Many rows go to cuBLAS (in the simulator, to NumPy), few to one kernel."""
+    monkeypatch.setattr(dense, "OWN_ROWS", rows)
+    case = next(c for c in TYPICAL if c.operator == "dense")
+    dy, tx, tdy = case.directions()
+    got, expected = Walks("cuda", case), Walks("ref", case)
+    for found, known in (
+        (got.fwd(), expected.fwd()),
+        (got.bwd(dy), expected.bwd(dy)),
+        (got.fwd_tan(tx), expected.fwd_tan(tx)),
+        (got.bwd_tan(tdy, tx, dy), expected.bwd_tan(tdy, tx, dy)),
+    ):
+        for x, y in zip(found, known, strict=True):
+            check_close(backends.to_host(x), y, OPERATOR["float64"])
+
+
+@usable
 def test_moves_and_files(tmp_path):
     """To the GPU and back; a saved model is the same wherever it was."""
     potential, _ = pair()
@@ -277,6 +422,10 @@ def signatures(monkeypatch, dtypes) -> dict[tuple, gpu.Kernel]:
             weights = np.zeros(3, dtype)
             Adam(weights, backend="cuda").step(weights, weights, 0.1)
             MovingAverage(weights, 0.9, backend="cuda").update(weights)
+        patched.setattr("eqpot.gpu_training.array_module", lambda _: SimpleNamespace(empty=np.zeros))
+        frames = GpuFrames(Frames(mixed_dataset(), [1, 6, 8], 3.5), np.ones(23))
+        plan, species_ptr = frames.plan(np.array([0]))
+        frames.batch(plan, 1, species_ptr, 9, 9.0)
         atoms = structure("crystal")
         patched.setattr("eqpot.gpu_graph._starts", lambda counts: (np.zeros(len(counts) + 1, int), 1))
         neighbours = GpuVerletList([1, 6, 8], 3.0, 0.4)
