@@ -8,9 +8,9 @@ Two times: of `get_forces` through `EqpotCalculator`, all atoms moved a little b
 threads take turns. Its memory is the peak after the calculator's calls, beyond what the process had after all
 calls on the smallest workload.
 
-After each `predict`, with as many threads: NumPy's float32 matrix product of 2048 x 2048, and `predict` of 192
-atoms of water. A shared machine changes its speed within seconds; ratios to these, medians too, stay. Speed is
-counted operations (see `eqpot.explain`) over the time of `predict`, beside that of the matrix product.
+After each `predict`, with as many threads: NumPy's float32 matrix product of 2048 x 2048, and `predict` of
+192 atoms of water. A shared machine changes its speed within seconds; ratios to these stay. Speed is counted
+operations (see `eqpot.explain`) over the time of `predict`, beside that of the matrix product.
 
 Model: float32, random weights, 6 blocks of 64 scalars and 64 vectors, cutoff 4 Å, for the crystals 5 Å.
 """
@@ -105,7 +105,7 @@ def case(name: str, symmetry: str) -> tuple[Atoms, Potential, Batch]:
 def in_turn(
     threads: list[int], actions: dict[str, Callable[[], object]], seconds: float
 ) -> dict[int, dict[str, float]]:
-    """Median seconds of each action for each number of threads, in turn until the first action had its time."""
+    """Median seconds of each action for each number of threads, in turn until the first had its time."""
     times = {count: {name: [] for name in actions} for count in threads}
     for action in actions.values():
         action()

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -38,9 +38,6 @@ from eqpot.graph import Batch, shortest_edges
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.potential import Potential
 from eqpot.runs import check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
-
-if TYPE_CHECKING:
-    from eqpot.gpu_training import GpuSteps
 
 MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
     "model.h5",
@@ -145,7 +142,7 @@ class Trainer:
         self.random = np.random.default_rng([config.train.seed, 1])
         self.state = State(config.train.learning_rate)
         self.rows: list[dict[str, float]] = []
-        self._gpu: GpuSteps | None = None
+        self._gpu = None
         if self.backend == "cuda":
             from eqpot.gpu_training import GpuSteps
 

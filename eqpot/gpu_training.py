@@ -152,7 +152,7 @@ class GpuSteps:
         return value, dict(zip(("energy", "forces", "stress"), parts, strict=True)), gradient, finite == 1
 
     def _compute(self, plan, constants, share, species_ptr, frames: int, room: int) -> Callable:
-        """What is done on the GPU; gives [loss, 1 if finite, energy, forces, stress] and the gradient there."""
+        """What is done on the GPU; gives [loss, 1 if finite, energy, forces, stress] and the gradient."""
         trainer, xp = self._trainer, array_module("cuda")
         far = 2 * trainer.config.model.cutoff
 
@@ -162,7 +162,8 @@ class GpuSteps:
             finite = (xp.isfinite(gradient).all() & xp.isfinite(value)).astype(np.float64)
             trainer.adam.apply(trainer.weights, gradient, constants)
             trainer.average.apply(trainer.weights, share)
-            terms = (value * part if type(part) is float else part for part in parts.values())  # NaN: absent
+            # A plain float among the terms is the NaN of labels that there are not.
+            terms = (value * part if type(part) is float else part for part in parts.values())
             return xp.stack([value, finite, *terms]), gradient
 
         return run

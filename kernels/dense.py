@@ -191,7 +191,7 @@ def _mix_weights_cpu(dw, x, dy, row_ptr, blocks, scales):
 
 @gpu.Device
 def _place(row_ptr, size, k):
-    """Group, first row and end of the k-th run of at most `size` rows of one group; a group of -1: no more."""
+    """Group, first row and end of the k-th run of at most `size` rows of one group; group -1: no more."""
     for g in range(row_ptr.size - 1):
         lo, hi = row_ptr[g], row_ptr[g + 1]
         runs = (hi - lo + size - 1) // size
@@ -214,7 +214,7 @@ def _mix_rows(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
     n, M = y.shape
     total, part = cuda.local.array(STRIP, y.dtype), cuda.local.array(STRIP, y.dtype)
     zero = y.dtype.type(0)
-    for q in range(cuda.grid(1), _runs(n, row_ptr.size - 1, STRIP) * M, cuda.gridsize(1)):
+    for q in range(cuda.grid(1), (n // STRIP + row_ptr.size - 1) * M, cuda.gridsize(1)):
         m = q % M
         g, first, last = _place(row_ptr, STRIP, q // M)
         if g < 0:

@@ -226,7 +226,7 @@ def test_adam_and_average(amsgrad):
 
 @usable
 def test_room_for_edges_changes_nothing():
-    """A recorded call has more places for edges than there are edges: not a bit differs, whatever was there."""
+    """A recorded call has more places than edges: not a bit differs, whatever was there before."""
     potential, _ = pair("float32", zbl=True)
     structures, moved = (crystal(3), molecule(5)), (crystal(3), molecule(5))
     for atoms in moved:
