@@ -70,7 +70,7 @@ def loss_and_gradient(
 
 
 def _term(config: LossConfig, value, label, none, per=1.0, weight=1.0) -> tuple[tuple | None, np.ndarray]:
-    """mean(weight · rho((value - label) / per)) over the known labels, where none is known as zero and as NaN,
+    """mean(weight · rho((value - label) / per)) over the known labels, where none is known 0 and NaN,
     and its derivative by `value`; None and `none` without labels."""
     if value is None or label is None:
         return None, none
