@@ -463,6 +463,9 @@ def main() -> None:
                 else bench.force_calls(name, options.rounds)
             )
             write_results(path, bench.key, about, name, results[name])
+            for package, called in TITLES.items():
+                if failed := results[name].get(package, {}).get("failed"):
+                    console.print(f"{called} failed: {failed}", markup=False)
         console.print(table(bench.key, results))
         console.print(f"wrote {path}")
 

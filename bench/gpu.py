@@ -109,10 +109,10 @@ def force_call(name: str, device: str, limit: float) -> dict:
     forces = atoms.get_forces()
     calculator.reset()
     if not np.array_equal(forces, atoms.get_forces()):
-        raise UserError(f"{name}: {device}: expected the same bits from call to call, found others")
+        raise UserError("expected the same bits from call to call, found others")
     error = float(np.abs(forces - exact).max() / np.abs(exact).max())
     if not error <= TOLERANCE:
-        raise UserError(f"{name}: {device}: expected forces within {TOLERANCE:g}, found {error:.2g}")
+        raise UserError(f"expected forces within {TOLERANCE:g}, found {error:.2g}")
     whole = median_seconds(call, limit)
     geometry = atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc
     key = calculator._key(calculator.potentials[0])
