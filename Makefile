@@ -12,7 +12,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
             $$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test test-fast test-sim test-gpu lint format bench docs docs-pictures clean
+.PHONY: help demo test test-fast test-sim test-gpu sanitize lint format bench docs docs-pictures clean
 
 help:
 	@echo "make demo       fit the ethanol sample, evaluate it on frames kept out, draw the pictures (under 8 minutes on two cores)"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-fast  the tests that take no more than a few seconds each (one to two minutes)"
 	@echo "make test-sim   the CUDA kernels in Numba's simulator (part of make test; under 8 minutes)"
 	@echo "make test-gpu   the whole suite on a GPU, whose libraries it installs (CUDA_EXTRA=cuda12 for older drivers)"
+	@echo "make sanitize   the small tests on a GPU under compute-sanitizer: memory, races, numbers never written"
 	@echo "make lint       ruff's check and format check;  make format  applies both"
 	@echo "make bench      errors on liquid water against the number of training frames (about 40 minutes)"
 	@echo "make docs       the course as a site, docs/_build/index.html;  make docs-pictures  draws its pictures anew"
@@ -52,6 +53,18 @@ CUDA_EXTRA := cuda
 test-gpu: $(VENV)/.installed-test
 	$(PIP) --editable '.[test,$(CUDA_EXTRA)]'
 	$(RUN) $(PYTEST)
+
+# Libraries probe the driver, so an error that its API returns is no finding. Each array has an allocation of
+# its own, instead of a piece of CuPy's pool, so that a step over its end is one.
+SANITIZER := compute-sanitizer --error-exitcode 1 --target-processes all --launch-timeout 0 --report-api-errors no
+UNPOOLED  := import sys, cupy, pytest; cupy.cuda.set_allocator(None); sys.exit(pytest.main(sys.argv[1:]))
+
+sanitize: $(VENV)/.installed-test
+	@command -v compute-sanitizer >/dev/null || { echo "error: no compute-sanitizer found; it comes with the CUDA toolkit" >&2; exit 1; }
+	$(PIP) --editable '.[test,$(CUDA_EXTRA)]'
+	for tool in memcheck racecheck initcheck; do \
+	  $(SANITIZER) --tool $$tool $(RUN) -c '$(UNPOOLED)' tests/test_cuda.py -m "not slow" || exit 1; \
+	done
 
 test-fast: $(VENV)/.installed-test
 	$(RUN) $(PYTEST) -m "not slow"

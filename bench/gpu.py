@@ -1,22 +1,26 @@
 """Force calls and training steps on a GPU, beside those on the CPU.
 
-    python bench/gpu.py                                  # everything, about ten minutes
+    python bench/gpu.py                                  # 15 to 786,432 atoms
     python bench/gpu.py --only acac_15 water_98304       # some workloads; results accumulate in the JSON file
     python bench/gpu.py --largest                        # the largest box of water that fits, too
 
 `get_forces` through `EqpotCalculator`, all atoms moved a little before each call, neighbour list included;
 `Potential.predict` with the graph at hand. Before it is timed, each workload is compared with the same
-potential in float64, and called twice for the same bits. Speed is counted operations over the time of
-`predict`, beside what a large float32 matrix product (no TF32) and a copy within the card's memory reach.
+potential in float64 (on the CPU, large ones on the GPU), and called twice for the same bits. Speed is counted
+operations over the time of `predict`, and its share of what a long float32 matrix product (no TF32) reaches.
+Results are written one by one into a file that names the card; a workload that fails is written down as such.
 
 Model: float32, random weights, 6 blocks of 64 scalars and 64 vectors, cutoff 4 Å, for the crystals 5 Å.
 """
 
 from __future__ import annotations
 
+import gc
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -24,10 +28,10 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from force_call import CUTOFF, SETTINGS
-from recording import Record, parser
+from recording import Record, check_device, gpu_limits, parser, wait
 from rich.console import Console
 from rich.table import Table
-from workloads import ACAC, NAMES, WATER, structure
+from workloads import ACAC, NAMES, ON_GPU, structure
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.backend import array_module, moved
@@ -38,40 +42,17 @@ from eqpot.errors import UserError
 from eqpot.explain import operations
 from eqpot.fit import Trainer
 
-WATER |= {"water_98304": (8, 8, 8), "water_786432": (16, 16, 16)}
-ALL = (*NAMES, "water_98304", "water_786432")
-ON_CPU = 20_000  # atoms up to which the CPU is timed, too
+MOST_ON_CPU = 20_000  # atoms up to which the CPU is timed, too
+TRAINING = ("acac_15", "water_192")
 SIDES = (20, 24, 28, 32, 36, 40)  # water boxes of side^3 frames of 192 atoms
-
-
-def card() -> dict[str, str | float]:
-    """Name and versions, and what it reaches: bytes read and written per second, operations per second."""
-    cp = array_module("cuda")
-    runtime = cp.cuda.runtime
-    name = runtime.getDeviceProperties(0)["name"].decode()
-    source = cp.zeros(1 << 28, np.float32)
-    target = cp.empty_like(source)
-    a = cp.random.default_rng(0).random((8192, 8192), np.float32)
-    copy, product = (
-        min(seconds(action) for _ in range(10))
-        for action in (lambda: cp.copyto(target, source), lambda: cp.matmul(a, a))
-    )
-    return {
-        "card": name,
-        "driver": str(runtime.driverGetVersion()),
-        "cupy": cp.__version__,
-        "bytes_per_second": 2 * source.nbytes / copy,
-        "operations_per_second": 2 * 8192**3 / product,
-    }
 
 
 def seconds(action: Callable[[], object]) -> float:
     """Of an action, all that it started on the GPU included."""
-    cp = array_module("cuda")
-    cp.cuda.Device().synchronize()
+    wait()
     began = time.perf_counter()
     action()
-    cp.cuda.Device().synchronize()
+    wait()
     return time.perf_counter() - began
 
 
@@ -91,31 +72,47 @@ def potential_for(atoms: Atoms, name: str, dtype: str, device: str) -> Potential
     return made.to(device)
 
 
+def memory_pool():
+    return array_module("cuda").get_default_memory_pool()
+
+
+def free_memory() -> None:
+    """Give back what no array holds."""
+    gc.collect()
+    memory_pool().free_all_blocks()
+
+
+def exact_forces(atoms: Atoms, name: str, device: str) -> np.ndarray:
+    """Forces in float64."""
+    atoms.calc = EqpotCalculator(potential_for(atoms, name, "float64", device))
+    try:
+        return atoms.get_forces()
+    finally:
+        atoms.calc = None
+        free_memory()
+
+
 def force_call(name: str, device: str, limit: float) -> dict:
     """Times (s), edges, memory (bytes) and operations of one workload; UserError where forces are wrong."""
-    atoms, cp = structure(name), array_module("cuda")
-    potential = potential_for(atoms, name, "float32", device)
-    calculator = EqpotCalculator(potential)
+    atoms = structure(name)
     start, random = atoms.positions.copy(), np.random.default_rng(0)
-    atoms.calc = calculator
 
     def call() -> None:
         atoms.positions = start + random.normal(scale=0.003, size=start.shape)
         atoms.get_forces()
 
     atoms.rattle(0.1, seed=0)
+    exact = exact_forces(atoms, name, "cpu" if len(atoms) <= MOST_ON_CPU else device)
+    potential = potential_for(atoms, name, "float32", device)
+    atoms.calc = calculator = EqpotCalculator(potential)
+    first = seconds(atoms.get_forces)
     forces = atoms.get_forces()
     calculator.reset()
     if not np.array_equal(forces, atoms.get_forces()):
-        raise UserError(f"{name}: {device}: expected the same bits from call to call, found others")
-    atoms.calc = EqpotCalculator(potential_for(atoms, name, "float64", device))
-    exact = atoms.get_forces()
+        raise UserError("expected the same bits from call to call, found others")
     error = float(np.abs(forces - exact).max() / np.abs(exact).max())
     if not error <= TOLERANCE:
-        raise UserError(f"{name}: {device}: expected forces within {TOLERANCE:g}, found {error:.2g}")
-    atoms.calc = calculator
-    cp.get_default_memory_pool().free_all_blocks()
-    first = seconds(call)
+        raise UserError(f"expected forces within {TOLERANCE:g}, found {error:.2g}")
     whole = median_seconds(call, limit)
     geometry = atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc
     key = calculator._key(calculator.potentials[0])
@@ -130,7 +127,7 @@ def force_call(name: str, device: str, limit: float) -> dict:
         "calculator_seconds": whole,
         "predict_seconds": predict,
         "force_error": error,
-        "memory": cp.get_default_memory_pool().total_bytes() if device == "cuda" else None,
+        "memory": memory_pool().total_bytes() if device == "cuda" else None,
         "operations": operations(potential.model, len(atoms), batch.edge_count),
     }
 
@@ -163,77 +160,80 @@ def training_step(name: str, device: str, limit: float) -> dict:
     return {"workload": name, "device": device, "batch": batch_size, "step_seconds": step}
 
 
-def largest(limit_of_sides: tuple[int, ...] = SIDES) -> dict:
-    """Atoms of the largest water box whose forces the card can hold, and the seconds of a call."""
-    cp, found = array_module("cuda"), {}
-    for side in limit_of_sides:
+def largest() -> dict:
+    """Atoms of the largest water box that the card holds, seconds of a call; UserError if it holds none."""
+    found = {}
+    for side in SIDES:
         atoms = structure("water_192").repeat((side,) * 3)
         atoms.calc = EqpotCalculator(potential_for(atoms, "water", "float32", "cuda"))
         try:
             found = {"atoms": len(atoms), "seconds": seconds(atoms.get_forces)}
-        except (UserError, cp.cuda.memory.OutOfMemoryError):
+        except (UserError, MemoryError):
             break
         finally:
             atoms.calc = None
-            cp.get_default_memory_pool().free_all_blocks()
+            free_memory()
+    if not found:
+        raise UserError(f"expected memory for {192 * SIDES[0] ** 3} atoms at least, found too little")
     return found
 
 
-def table(rows: list[dict], about: dict) -> Table:
-    found = Table(
-        title=f"{about['card']}: {about['bytes_per_second'] / 1e12:.2f} TB/s, "
-        f"{about['operations_per_second'] / 1e12:.1f} Tflop/s",
-        title_justify="left",
-    )
+def table(rows: list[dict]) -> Table:
+    found = Table(title=f"Force calls; {rows[0]['machine']['gpu']}", title_justify="left")
     found.add_column("")
-    for heading in (
-        "device",
-        "atoms",
-        "calculator, ms",
-        "µs/atom",
-        "predict, ms",
-        "Tflop/s",
-        "kB/atom",
-        "error",
-    ):
+    columns = ("device", "atoms", "calculator, ms", "µs/atom", "predict, ms", "Tflop/s", "of peak", "kB/atom")
+    for heading in (*columns, "error"):
         found.add_column(heading, justify="right")
     for r in rows:
         n, whole, predict = r["atoms"], r["calculator_seconds"], r["predict_seconds"]
+        speed = r["operations"] / predict
         found.add_row(
             *(r["workload"], r["device"], f"{n}", f"{1e3 * whole:.3f}", f"{1e6 * whole / n:.3f}"),
-            *(f"{1e3 * predict:.3f}", f"{r['operations'] / predict / 1e12:.2f}"),
+            *(f"{1e3 * predict:.3f}", f"{speed / 1e12:.2f}"),
+            f"{100 * speed / r['limits']['flops']:.1f} %" if r["device"] == "cuda" else "",
             *(f"{r['memory'] / n / 1e3:.1f}" if r["memory"] else "", f"{r['force_error']:.1e}"),
         )
     return found
 
 
 def main() -> None:
-    arguments = parser(__doc__, ALL, 2.0, "time")
+    arguments = parser(__doc__, [*NAMES, *ON_GPU], 2.0, "time", threads=False)
     arguments.add_argument("--largest", action="store_true", help="the largest water box, too")
     options = arguments.parse_args()
-    about, console, record = card(), Console(width=130), Record()
-    record.path = record.path.with_name(f"gpu_{about['card'].replace(' ', '_').lower()}.json")
-    rows = []
+    check_device(arguments, "cuda")
+    console, record, limits, failed = Console(width=130, highlight=False), Record("cuda"), gpu_limits(), []
+    console.print(
+        f"{record.machine['gpu']}: matrix products at {limits['flops'] / 1e12:.1f} Tflop/s, "
+        f"copies at {limits['bytes'] / 1e12:.2f} TB/s"
+    )
+
+    def keep(key: str, measure: Callable[[], dict], shown: str) -> None:
+        try:
+            entry = measure()
+        except (UserError, MemoryError) as e:
+            entry = {"failed": str(e)}
+            failed.append(key)
+        record.add(key, **entry, limits=limits)
+        record.write()
+        console.print(f"{key}: {entry.get('failed') or shown.format(**entry)}", markup=False)
+
     for name in options.only:
+        devices = ("cuda", "cpu") if len(structure(name)) <= MOST_ON_CPU else ("cuda",)
+        for device in devices:
+            call = partial(force_call, name, device, options.seconds)
+            keep(f"{name}, {device}", call, "{calculator_seconds:.3g} s")
+    for name in [name for name in TRAINING if name in options.only]:
         for device in ("cuda", "cpu"):
-            if device == "cpu" and len(structure(name)) > ON_CPU:
-                continue
-            rows.append(force_call(name, device, options.seconds))
-            record.add(f"{name}, {device}", **rows[-1], **about)
-            console.print(f"{name}, {device}: {1e3 * rows[-1]['calculator_seconds']:.3f} ms", highlight=False)
-    for name in {"acac_15", "water_192"} & set(options.only):
-        for device in ("cuda", "cpu"):
-            row = training_step(name, device, options.seconds)
-            record.add(f"training, {name}, {device}", **row, **about)
-            console.print(
-                f"training step, {name}, {device}: {1e3 * row['step_seconds']:.2f} ms", highlight=False
-            )
+            step = partial(training_step, name, device, options.seconds)
+            keep(f"training, {name}, {device}", step, "{step_seconds:.3g} s")
     if options.largest:
-        found = largest()
-        record.add("largest water box", **found, **about)
-        console.print(f"largest water box: {found}", highlight=False)
-    console.print(table(rows, about))
+        keep("largest water box", largest, "{atoms} atoms, {seconds:.3g} s")
+    rows = [row for row in record.results.values() if "calculator_seconds" in row]
+    if rows:
+        console.print(table(rows))
     console.print(record.write())
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,16 @@
 
     python bench/operators.py                          # 1 and 2 threads, water of 1536 atoms, 64 features
     python bench/operators.py --only interaction gate  # or some; results accumulate in the JSON file
+    python bench/operators.py --device cuda            # on a GPU, water of 12,288 atoms
 
 Operations are counted from the formulas (`OPERATIONS`), for the operators that are arithmetic rather than
-traffic, and compared with NumPy's float32 matrix product of 2048 x 2048. Bytes are those of all arrays that
-a function takes, each once, compared with a copy of 256 MB. Before it is timed, every function is compared
-with the reference on the same inputs in float64.
+traffic, and compared with a float32 matrix product: NumPy's of 2048 x 2048, on a GPU one of 8192 x 8192 (no
+TF32). Bytes are those of all arrays that a function takes, each once, compared with a copy of 256 MB, on a
+GPU of 2 GB. Before it is timed, every function is compared with the reference on the same inputs in float64.
+
+On a GPU the time is that of the kernels alone, however long their launches take, and `convolution` is timed,
+too, which evaluates in place of the radial network's last `dense` and of `interaction`. It has no reference
+of its own (its test makes one of these two) and is compared with itself in float64.
 """
 
 from __future__ import annotations
@@ -17,22 +22,32 @@ from statistics import median
 
 import numba
 import numpy as np
-from recording import Record, matrix_rate, parser
+from recording import Record, check_device, gpu_limits, gpu_seconds, matrix_rate, parser
 from rich.console import Console
 from rich.table import Table
 from workloads import structure
 
+from eqpot.backend import to_device, to_host
 from eqpot.explain import PATH_OPERATIONS
 from eqpot.graph import collate, frame_graph
-from eqpot.ops import SIGNATURES, WALKS, operators
+from eqpot.ops import ON_HOST, SIGNATURES, WALKS, Operator, Signature, convolution, operators
 
 CHANNELS, BASIS, CUTOFF = 64, 8, 4.0
-SMALL, LARGE = "acac_15", "water_1536"
+SMALL, LARGE = "acac_15", {"cpu": "water_1536", "cuda": "water_12288"}
 TOLERANCE = 2e-5  # float32 against the reference in float64, relative to the largest number
+CONVOLUTION = Signature(
+    "convolution",
+    ("ms", "mv"),
+    ("s", "v", "unit", "r"),
+    ("h", "dh", "W", "senders", "receiver_ptr", "paths", "first", "scale"),
+)
+ARGUMENTS = SIGNATURES | {"convolution": CONVOLUTION}
 # Multiplications and additions per row (dense: k x m of all blocks) or per edge and channel (interaction: the
 # five products, their cotangents of features and weights, and of Y1, which is one of three paths only). A
-# tangent moves each factor in turn.
+# tangent moves each factor in turn. The convolution makes its weights from BASIS numbers of each edge, going
+# back their slopes, too, and of the cotangents of the weights only their sum with the slopes.
 MESSAGE, _, _, WITH_Y1 = (sum(column) for column in zip(*PATH_OPERATIONS.values(), strict=True))
+WEIGHTS = 2 * 5 * BASIS
 OPERATIONS = {
     "dense": {"fwd": 2, "bwd": 4, "fwd_tan": 4, "bwd_tan": 8},
     "interaction": {
@@ -41,6 +56,7 @@ OPERATIONS = {
         "fwd_tan": 2 * MESSAGE + WITH_Y1,
         "bwd_tan": 2 * (2 * MESSAGE + WITH_Y1) + 3 * WITH_Y1,
     },
+    "convolution": {"fwd": WEIGHTS + MESSAGE, "bwd": 2 * WEIGHTS + 2 * MESSAGE + WITH_Y1 + 2 * 5},
 }
 PER_ATOM = ("embedding", "gate", "norm", "add", "dense")
 
@@ -61,6 +77,8 @@ def workloads(name: str) -> dict[str, tuple[list, list, tuple]]:
         return random.normal(size=shape)
 
     r = np.linalg.norm(graph.edge_vec, axis=1)
+    radial = normal(E, B), normal(E, B), normal(B, 5 * C), graph.senders, graph.receiver_ptr, paths, 0, 1.0
+    messages = [(n, 2 * C), (n, 3, 3 * C)]
     return {
         "edge_geometry": ([graph.edge_vec], [(E,), (E, 3)], ()),
         "radial_basis": ([r, np.pi * np.arange(1, B + 1)], [(E, B)], (CUTOFF, 6)),
@@ -69,39 +87,50 @@ def workloads(name: str) -> dict[str, tuple[list, list, tuple]]:
         "embedding": ([normal(len(species), C)], [(n, C)], (graph.species, graph.species_ptr)),
         "interaction": (
             [normal(n, C), normal(n, 3, C), normal(E, 3), normal(E, 5 * C)],
-            [(n, 2 * C), (n, 3, 3 * C)],
+            messages,
             (*indices, paths),
         ),
         "gate": ([normal(n, 2 * C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
         "norm": ([normal(n, C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
         "add": ([normal(n, 2 * C), normal(n, 2 * C)], [(n, 2 * C)], (0, 2 * C)),
+        "convolution": ([normal(n, C), normal(n, 3, C), normal(E, 3), r], messages, radial),
     }
 
 
-def call(operator, walk: str, inputs: list, shapes: list, static: tuple, dtype: str):
+def operator(name: str, backend: str) -> Operator:
+    return convolution() if name == "convolution" else operators(backend)[name]
+
+
+def call(name: str, backend: str, walk: str, inputs: list, shapes: list, static: tuple, dtype: str):
     """A function without arguments that runs one walk, and the arrays it takes; results come first."""
     random = np.random.default_rng(1)
 
-    def numbers(shapes):
-        return [random.normal(size=shape).astype(dtype) for shape in shapes]
+    def there(array):
+        return to_device(array.astype(dtype) if array.dtype.kind == "f" else array, backend)
 
-    x = [a.astype(dtype) for a in inputs]
+    def numbers(shapes):
+        return [there(random.normal(size=shape)) for shape in shapes]
+
     like = [a.shape for a in inputs]
-    results = [np.zeros(s, dtype) for s in (shapes if walk.startswith("fwd") else like)]
+    results = [there(np.zeros(s)) for s in (shapes if walk.startswith("fwd") else like)]
     others = {"fwd": [], "bwd": numbers(shapes), "fwd_tan": numbers(like)}
     others["bwd_tan"] = [*numbers(shapes), *numbers(like), *numbers(shapes)]
-    arrays = [*results, *others[walk], *x]
-    function = getattr(operator, walk)
-    return (lambda: function(*arrays, *static)), arrays, results
+    static = [
+        there(x) if isinstance(x, np.ndarray) and argument not in ON_HOST else x
+        for argument, x in zip(ARGUMENTS[name].static, static, strict=True)
+    ]
+    arrays = [*results, *others[walk], *map(there, inputs)]
+    function = getattr(operator(name, backend), walk)
+    return (lambda: function(*arrays, *static)), [*arrays, *static], results
 
 
-def check(name: str, walk: str, inputs: list, shapes: list, static: tuple) -> float:
+def check(name: str, backend: str, walk: str, inputs: list, shapes: list, static: tuple) -> float:
     """Largest error relative to the largest number, float32 against the reference in float64."""
     found = []
-    for backend, dtype in (("cpu", "float32"), ("ref", "float64")):
-        run, _, results = call(operators(backend)[name], walk, inputs, shapes, static, dtype)
+    for where, dtype in ((backend, "float32"), ("ref" if name in SIGNATURES else backend, "float64")):
+        run, _, results = call(name, where, walk, inputs, shapes, static, dtype)
         run()
-        found.append(results)
+        found.append([to_host(result) for result in results])
     pairs = zip(*found, strict=True)
     return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs if b.size and np.abs(b).max())
 
@@ -116,7 +145,7 @@ def time_of(action, seconds: float) -> float:
     return median(times)
 
 
-def limits(threads: int) -> dict[str, float]:
+def cpu_limits(threads: int) -> dict[str, float]:
     """Operations per second of a matrix product, bytes per second of a copy (read and written)."""
     x = np.ones(2**25, np.float32)
     y = np.empty_like(x)
@@ -139,8 +168,13 @@ def operations(name: str, walk: str, inputs: list) -> float | None:
     return count * inputs[2].shape[0] * CHANNELS
 
 
+def short(x: float) -> str:
+    return f"{x:.0f}" if x >= 10 else f"{x:.2g}"
+
+
 def table(rows: list[dict]) -> Table:
-    found = Table(title=f"Operators; {rows[0]['machine']['cpu']}", title_justify="left")
+    machine = rows[0]["machine"]
+    found = Table(title=f"Operators; {machine.get('gpu', machine['cpu'])}", title_justify="left")
     found.add_column("")
     for heading in ("threads", "µs", "ns per", "Gflop/s", "of peak", "GB/s", "of a copy"):
         found.add_column(heading, justify="right")
@@ -149,9 +183,9 @@ def table(rows: list[dict]) -> Table:
         bandwidth = r["bytes"] / r["seconds"]
         found.add_row(
             f"{r['operator']} {r['walk']}",
-            f"{r['threads']}",
-            f"{1e6 * r['seconds']:.0f}",
-            f"{1e9 * r['seconds'] / r['rows']:.0f} {r['per']}",
+            f"{r['threads'] or ''}",
+            short(1e6 * r["seconds"]),
+            f"{short(1e9 * r['seconds'] / r['rows'])} {r['per']}",
             "" if flops is None else f"{flops / 1e9:.1f}",
             "" if flops is None else f"{100 * flops / r['limits']['flops']:.0f} %",
             f"{bandwidth / 1e9:.1f}",
@@ -161,36 +195,46 @@ def table(rows: list[dict]) -> Table:
 
 
 def main() -> None:
-    options = parser(__doc__, list(SIGNATURES), 0.3, "function").parse_args()
-    console, record = Console(width=130), Record()
-    small, large = workloads(SMALL), workloads(LARGE)
+    arguments = parser(__doc__, list(ARGUMENTS), 0.3, "function")
+    arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments.set_defaults(only=None)
+    options = arguments.parse_args()
+    device = options.device
+    check_device(arguments, device)
+    names = options.only or list(SIGNATURES if device == "cpu" else ARGUMENTS)
+    if device == "cpu" and "convolution" in names:
+        arguments.error("convolution: expected --device cuda, found cpu")
+    console, record = Console(width=130), Record(device)
+    small, large = workloads(SMALL), workloads(LARGE[device])
     atoms, edges = (large[name][0][0].shape[0] for name in ("gate", "edge_geometry"))
-    for threads in options.threads:
-        numba.set_num_threads(threads)
-        found = limits(threads)
-        console.print(
-            f"{threads} threads: {found['flops'] / 1e9:.0f} Gflop/s, {found['bytes'] / 1e9:.0f} GB/s"
-        )
-        for name in options.only:
+    for threads in options.threads if device == "cpu" else [None]:
+        if threads:
+            numba.set_num_threads(threads)
+        limits = gpu_limits() if threads is None else cpu_limits(threads)
+        where = "on the GPU" if threads is None else f"{threads} threads"
+        console.print(f"{where}: {limits['flops'] / 1e9:.0f} Gflop/s, {limits['bytes'] / 1e9:.0f} GB/s")
+        for name in names:
             per = "atom" if name in PER_ATOM else "edge"
-            for walk in WALKS:
-                error = check(name, walk, *small[name])
+            for walk in WALKS if name in SIGNATURES else ("fwd", "bwd"):
+                error = check(name, device, walk, *small[name])
                 if not error <= TOLERANCE:
                     sys.exit(f"{name} {walk}: expected an error below {TOLERANCE:g}, found {error:g}")
-                run, arrays, _ = call(operators("cpu")[name], walk, *large[name], "float32")
+                run, arrays, _ = call(name, device, walk, *large[name], "float32")
+                time_it = time_of if device == "cpu" else gpu_seconds
                 record.add(
-                    f"{name} {walk}, {threads} threads",
+                    f"{name} {walk}, {where}",
                     operator=name,
                     walk=walk,
                     threads=threads,
-                    seconds=time_of(run, options.seconds),
+                    seconds=time_it(run, options.seconds),
                     operations=operations(name, walk, large[name][0]),
-                    bytes=sum(a.nbytes for a in arrays),
+                    bytes=sum(getattr(a, "nbytes", 0) for a in arrays),
                     rows=atoms if per == "atom" else edges,
                     per=per,
                     error=error,
-                    limits=found,
+                    limits=limits,
                 )
+                record.write()
     console.print(table(list(record.results.values())))
     console.print(record.write())
 

@@ -53,6 +53,20 @@ def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
+def card() -> dict[str, str]:
+    """Name of the GPU, the CUDA version of its driver, the version of CuPy."""
+    if SIMULATED:
+        return {"gpu": "Numba's simulator"}
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    return {
+        "gpu": runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode(),
+        "driver": _version(runtime.driverGetVersion()),
+        "cupy": cupy.__version__,
+    }
+
+
 def array_module(backend: str) -> Any:
     """NumPy, or CuPy for the GPU."""
     if backend != "cuda" or SIMULATED:

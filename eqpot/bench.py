@@ -21,6 +21,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from scipy.spatial.transform import Rotation
 
+from eqpot.backend import card
 from eqpot.calculator import EqpotCalculator
 from eqpot.config import Config
 from eqpot.errors import UserError
@@ -34,8 +35,8 @@ SPACING = 3.107  # Å between molecules on a cubic grid: water of 1 g/cm^3
 TOLERANCE = 2e-5  # float32 forces against the float64 reference, relative to the largest
 
 
-def machine() -> dict[str, str | int]:
-    """Processor, cores that this process may use, versions, and today's date."""
+def machine(device: str = "cpu") -> dict[str, str | int]:
+    """Processor, cores that this process may use, versions, and today's date; with "cuda" the GPU's, too."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
@@ -45,6 +46,7 @@ def machine() -> dict[str, str | int]:
         "eqpot": version("eqpot"),
         "numba": version("numba"),
         "date": date.today().isoformat(),
+        **(card() if device == "cuda" else {}),
     }
 
 
@@ -150,8 +152,9 @@ def training_steps(threads: Sequence[int], seconds: float, device: str = "cpu") 
 
 def table(rows: list[dict[str, Any]], about: dict[str, str | int]) -> Table:
     """What was measured; speeds of dynamics are without the integrator's own time."""
+    gpu = f"{about['gpu']}; " if "gpu" in about else ""
     title = (
-        f"{about['cpu']}, {about['cores']} cores; eqpot {about['eqpot']}, numba {about['numba']}\n"
+        f"{gpu}{about['cpu']}, {about['cores']} cores; eqpot {about['eqpot']}, numba {about['numba']}\n"
         f"ns/day: dynamics at a time step of {TIME_STEP:g} fs; first: the first call, with what it compiles"
     )
     found = Table(title=title, title_justify="left", box=SIMPLE_HEAD)

@@ -583,7 +583,7 @@ def bench(model, structure, threads, seconds, training, json_file, device) -> No
     rows = bench.force_calls(potential, systems, counts, seconds, device)
     if training:
         rows += bench.training_steps(counts, seconds, device)
-    about = bench.machine()
+    about = bench.machine(device)
     Console(highlight=False, soft_wrap=True).print(bench.table(rows, about))
     if json_file is not None:
         bench.write_json(json_file, rows, about)

@@ -49,8 +49,8 @@ class Signature:
 # of which P0 make scalars and P1 vectors. K and M are columns; leading dimensions (...) count as rows, so a
 # vector has three. Lengths are in Å; the network's own numbers have no unit.
 #
-# On a GPU arrays are CuPy's, except those by which the host decides what to launch, which stay NumPy's:
-# row_ptr, blocks, scales, species_ptr, paths.
+# On a GPU arrays are CuPy's, except those by which the host decides what to launch (ON_HOST), which stay
+# NumPy's.
 #
 # operator       outputs                        inputs
 #                static
@@ -92,6 +92,7 @@ SIGNATURES: dict[str, Signature] = {
     "norm": Signature("gate", ("s_out", "v_out"), ("s", "v"), ("n_even",)),
     "add": Signature("dense", ("y",), ("a", "b"), ("col", "count")),
 }
+ON_HOST = {"row_ptr", "blocks", "scales", "species_ptr", "paths"}
 BACKENDS = ("ref", "cpu", "cuda")
 WALKS = ("fwd", "bwd", "fwd_tan", "bwd_tan")
 

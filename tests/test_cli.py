@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from toy import MODEL, toy_dataset
 
+from eqpot.backend import obstacle
 from eqpot.cli import _Listened, main
 from eqpot.config import Config
 from eqpot.data import read_dataset, write_dataset
@@ -347,8 +348,29 @@ def test_water_of_the_benchmark_is_as_dense_as_water():
 def test_mistakes_get_one_line(arguments, words, bad_files, capsys, monkeypatch):
     monkeypatch.chdir(bad_files)
     assert words in refused(arguments, capsys)
-    assert not (bad_files / "new").exists()
+    assert not list(bad_files.glob("new*"))
     assert not list(bad_files.glob("**/.*"))
+
+
+@pytest.mark.skipif(not obstacle(), reason="there is a GPU, or the simulator")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fit toy.h5 -o new",
+        "fit --resume -o run",
+        "eval run/model.h5 toy.h5",
+        "relax run/model.h5 lone.xyz -o new.xyz",
+        "md run/model.h5 lone.xyz -o new",
+        "check run/model.h5 lone.xyz",
+        "bench",
+        "bench run/model.h5 lone.xyz",
+    ],
+)
+def test_no_gpu_gets_one_line(line, bad_files, capsys, monkeypatch):
+    """Every command that computes with a model, before it does anything."""
+    monkeypatch.chdir(bad_files)
+    assert refused([*line.split(), "--device", "cuda"], capsys).startswith("error: device: cuda: ")
+    assert not list(bad_files.glob("new*"))
 
 
 @pytest.fixture(scope="module")

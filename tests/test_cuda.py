@@ -4,11 +4,14 @@ kernel through the compiler, which needs no GPU.
 The simulator checks no types, the compiler no numbers: together they leave what only a card can show.
 """
 
+import ctypes
 import importlib
+import itertools
 import pkgutil
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from graphs import SKEW
+from numpy.lib.stride_tricks import as_strided
 from test_blocks import loss_of
 from test_force_call import batch
 from test_model import crystal, molecule
@@ -27,6 +31,7 @@ import eqpot
 import eqpot.kernels as kernel_package
 from eqpot import backend as backends
 from eqpot.adam import Adam, MovingAverage
+from eqpot.bench import machine, table
 from eqpot.config import Config
 from eqpot.data import Dataset, write_dataset
 from eqpot.errors import UserError
@@ -36,9 +41,10 @@ from eqpot.gpu_calls import Places, room_for
 from eqpot.gpu_graph import GpuVerletList
 from eqpot.gpu_training import GpuFrames
 from eqpot.graph import VerletList
+from eqpot.kernels import convolution, dense, reference
 from eqpot.kernels import cuda as gpu
-from eqpot.kernels import dense, reference
 from eqpot.kernels.convolution import convolution_bwd_cuda, convolution_fwd_cuda
+from eqpot.kernels.dense import add_matmul
 from eqpot.kernels.embedding import embedding_fwd_cuda
 from eqpot.potential import Potential
 
@@ -377,6 +383,12 @@ def test_moves_and_files(tmp_path):
     )
 
 
+@usable
+def test_benchmarks_name_the_card():
+    about = machine("cuda")
+    assert about["gpu"] and about["gpu"] in table([], about).title
+
+
 @pytest.mark.skipif(not backends.obstacle(), reason="there is a GPU, or the simulator")
 def test_no_gpu_is_said():
     with pytest.raises(UserError, match="device: cuda: "):
@@ -389,6 +401,84 @@ def test_arrays_of_numpy_are_refused():
     """Numba would copy them to the GPU and back at each launch."""
     with pytest.raises(TypeError, match="_fwd_cuda: expected arrays on the GPU, found one of NumPy"):
         embedding_fwd_cuda(np.empty((2, 1)), np.ones((1, 1)), np.zeros(2, int), np.array([0, 2]))
+
+
+# ------------------------------------------------------------ what cuBLAS is told about views
+
+
+class OnGpu:
+    """A matrix of NumPy's that shows what CuPy's arrays show: address, shape and strides."""
+
+    def __init__(self, array: np.ndarray):
+        self.array, self.data = array, SimpleNamespace(ptr=array.ctypes.data)
+        self.shape, self.strides = array.shape, array.strides
+        self.itemsize, self.dtype = array.itemsize, array.dtype
+
+    @property
+    def T(self) -> "OnGpu":
+        return OnGpu(self.array.T)
+
+
+def column_major_gemm(number):
+    """cuBLAS's gemm on the host's memory: C = alpha op(A) op(B) + beta C, each matrix column-major, the
+    distance between its columns not below its number of rows."""
+
+    def matrix(address, rows, columns, distance):
+        assert distance >= max(1, rows)
+        length = distance * (columns - 1) + rows
+        numbers = np.ctypeslib.as_array((number * length).from_address(address))
+        return as_strided(numbers, (rows, columns), (numbers.itemsize, distance * numbers.itemsize))
+
+    def gemm(handle, of_a, of_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        a = matrix(a, k, m, lda).T if of_a else matrix(a, m, k, lda)
+        b = matrix(b, n, k, ldb).T if of_b else matrix(b, k, n, ldb)
+        c = matrix(c, m, n, ldc)
+        alpha, beta = (number.from_address(address).value for address in (alpha, beta))
+        c[...] = alpha * (a @ b) + beta * c
+
+    return gemm
+
+
+@pytest.fixture
+def cublas_on_the_host(monkeypatch):
+    cublas = SimpleNamespace(
+        sgemm=column_major_gemm(ctypes.c_float), dgemm=column_major_gemm(ctypes.c_double)
+    )
+    device = SimpleNamespace(get_cublas_handle=lambda: 0)
+    cuda = SimpleNamespace(cublas=cublas, device=device)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
+
+
+VIEWS = {  # of an array of random numbers: the array's shape, and its part
+    "whole": lambda rows, columns: ((rows, columns), lambda x: x),
+    "part": lambda rows, columns: ((rows + 2, columns + 3), lambda x: x[1:-1, 2:-1]),
+    "transposed": lambda rows, columns: ((columns, rows), lambda x: x.T),
+    "part, transposed": lambda rows, columns: ((columns + 2, rows + 3), lambda x: x[1:-1, 2:-1].T),
+}
+
+
+@pytest.mark.parametrize("of_b", VIEWS)
+@pytest.mark.parametrize("of_a", VIEWS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_add_matmul_tells_cublas_about_views(cublas_on_the_host, dtype, of_a, of_b):
+    """For matrices, rows, columns and single numbers; what lies around the result stays as it is."""
+    rng = np.random.default_rng(5)
+
+    def viewed(kind, rows, columns):
+        shape, part = VIEWS[kind](rows, columns)
+        whole = rng.normal(size=shape).astype(dtype)
+        return whole, part(whole)
+
+    for rows, k, columns in itertools.product((1, 2, 4), (1, 3), (1, 2, 5)):
+        for of_c in ("whole", "part"):
+            (_, a), (_, b), (whole, c) = (
+                viewed(*view) for view in ((of_a, rows, k), (of_b, k, columns), (of_c, rows, columns))
+            )
+            expected = whole.copy()
+            VIEWS[of_c](rows, columns)[1](expected)[...] += 0.7 * (a @ b)
+            add_matmul(OnGpu(c), OnGpu(a), OnGpu(b), 0.7)
+            check_close(whole, expected, OPERATOR[dtype], what=f"{rows} x {k} x {columns}, {of_c}")
 
 
 # ------------------------------------------------------------ compiled, not run
@@ -486,3 +576,5 @@ def _all_kernels() -> Iterator[tuple[str, str]]:
         for value in vars(module).values():
             if isinstance(value, gpu.Kernel):
                 yield module.__name__, value.__name__
+    for made in convolution._kernels(1):  # anew for each number of hidden numbers
+        yield convolution.__name__, made.__name__

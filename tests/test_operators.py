@@ -14,7 +14,7 @@ from tolerances import DIFFERENCE, IDENTITY, OPERATOR, check_close, derivative
 
 from eqpot.backend import obstacle, to_device, to_host
 from eqpot.kernels.cuda import SIMULATED
-from eqpot.ops import BACKENDS, SIGNATURES, operators
+from eqpot.ops import BACKENDS, ON_HOST, SIGNATURES, operators
 
 CUTOFF = 3.0
 
@@ -237,10 +237,9 @@ class Walks:
         self.backend, self.dtype = backend, dtype
         self.operator, self.case = operators(backend)[case.operator], case
 
-        host = {"row_ptr", "blocks", "scales", "species_ptr", "paths"}
         names = SIGNATURES[case.operator].static
         self.static = [
-            self.there(x) if isinstance(x, np.ndarray) and name not in host else x
+            self.there(x) if isinstance(x, np.ndarray) and name not in ON_HOST else x
             for name, x in zip(names, case.static, strict=True)
         ]
 
