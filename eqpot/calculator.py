@@ -36,8 +36,8 @@ class EqpotCalculator(Calculator):
 
     UserError at a file that is no model, a skin that is negative or not finite, more threads than there are,
     what is no path of a model, and "cuda" without a GPU. When it calculates: at an element that a model has
-    not learned, a position that is not finite, two atoms in the same place, and a periodic cell without
-    volume.
+    not learned, a position that is not finite, two atoms in the same place, a periodic cell without volume,
+    and what a GPU has no memory for.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]

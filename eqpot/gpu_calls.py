@@ -24,13 +24,15 @@ class RecordedCalls:
         self._potential = potential
         self._calls: dict[tuple, _Call] = {}
 
+    @staticmethod
+    def take(batch: Batch) -> bool:
+        """Whether a batch is small enough; there is no cuBLAS in what is recorded."""
+        return max(room_for(batch.edge_count), 3 * len(batch.species)) <= RECORDED_ROWS
+
     def predict(self, batch: Batch, forces: bool, stress: bool):
-        """What `Potential.evaluated` returns; valid until the next call."""
-        potential, n = self._potential, len(batch.species)
-        room = room_for(batch.edge_count)
-        if max(room, 3 * n) > RECORDED_ROWS:
-            return potential.evaluated(batch, forces, stress)
-        shape = batch.n_frames, n, room, batch.species_ptr.tobytes(), forces, stress
+        """What `Potential.evaluated` returns, of a small batch; valid until the next call."""
+        potential, room = self._potential, room_for(batch.edge_count)
+        shape = batch.n_frames, len(batch.species), room, batch.species_ptr.tobytes(), forces, stress
         key = *shape, potential.scale.tobytes(), potential.shift.tobytes()
         call = self._calls.pop(key, None)
         if call is None:

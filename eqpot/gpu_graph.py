@@ -12,16 +12,25 @@ ATOMS_A_BIN = 4  # on average, where the reach would have more
 
 
 class GpuVerletList(VerletList):
-    """Same interface, same edges to round-off; positions go to the GPU, and nothing but counts comes back."""
+    """Same interface, same edges to round-off; positions go to the GPU, and nothing but counts comes back.
+
+    Takes 16 bytes for each pair, and UserError where they do not fit.
+    """
 
     def batch(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Batch:
         """The structure's graph on the GPU; arguments and errors of `VerletList.batch`."""
         structure = len(numbers), numbers.tobytes(), cell.tobytes(), pbc.tobytes()
-        here = self._sorted(positions) if structure == self._built_for else None
-        if here is None or not self._holds(here):
-            here = self._build(numbers, positions, cell, pbc)
-            self._built_for = structure
-        return self._edges(here)
+        try:
+            here = self._sorted(positions) if structure == self._built_for else None
+            if here is None or not self._holds(here):
+                here = self._build(numbers, positions, cell, pbc)
+                self._built_for = structure
+            return self._edges(here)
+        except MemoryError as e:
+            raise UserError(
+                f"structure: {len(numbers)} atoms: expected neighbours to fit into the free GPU memory, "
+                f"found them too many ({e})"
+            ) from e
 
     def _sorted(self, positions: np.ndarray):
         return to_device(np.ascontiguousarray(positions, np.float64), "cuda")[self._order_there]
@@ -33,7 +42,7 @@ class GpuVerletList(VerletList):
 
     def _build(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray):
         """Find the pairs; returns the positions as they are on the GPU."""
-        self._built_for = None  # should a check fail
+        self._built_for = self._pairs = self._shifts = None  # should a check fail; and room for new ones
         species, volume = check_structure(numbers, positions, cell, pbc, self.species, "structure")
         xp, n, reach, pbc = array_module("cuda"), len(species), self.cutoff + self.skin, np.asarray(pbc, bool)
         self._species_ptr, self._order = group_by(species, len(self.species))
@@ -71,14 +80,14 @@ class GpuVerletList(VerletList):
         xp, n = array_module("cuda"), len(here)
         counts, least = xp.empty(n, np.int64), xp.empty(n)
         pairs = here, self._box, self._ptr, self._pairs, self._shifts, self.cutoff
-        nothing = xp.empty((0, 3)), *(xp.empty(0, np.int64) for _ in range(2)), xp.empty((0, 3), np.int64)
+        nothing = xp.empty((0, 3)), *(xp.empty(0, np.int64) for _ in range(2)), xp.empty((0, 3), np.int32)
         edges_cuda(counts, least, *nothing, counts, *pairs, False)
         if n and float(least.min()) < 1e-12:
             raise UserError(
                 "structure: positions: expected atoms apart from each other, found two at the same place"
             )
         ptr, E = _starts(counts)
-        edge_vec, shifts = xp.empty((E, 3)), xp.empty((E, 3), np.int64)
+        edge_vec, shifts = xp.empty((E, 3)), xp.empty((E, 3), np.int32)
         senders, receivers, reverse = (xp.empty(E, np.int64) for _ in range(3))
         edges_cuda(counts, least, edge_vec, senders, receivers, shifts, ptr, *pairs, True)
         reverse_cuda(reverse, senders, receivers, shifts, ptr)

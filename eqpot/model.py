@@ -11,8 +11,8 @@ equal labels only. Under SO(3) all channels have one label and every matrix is f
 """
 
 import math
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from eqpot.config import ModelConfig
 from eqpot.errors import UserError
 from eqpot.graph import Batch
 from eqpot.kernels.activation import SILU, SSP
-from eqpot.ops import Operator, convolution
+from eqpot.ops import Operator
 from eqpot.params import Params
 from eqpot.tape import Node, Tape
 
@@ -251,78 +251,147 @@ class Model:
                 array[...] = np.pi * np.arange(1, array.size + 1)
         return params
 
+    def alone(self, k: int, p: Mapping[str, Node]) -> tuple[list[Dense], Block, Mapping[str, Node]]:
+        """Hidden layers of block k's own radial network, the block after them, and the weights of both."""
+        if not self.radial:
+            return [], self.blocks[k], p
+        B, W, (first, *rest) = self.config.basis_size, self.config.radial_width, self.radial
+        columns = p[first.name].value.reshape(B, -1, W)[:, k].copy()
+        layers = [replace(first, columns=W, blocks=np.array([[0, B, 0, W, 0]]))]
+        for matrix in rest:
+            place = np.array([[0, W, 0, W, matrix.blocks[k, 4]]])
+            layers.append(replace(matrix, columns=W, blocks=place, scales=matrix.scales[k : k + 1]))
+        radial = self.blocks[k].radial
+        block = replace(self.blocks[k], radial=replace(radial, blocks=radial.blocks * [0, 1, 1, 1, 1]))
+        return layers, block, {**p, first.name: Node(columns.reshape(1, -1))}
+
     def run(
         self,
         tape: Tape,
-        p: dict[str, Node],
+        p: Mapping[str, Node],
         batch: Batch,
         edge_vec: Node,
         blocks: Operator | None = None,
-        evaluated: bool = False,
+        fused: Operator | None = None,
     ) -> Node:
         """Record the network on the tape; returns x[n, 1], energies in units of the species' scale.
 
         `p` has a node for each parameter array; for `blocks`, the one operator that stands for all that comes
-        after the radial networks' hidden layers, also one for ALL of them in a row. `evaluated`: on a GPU,
-        where nothing but the positions will be differentiated, and that once.
+        after the radial networks' hidden layers, also one for ALL of them in a row. `fused`: see `Stages`.
         """
-        config, n, E = self.config, len(batch.species), batch.edge_count
-        C, B = config.features, config.basis_size
-        graph = (batch.senders, batch.receivers, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
-
-        def mix(matrix: Dense, x: Node, tape: Tape = tape) -> Node:
-            lead = x.value.shape[:-1]
-            rows = math.prod(lead)
-            row_ptr = batch.species_ptr * (rows // max(n, 1)) if matrix.per_species else np.array([0, rows])
-            shape = (*lead, matrix.columns)
-            (y,) = tape.apply("dense", (x, p[matrix.name]), (shape,), row_ptr, matrix.blocks, matrix.scales)
-            return y
-
-        def act(x: Node, kind: int, tape: Tape = tape) -> Node:
-            return tape.apply("activation", (x,), (x.value.shape,), kind)[0]
-
-        def add(a: Node, b: Node, col: int, count: int) -> Node:
-            return tape.apply("add", (a, b), (a.value.shape,), col, count)[0]
-
-        r, unit = tape.apply("edge_geometry", (edge_vec,), ((E,), (E, 3)))
-        # What depends on r alone is a tape of its own where its derivative goes along with it.
-        radial, distance = (Tape(tape.operators, tape.pool), Node(r.value)) if evaluated else (tape, r)
-        (h,) = radial.apply(
-            "radial_basis", (distance, p["frequencies"]), ((E, B),), config.cutoff, config.envelope_p
-        )
-        for matrix in self.radial:
-            h = act(mix(matrix, h, radial), SSP, radial)
-        if evaluated:
-            radial.tangent({distance: np.ones_like(r.value)})
+        stages = Stages(self, p, batch, fused)
+        r, unit = stages.geometry(tape, edge_vec)
+        h = stages.radial(tape, self.radial, r)
         if blocks is not None:
-            return tape.run(blocks, (unit, h, p[ALL]), ((n, 1),), batch)[0]
-
-        (s,) = tape.apply("embedding", (p["embedding"],), ((n, C),), batch.species, batch.species_ptr)
-        v = none = Node(tape.pool.take((n, 3, 0)))
+            return tape.run(blocks, (unit, h, p[ALL]), ((len(batch.species), 1),), batch)[0]
+        s, v = stages.embedding(tape)
         for b in self.blocks:
-            into_s = int(np.count_nonzero(b.paths[SCALAR_PATHS, 0] >= 0))
-            into_v = int(np.count_nonzero(b.paths[VECTOR_PATHS, 0] >= 0))
-            neighbour_s = mix(b.self_in_s, s)
-            neighbour_v = mix(b.self_in_v, v) if b.self_in_v else none
-            shapes = (n, into_s * C), (n, 3, into_v * C)
-            if evaluated:
-                (first, rows, *_), scale = b.radial.blocks[0].tolist(), float(b.radial.scales[0])
-                W = p[b.radial.name].value.reshape(rows, -1)
-                static = h.value, h.t, W, batch.senders, batch.receiver_ptr, b.paths, first, scale
-                ms, mv = tape.run(convolution(), (neighbour_s, neighbour_v, unit, r), shapes, *static)
-            else:
-                inputs = neighbour_s, neighbour_v, unit, mix(b.radial, h)
-                ms, mv = tape.apply("interaction", inputs, shapes, *graph, b.paths)
-            new_s = mix(b.self_out_s, ms)
-            new_v = mix(b.self_out_v, mv) if b.self_out_v else none
+            s, v = stages.block(tape, b, s, v, unit, r, h)
+        return stages.readout(tape, s)
 
-            if config.self_connection == "species":
-                new_s = add(new_s, mix(b.self_connection_s, s), 0, b.gates + C)
-                new_v = add(new_v, mix(b.self_connection_v, v), 0, C) if b.self_connection_v else new_v
-            else:
-                new_s = add(new_s, s, b.gates, b.residual)
-                new_v = add(new_v, v, 0, C) if v is not none and new_v is not none else new_v
-            s, v = tape.apply(config.nonlinearity, (new_s, new_v), ((n, C), new_v.value.shape), b.n_even)
-            v = v if b.self_out_v else none
 
-        return mix(self.output[1], act(mix(self.output[0], s), SILU))
+class Stages:
+    """The network stage by stage, at given weights and graph; each records its operators on a tape.
+
+    Between them go nodes: r[E] (Å) and unit[E, 3] of the edges, the last hidden numbers h[E, columns] of
+    radial networks, s[n, C] and v[n, 3, C or 0] of the atoms. `fused` is `eqpot.ops.convolution`, for where
+    nothing but the positions will be differentiated, and that once: h is then on no tape, and h.t is dh/dr.
+    """
+
+    def __init__(self, model: Model, p: Mapping[str, Node], batch: Batch, fused: Operator | None = None):
+        self.model, self.config, self.p, self.batch, self.fused = model, model.config, p, batch, fused
+
+    def geometry(self, tape: Tape, edge_vec: Node) -> tuple[Node, ...]:
+        """r and unit."""
+        E = self.batch.edge_count
+        return tape.apply("edge_geometry", (edge_vec,), ((E,), (E, 3)))
+
+    def radial(self, tape: Tape, layers: Sequence[Dense], r: Node) -> Node:
+        """h, after these hidden layers."""
+        if self.fused is None:
+            return self._hidden(tape, layers, r)
+        own, distance = Tape(tape.operators, tape.pool), Node(r.value)
+        h = self._hidden(own, layers, distance)
+        own.tangent({distance: tape.pool.full(r.value.shape, 1)})
+        own.forget(h)
+        tape.pool.give(distance.t)
+        return h
+
+    def _hidden(self, tape: Tape, layers: Sequence[Dense], r: Node) -> Node:
+        config, shape = self.config, (self.batch.edge_count, self.config.basis_size)
+        inputs = r, self.p["frequencies"]
+        (h,) = tape.apply("radial_basis", inputs, (shape,), config.cutoff, config.envelope_p)
+        for matrix in layers:
+            h = self._act(tape, self._mix(tape, matrix, h), SSP)
+        return h
+
+    def embedding(self, tape: Tape) -> tuple[Node, Node]:
+        """s and v before the first block."""
+        batch, n = self.batch, len(self.batch.species)
+        shape = n, self.config.features
+        (s,) = tape.apply("embedding", (self.p["embedding"],), (shape,), batch.species, batch.species_ptr)
+        return s, Node(tape.pool.take((n, 3, 0)))
+
+    def block(
+        self, tape: Tape, b: Block, s: Node, v: Node, unit: Node, r: Node, h: Node
+    ) -> tuple[Node, Node]:
+        """s and v after a block, from those before it."""
+        config, n, C = self.config, len(self.batch.species), self.config.features
+        none = Node(tape.pool.take((n, 3, 0)))
+        neighbour_s = self._mix(tape, b.self_in_s, s)
+        neighbour_v = self._mix(tape, b.self_in_v, v) if b.self_in_v else none
+        ms, mv = self._messages(tape, b, neighbour_s, neighbour_v, unit, r, h)
+        new_s = self._mix(tape, b.self_out_s, ms)
+        new_v = self._mix(tape, b.self_out_v, mv) if b.self_out_v else none
+        tape.done(ms, mv)
+
+        if config.self_connection == "species":
+            old_s = self._mix(tape, b.self_connection_s, s)
+            new_s = self._add(tape, new_s, old_s, 0, b.gates + C)
+            tape.done(old_s)
+            if b.self_connection_v:
+                old_v = self._mix(tape, b.self_connection_v, v)
+                new_v = self._add(tape, new_v, old_v, 0, C)
+                tape.done(old_v)
+        else:
+            new_s = self._add(tape, new_s, s, b.gates, b.residual)
+            if b.self_in_v and b.self_out_v:
+                new_v = self._add(tape, new_v, v, 0, C)
+        s, v = tape.apply(config.nonlinearity, (new_s, new_v), ((n, C), new_v.value.shape), b.n_even)
+        return s, v if b.self_out_v else none
+
+    def _messages(
+        self, tape: Tape, b: Block, s: Node, v: Node, unit: Node, r: Node, h: Node
+    ) -> tuple[Node, ...]:
+        batch, n, C = self.batch, len(self.batch.species), self.config.features
+        into_s = int(np.count_nonzero(b.paths[SCALAR_PATHS, 0] >= 0))
+        into_v = int(np.count_nonzero(b.paths[VECTOR_PATHS, 0] >= 0))
+        shapes = (n, into_s * C), (n, 3, into_v * C)
+        if self.fused is None:
+            graph = (batch.senders, batch.receivers, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
+            inputs = s, v, unit, self._mix(tape, b.radial, h)
+            return tape.apply("interaction", inputs, shapes, *graph, b.paths)
+        (first, rows, *_), scale = b.radial.blocks[0].tolist(), float(b.radial.scales[0])
+        W = self.p[b.radial.name].value.reshape(rows, -1)
+        static = h.value, h.t, W, batch.senders, batch.receiver_ptr, b.paths, first, scale
+        return tape.run(self.fused, (s, v, unit, r), shapes, *static)
+
+    def readout(self, tape: Tape, s: Node) -> Node:
+        """x[n, 1], from the last block's s."""
+        hidden, last = self.model.output
+        return self._mix(tape, last, self._act(tape, self._mix(tape, hidden, s), SILU))
+
+    def _mix(self, tape: Tape, matrix: Dense, x: Node) -> Node:
+        lead = x.value.shape[:-1]
+        rows, n = math.prod(lead), len(self.batch.species)
+        row_ptr = self.batch.species_ptr * (rows // max(n, 1)) if matrix.per_species else np.array([0, rows])
+        inputs, shape = (x, self.p[matrix.name]), (*lead, matrix.columns)
+        return tape.apply("dense", inputs, (shape,), row_ptr, matrix.blocks, matrix.scales)[0]
+
+    def _act(self, tape: Tape, x: Node, kind: int) -> Node:
+        return tape.apply("activation", (x,), (x.value.shape,), kind)[0]
+
+    def _add(self, tape: Tape, a: Node, b: Node, col: int, count: int) -> Node:
+        (y,) = tape.apply("add", (a, b), (a.value.shape,), col, count)
+        tape.done(a)
+        return y

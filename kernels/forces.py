@@ -13,23 +13,30 @@ taken in the precision of the result, each by one thread in the order of the edg
 from numba import prange
 
 from . import cuda as gpu
-from .compile import kernel, routine
+from .compile import inner, kernel, routine
+from .cuda import LANES, warp_sum
 
 cuda = None  # see cuda.py
 CHUNK = 64
 
 
+@inner
+def force(total, dedge_vec, receiver_ptr, sender_perm, sender_ptr, i, d):
+    """Component d of the force on atom i, added to `total`."""
+    for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+        total += dedge_vec[e, d]
+    for k in range(sender_ptr[i], sender_ptr[i + 1]):
+        total -= dedge_vec[sender_perm[k], d]
+    return total
+
+
 @routine
 def sum_forces(forces, dedge_vec, receiver_ptr, sender_perm, sender_ptr, first, last):
     """Forces on atoms first : last."""
+    zero = forces.dtype.type(0)
     for i in range(first, last):
         for d in range(3):
-            total = forces.dtype.type(0)
-            for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
-                total += dedge_vec[e, d]
-            for k in range(sender_ptr[i], sender_ptr[i + 1]):
-                total -= dedge_vec[sender_perm[k], d]
-            forces[i, d] = total
+            forces[i, d] = force(zero, dedge_vec, receiver_ptr, sender_perm, sender_ptr, i, d)
 
 
 @kernel
@@ -42,18 +49,16 @@ def forces_cpu(forces, dedge_vec, receiver_ptr, sender_perm, sender_ptr):
 
 @gpu.kernel(lambda forces, *_: forces.size)
 def forces_cuda(forces, dedge_vec, receiver_ptr, sender_perm, sender_ptr):
+    """A thread takes one component of one atom; 38 registers; for each neighbour 16 bytes, 2 operations."""
+    zero = forces.dtype.type(0)
     for k in range(cuda.grid(1), forces.size, cuda.gridsize(1)):
         i, d = k // 3, k % 3
-        total = forces.dtype.type(0)
-        for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
-            total += dedge_vec[e, d]
-        for p in range(sender_ptr[i], sender_ptr[i + 1]):
-            total -= dedge_vec[sender_perm[p], d]
-        forces[i, d] = total
+        forces[i, d] = force(zero, dedge_vec, receiver_ptr, sender_perm, sender_ptr, i, d)
 
 
 @gpu.kernel(lambda virials, *_: len(virials))
 def virials_cuda(virials, edge_vec, dedge_vec, receiver_ptr):
+    """A thread takes one atom; 56 registers; for each edge 48 bytes, 21 operations."""
     for i in range(cuda.grid(1), virials.shape[0], cuda.gridsize(1)):
         xx = yy = zz = yz = xz = xy = virials.dtype.type(0)
         for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
@@ -65,13 +70,19 @@ def virials_cuda(virials, edge_vec, dedge_vec, receiver_ptr):
         virials[i, 3], virials[i, 4], virials[i, 5] = yz, xz, xy
 
 
-@gpu.kernel(lambda sums, *_: sums.size)
+@gpu.kernel(lambda sums, *_: LANES * sums.size)
 def frame_sums_cuda(sums, values, frame):
-    """sums[f, k] = sum of values[i, k] over the atoms i of frame f, in their order: for small frames."""
+    """sums[f, k] = sum of values[i, k] over the atoms i of frame f, wherever they are.
+
+    A warp takes one sum; 80 registers; for each atom of any frame 8 bytes, of this one 16, one operation.
+    """
     K = sums.shape[1]
-    for k in range(cuda.grid(1), sums.size, cuda.gridsize(1)):
+    lane = cuda.threadIdx.x % LANES
+    for k in range(cuda.grid(1) // LANES, sums.size, cuda.gridsize(1) // LANES):
         total = sums.dtype.type(0)
-        for i in range(values.shape[0]):
+        for i in range(lane, values.shape[0], LANES):
             if frame[i] == k // K:
                 total += values[i, k % K]
-        sums[k // K, k % K] = total
+        total = warp_sum(total)
+        if lane == 0:
+            sums[k // K, k % K] = total

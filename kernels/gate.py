@@ -19,9 +19,7 @@ m = v . tv (so tl = m / l), tk = (q''/l - q'/l^2) m / l:
     tv_out = tv q + k m v
     tdv += q tdv_out + k m dv_out + k b tv + (tk b + k (tv . dv_out + v . tdv_out)) v
 
-Shapes: s_out[n, C], v_out[n, 3, Cv]; none has a unit. Threads share chunks of atoms, on a GPU
-each takes one channel of one atom: in a block of C scalars and vectors that is 8 numbers read or written
-forward, about 40 operations.
+Shapes: s_out[n, C], v_out[n, 3, Cv]; none has a unit. Threads share chunks of atoms.
 """
 
 import math
@@ -273,6 +271,7 @@ def length(v, i, c):
 
 @gpu.kernel(lambda s_out, v_out, *_: max(s_out.size, v_out.size // 3))
 def gate_fwd_cuda(s_out, v_out, g, v, n_even):
+    """A thread takes one channel of one atom; 32 registers; 36 bytes, 13 operations."""
     n, C = s_out.shape
     Cv = v.shape[2]
     widest = max(C, Cv)
@@ -288,6 +287,7 @@ def gate_fwd_cuda(s_out, v_out, g, v, n_even):
 
 @gpu.kernel(lambda dg, dv, *_: max(dg.size - dv.size // 3, dv.size // 3))
 def _gate_bwd_cuda(dg, dv, ds_out, dv_out, g, v, n_even):
+    """A thread takes one channel of one atom; 32 registers; 76 bytes, 36 operations."""
     n, C = ds_out.shape
     Cv = v.shape[2]
     widest = max(C, Cv)
@@ -305,6 +305,7 @@ def _gate_bwd_cuda(dg, dv, ds_out, dv_out, g, v, n_even):
 
 @gpu.kernel(lambda ts_out, tv_out, *_: max(ts_out.size, tv_out.size // 3))
 def _gate_fwd_tan_cuda(ts_out, tv_out, tg, tv, g, v, n_even):
+    """A thread takes one channel of one atom; 31 registers; 56 bytes, 32 operations."""
     n, C = ts_out.shape
     Cv = v.shape[2]
     widest = max(C, Cv)
@@ -320,6 +321,7 @@ def _gate_fwd_tan_cuda(ts_out, tv_out, tg, tv, g, v, n_even):
 
 @gpu.kernel(lambda tdg, tdv, *_: max(tdg.size - tdv.size // 3, tdv.size // 3))
 def _gate_bwd_tan_cuda(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v, n_even):
+    """A thread takes one channel of one atom; 48 registers; 112 bytes, 72 operations."""
     n, C = ds_out.shape
     Cv = v.shape[2]
     widest = max(C, Cv)
@@ -340,6 +342,7 @@ def _gate_bwd_tan_cuda(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v,
 
 @gpu.kernel(lambda s_out, v_out, *_: max(s_out.size, v_out.size // 3))
 def norm_fwd_cuda(s_out, v_out, s, v, n_even):
+    """A thread takes one channel of one atom; 32 registers; 32 bytes, 25 operations."""
     n, C = s.shape
     Cv = v.shape[2]
     widest = max(C, Cv)
@@ -355,6 +358,7 @@ def norm_fwd_cuda(s_out, v_out, s, v, n_even):
 
 @gpu.kernel(lambda ds, dv, *_: max(ds.size, dv.size // 3))
 def _norm_bwd_cuda(ds, dv, ds_out, dv_out, s, v, n_even):
+    """A thread takes one channel of one atom; 37 registers; 64 bytes, 44 operations."""
     n, C = s.shape
     Cv = v.shape[2]
     widest = max(C, Cv)
@@ -372,6 +376,7 @@ def _norm_bwd_cuda(ds, dv, ds_out, dv_out, s, v, n_even):
 
 @gpu.kernel(lambda ts_out, tv_out, *_: max(ts_out.size, tv_out.size // 3))
 def _norm_fwd_tan_cuda(ts_out, tv_out, ts, tv, s, v, n_even):
+    """A thread takes one channel of one atom; 37 registers; 48 bytes, 40 operations."""
     n, C = s.shape
     Cv = v.shape[2]
     widest = max(C, Cv)
@@ -389,6 +394,7 @@ def _norm_fwd_tan_cuda(ts_out, tv_out, ts, tv, s, v, n_even):
 
 @gpu.kernel(lambda tds, tdv, *_: max(tds.size, tdv.size // 3))
 def _norm_bwd_tan_cuda(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even):
+    """A thread takes one channel of one atom; 60 registers; 96 bytes, 87 operations."""
     n, C = s.shape
     Cv = v.shape[2]
     widest = max(C, Cv)

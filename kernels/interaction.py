@@ -33,9 +33,8 @@ Threads share chunks of receivers, or of senders where the result belongs to the
 bits for any number of threads.
 
 On a GPU a thread takes one channel of one atom and walks its edges, so that neighbouring threads read
-neighbouring channels; sums are kept in registers. Of each edge it reads 5 weights and 4 features and does
-about 30 operations forward, 8 numbers of the receiver and 60 operations on the way back. What belongs to an
-edge is made by a warp for each edge: its lanes share the channels and add up dE/dY.
+neighbouring channels; sums are kept in registers. What belongs to an edge is made by a warp for each edge:
+its lanes share the channels and add up dE/dY.
 """
 
 from functools import partial
@@ -510,6 +509,7 @@ def _add_weights(dw, e, c, g, paths):
 
 @gpu.kernel(lambda ms, mv, s, *_: s.size)
 def _fwd_cuda(ms, mv, s, v, unit, w, senders, receivers, receiver_ptr, sender_perm, sender_ptr, paths):
+    """A thread takes one channel of one atom; 59 registers; for each edge 36 bytes, 39 operations."""
     n, C = s.shape
     for k in range(cuda.grid(1), n * C, cuda.gridsize(1)):
         i, c = k // C, k % C
@@ -540,6 +540,7 @@ def _fwd_tan_cuda(
     sender_ptr,
     paths,
 ):
+    """A thread takes one channel of one atom; 72 registers; for each edge 72 bytes, 115 operations."""
     n, C = s.shape
     for k in range(cuda.grid(1), n * C, cuda.gridsize(1)):
         i, c = k // C, k % C
@@ -558,6 +559,7 @@ def _fwd_tan_cuda(
 
 @gpu.kernel(lambda ds, *_: ds.size)
 def _bwd_sender_cuda(ds, dv, dms, dmv, unit, w, receivers, sender_perm, sender_ptr, paths):
+    """A thread takes one channel of one atom; 60 registers; for each edge 64 bytes, 39 operations."""
     n, C = ds.shape
     for k in range(cuda.grid(1), n * C, cuda.gridsize(1)):
         j, c = k // C, k % C
@@ -576,6 +578,7 @@ def _bwd_sender_cuda(ds, dv, dms, dmv, unit, w, receivers, sender_perm, sender_p
 
 @gpu.kernel(lambda dunit, dw, *_: LANES * len(dw))
 def _bwd_edge_cuda(dunit, dw, dms, dmv, s, v, unit, w, senders, receivers, receiver_ptr, paths, want_unit):
+    """A warp takes one edge; 62 registers; for each channel 120 bytes, 70 operations, then three sums."""
     C = s.shape[1]
     lane = cuda.threadIdx.x % LANES
     for e in range(cuda.grid(1) // LANES, dw.shape[0], cuda.gridsize(1) // LANES):
@@ -598,6 +601,7 @@ def _bwd_edge_cuda(dunit, dw, dms, dmv, s, v, unit, w, senders, receivers, recei
 def _bwd_tan_sender_cuda(
     tds, tdv, tdms, tdmv, tunit, tw, dms, dmv, unit, w, receivers, sender_perm, sender_ptr, paths
 ):
+    """A thread takes one channel of one atom; 79 registers; for each edge 128 bytes, 115 operations."""
     n, C = tds.shape
     for k in range(cuda.grid(1), n * C, cuda.gridsize(1)):
         j, c = k // C, k % C
@@ -643,6 +647,7 @@ def _bwd_tan_edge_cuda(
     paths,
     want_unit,
 ):
+    """A warp takes one edge; 94 registers; for each channel 200 bytes, 208 operations, then three sums."""
     C = s.shape[1]
     lane = cuda.threadIdx.x % LANES
     for e in range(cuda.grid(1) // LANES, tdw.shape[0], cuda.gridsize(1) // LANES):

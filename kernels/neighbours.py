@@ -10,8 +10,7 @@ Where the structure is not periodic the bins span it. Pairs (a count, then the s
 sorted by sender, then shift: their order does not depend on the bins. An edge is a pair closer than the
 cutoff now; edges keep the pairs' order, which is that of `eqpot.graph`.
 
-Arrays: positions[n, 3] and cell[3, 3] in Å, inverse of the cell; float64. In all kernels a thread takes one
-atom; for each it reads some hundred positions.
+Arrays: positions[n, 3] and cell[3, 3] in Å, inverse of the cell; float64.
 """
 
 import math
@@ -23,7 +22,10 @@ cuda = None  # see cuda.py
 
 @gpu.kernel(lambda index, *_: index.size)
 def bins_cuda(index, wraps, positions, origin, inverse, bins, pbc):
-    """index[n], the bin of each atom, and wraps[n, 3]."""
+    """index[n], the bin of each atom, and wraps[n, 3].
+
+    A thread takes one atom; 40 registers; 56 bytes, 40 operations.
+    """
     for i in range(cuda.grid(1), index.size, cuda.gridsize(1)):
         place = 0
         for d in range(3):
@@ -63,7 +65,11 @@ def pairs_cuda(
     reach,
     write,
 ):
-    """counts[n] of pairs; or, to `write`, senders[P] and shifts[P, 3] from ptr[i] on, in order."""
+    """counts[n] of pairs; or, to `write`, senders[P] and shifts[P, 3] from ptr[i] on, in order.
+
+    A thread takes one atom; 80 registers; for each atom in the bins around 56 bytes, 32 operations, for each
+    pair 16 bytes, and those that come after it move up.
+    """
     for i in range(cuda.grid(1), counts.size, cuda.gridsize(1)):
         bz, rest = index[i] % bins[2], index[i] // bins[2]
         by, bx = rest % bins[1], rest // bins[1]
@@ -142,7 +148,10 @@ def edges_cuda(
     write,
 ):
     """counts[n] of edges and the least squared distance[n] (Å^2); or, to `write`, the edges from edge_ptr[i]
-    on: edge_vec[E, 3], senders[E], receivers[E], edge_shifts[E, 3]."""
+    on: edge_vec[E, 3], senders[E], receivers[E], edge_shifts[E, 3].
+
+    A thread takes one atom; 72 registers; for each pair 40 bytes, 27 operations, for each edge 52 bytes.
+    """
     for i in range(cuda.grid(1), counts.size, cuda.gridsize(1)):
         found, closest = 0, math.inf
         for p in range(ptr[i], ptr[i + 1]):
@@ -163,7 +172,10 @@ def edges_cuda(
 
 @gpu.kernel(lambda reverse, *_: reverse.size)
 def reverse_cuda(reverse, senders, receivers, edge_shifts, receiver_ptr):
-    """reverse[E]: the edge (j <- i) of every edge (i <- j), found by halving among those into j."""
+    """reverse[E]: the edge (j <- i) of every edge (i <- j), found by halving among those into j.
+
+    A thread takes one edge; 26 registers; 52 bytes, and 20 for each halving.
+    """
     for e in range(cuda.grid(1), reverse.size, cuda.gridsize(1)):
         i, j = receivers[e], senders[e]
         low, high = receiver_ptr[j], receiver_ptr[j + 1]
@@ -181,7 +193,10 @@ def reverse_cuda(reverse, senders, receivers, edge_shifts, receiver_ptr):
 
 @gpu.kernel(lambda far, *_: far.size)
 def moved_cuda(far, positions, origin):
-    """far[n], Å^2: how far each atom is from where it was, squared."""
+    """far[n], Å^2: how far each atom is from where it was, squared.
+
+    A thread takes one atom; 32 registers; 56 bytes, 8 operations.
+    """
     for i in range(cuda.grid(1), far.size, cuda.gridsize(1)):
         dx, dy, dz = (
             positions[i, 0] - origin[i, 0],

@@ -15,9 +15,7 @@ bwd: dr = sum_n g_n dB_n/dr, dw_n = sum_e g_n dB_n/dw_n. fwd_tan: tB_n = dB_n/dr
 bwd_tan: the tangents of the two sums, with tg_n and the second derivatives along (tr, tw).
 
 Shapes: r[E] (Å), frequencies w[B] (no unit), basis[E, B] (Å^-3/2). Zero for r >= c. Threads share chunks of
-edges; sums over edges into a frequency are taken chunk by chunk, then over the chunks in order. On a GPU a
-thread takes one function of one edge, or in bwd all functions of one edge (dr) and one function of a chunk of
-edges (dw).
+edges; sums over edges into a frequency are taken chunk by chunk, then over the chunks in order.
 """
 
 import math
@@ -117,6 +115,7 @@ def _bwd_tan_cpu(tdr, sums, tdbasis, tr, tfrequencies, dbasis, r, frequencies, c
 
 @gpu.kernel(lambda basis, *_: basis.size)
 def radial_basis_fwd_cuda(basis, r, frequencies, cutoff, envelope_p):
+    """A thread takes one function of one edge; 45 registers; 4 bytes, 17 operations in float64."""
     B = frequencies.size
     for k in range(cuda.grid(1), basis.size, cuda.gridsize(1)):
         e, n = k // B, k % B
@@ -126,6 +125,7 @@ def radial_basis_fwd_cuda(basis, r, frequencies, cutoff, envelope_p):
 
 @gpu.kernel(lambda tbasis, *_: tbasis.size)
 def _fwd_tan_cuda(tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p):
+    """A thread takes one function of one edge; 56 registers; 4 bytes, 36 operations in float64."""
     B = frequencies.size
     for k in range(cuda.grid(1), tbasis.size, cuda.gridsize(1)):
         e, n = k // B, k % B
@@ -136,6 +136,8 @@ def _fwd_tan_cuda(tbasis, tr, tfrequencies, r, frequencies, cutoff, envelope_p):
 
 @gpu.kernel(lambda dr, sums, *_: dr.size + sums.size)
 def _bwd_cuda(dr, sums, dbasis, r, frequencies, cutoff, envelope_p):
+    """A thread takes one edge (12 + 4 B bytes, 22 + 9 B operations), or one function of a chunk of edges (for
+    each 8 bytes, 25 operations); 64 registers; in float64."""
     E, B = r.size, frequencies.size
     for k in range(cuda.grid(1), E + sums.size, cuda.gridsize(1)):
         if k < E:
@@ -151,6 +153,8 @@ def _bwd_cuda(dr, sums, dbasis, r, frequencies, cutoff, envelope_p):
 
 @gpu.kernel(lambda tdr, sums, *_: tdr.size + sums.size)
 def _bwd_tan_cuda(tdr, sums, tdbasis, tr, tfrequencies, dbasis, r, frequencies, cutoff, envelope_p):
+    """A thread takes one edge (16 + 8 B bytes, 35 + 38 B operations), or one function of a chunk of edges
+    (for each 16 bytes, 70 operations); 84 registers; in float64."""
     E, B = r.size, frequencies.size
     for k in range(cuda.grid(1), E + sums.size, cuda.gridsize(1)):
         if k < E:

@@ -203,13 +203,21 @@ def test_neighbours(kind):
 
 
 @usable
-def test_neighbours_errors():
+def test_neighbours_errors(monkeypatch):
     atoms, neighbours = structure("crystal"), GpuVerletList([1, 6, 8], 3.0, 0.4)
     atoms.positions[5] = atoms.positions[6] + atoms.cell[0]
     with pytest.raises(UserError, match="two at the same place"):
         neighbours.batch(atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc)
     atoms.positions[5] = np.nan
     with pytest.raises(UserError, match="finite"):
+        neighbours.batch(atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc)
+
+    def out_of_memory(*_):
+        raise MemoryError("Out of memory allocating 512 bytes")
+
+    atoms.positions[5] = 0.0
+    monkeypatch.setattr("eqpot.gpu_graph.bins_cuda", out_of_memory)
+    with pytest.raises(UserError, match="structure: 32 atoms: .* too many .Out of memory allocating 512"):
         neighbours.batch(atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc)
 
 
