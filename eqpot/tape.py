@@ -46,6 +46,9 @@ class Pool:
         size = math.prod(shape)
         room = self._room(size)
         stack = self._free.get(room)
+        if not stack and room * self.dtype.itemsize > LARGE:  # one that is up to a half larger does as well
+            near = [r for r, idle in self._free.items() if idle and room < r <= 1.5 * room]
+            stack = self._free[min(near)] if near else None
         buffer = stack.pop() if stack else self._made(room)
         array = buffer[:size].reshape(shape)
         self._used[id(array)] = array, buffer
@@ -106,7 +109,8 @@ class GpuPool(Pool):
             return super().full(shape, value)
         if start == 0:
             if len(self._zeroed) < self._wanted:
-                self._zeroed = None  # before the larger one is asked for
+                self.held -= self._zeroed.nbytes
+                self._zeroed = self.empty((0,), self.dtype)  # let go before the larger one is asked for
                 self._zeroed = self._made(self._wanted)
             self._zeroed[: self._wanted] = 0
         self._given += whole(size, 32)
