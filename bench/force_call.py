@@ -3,10 +3,10 @@
     python bench/force_call.py                                 # every workload on 1 and 2 threads
     python bench/force_call.py --threads 1 --only water_192    # some; results accumulate in the JSON file
 
-Two times: of `get_forces` through `EqpotCalculator`, all atoms moved a little before each call, and of
-`Potential.predict`, with the graph at hand. Every workload has a process of its own, in which the numbers of
-threads take turns. Its memory is the peak after the calculator's calls, beyond what the process had after all
-calls on the smallest workload.
+Two times, in turns: of `get_forces` through `EqpotCalculator`, all atoms moved a little before each call, and
+of `Potential.predict`, with the graph at hand; their difference is what the calculator adds. Every workload
+has a process of its own, in which the numbers of threads take turns, too. Its memory is the peak after all
+calls, beyond what the process had after those on the smallest workload.
 
 Speed is counted operations (see `eqpot.explain`) over the time of `predict`, and its share of what NumPy's
 float32 matrix product of 2048 x 2048 reaches with the same number of threads.
@@ -17,6 +17,7 @@ Model: float32, random weights, 6 blocks of 64 scalars and 64 vectors, cutoff 4 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shlex
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 
@@ -49,6 +51,7 @@ SMALLEST = NAMES[0]
 def measure(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
     """Times (s), memory (bytes) and operations of one workload, for each number of threads."""
     calls(SMALLEST, symmetry, threads, 0)
+    gc.collect()  # potentials hold themselves
     base = peak_memory()
     found = calls(name, symmetry, threads, seconds)
     return [{**row, "base_memory": base, "memory": row["memory"] - base} for row in found]
@@ -65,43 +68,51 @@ def calls(name: str, symmetry: str, threads: list[int], seconds: float) -> list[
     )
     potential.mean_neighbours = batch.edge_count / len(atoms)
     atoms.calc = EqpotCalculator(potential)
-    random, start = np.random.default_rng(0), atoms.positions.copy()
+    (bare,) = atoms.calc.potentials
+    noise = np.random.default_rng(0).normal(scale=0.003, size=(4, len(atoms), 3))
+    places = cycle(atoms.positions + noise)
 
     def call() -> None:
-        atoms.positions = start + random.normal(scale=0.003, size=start.shape)
+        atoms.positions = next(places)
         atoms.get_forces()
 
-    whole = in_turn(threads, call, seconds)
-    memory = peak_memory()
-    atoms.calc = None
-    predict = in_turn(threads, lambda: potential.predict(batch), seconds)
+    found = in_turn(threads, {"calculator": call, "predict": lambda: bare.predict(batch)}, seconds)
     common = {
         "atoms": len(atoms),
         "edges": batch.edge_count,
         "cutoff": potential.config.cutoff,
-        "memory": memory,
+        "memory": peak_memory(),
         "operations": operations(potential.model, len(atoms), batch.edge_count),
     }
     return [
-        {**common, "threads": count, "predict_seconds": predict[count], "calculator_seconds": whole[count]}
+        {
+            **common,
+            "threads": count,
+            "predict_seconds": found["predict", count],
+            "calculator_seconds": found["calculator", count],
+        }
         for count in threads
     ]
 
 
-def in_turn(threads: list[int], action: Callable[[], object], seconds: float) -> dict[int, float]:
-    """Median seconds of an action for each number of threads.
+def in_turn(
+    threads: list[int], actions: dict[str, Callable[[], object]], seconds: float
+) -> dict[tuple[str, int], float]:
+    """Median seconds of each action with each number of threads.
 
     They take turns: a machine that is shared changes its speed within seconds.
     """
-    times: dict[int, list[float]] = {count: [] for count in threads}
-    action()
-    while len(times[threads[0]]) < 3 or sum(times[threads[0]]) < seconds:
-        for count in threads:
+    times: dict[tuple[str, int], list[float]] = {(name, count): [] for count in threads for name in actions}
+    for action in actions.values():
+        action()
+    first = next(iter(times.values()))
+    while len(first) < 3 or sum(first) < seconds:
+        for (name, count), found in times.items():
             with on_threads(count):
                 began = time.perf_counter()
-                action()
-                times[count].append(time.perf_counter() - began)
-    return {count: median(found) for count, found in times.items()}
+                actions[name]()
+                found.append(time.perf_counter() - began)
+    return {kind: median(found) for kind, found in times.items()}
 
 
 def in_process(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
@@ -117,7 +128,7 @@ def in_process(name: str, symmetry: str, threads: list[int], seconds: float) -> 
 
 def table(results: list[dict]) -> Table:
     found = Table(title=f"Force calls; {results[0]['machine']['cpu']}", title_justify="left")
-    columns = ("threads", "edges/atom", "predict, ms", "µs/atom", "calculator, ms", "µs/atom", "kB/atom")
+    columns = ("threads", "edges/atom", "predict, ms", "µs/atom", "calculator, ms", "adds, ms", "kB/atom")
     found.add_column("")
     for heading in (*columns, "Mflop/atom", "Gflop/s", "of peak"):
         found.add_column(heading, justify="right")
@@ -129,7 +140,7 @@ def table(results: list[dict]) -> Table:
             f"{r['threads']}",
             f"{r['edges'] / n:.1f}",
             *(f"{1000 * predict:.2f}", f"{1e6 * predict / n:.1f}"),
-            *(f"{1000 * whole:.2f}", f"{1e6 * whole / n:.1f}"),
+            *(f"{1000 * whole:.2f}", f"{1000 * (whole - predict):.2f}"),
             f"{r['memory'] / n / 1e3:.1f}",
             f"{r['operations'] / n / 1e6:.2f}",
             f"{speed / 1e9:.1f}",

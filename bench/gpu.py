@@ -118,8 +118,7 @@ def force_call(name: str, device: str, limit: float) -> dict:
     first = seconds(call)
     whole = median_seconds(call, limit)
     geometry = atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc
-    key = calculator._key(calculator.potentials[0])
-    batch = moved(calculator._list(*key).batch(*geometry), device)
+    batch = moved(calculator._list(calculator.potentials[0]).batch(*geometry), device)
     predict = median_seconds(lambda: calculator.potentials[0].predict(batch), limit)
     return {
         "workload": name,

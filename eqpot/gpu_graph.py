@@ -21,7 +21,8 @@ class GpuVerletList(VerletList):
         if here is None or not self._holds(here):
             here = self._build(numbers, positions, cell, pbc)
             self._built_for = structure
-        return self._edges(here)
+        self.latest = self._edges(here)
+        return self.latest
 
     def _sorted(self, positions: np.ndarray):
         return to_device(np.ascontiguousarray(positions, np.float64), "cuda")[self._order_there]
