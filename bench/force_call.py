@@ -3,13 +3,13 @@
     python bench/force_call.py                                 # every workload on 1 and 2 threads
     python bench/force_call.py --threads 1 --only water_192    # some; results accumulate in the JSON file
 
-Two times: of `get_forces` through `EqpotCalculator`, all atoms moved a little before each call, and of
-`Potential.predict`, with the graph at hand. Every workload has a process of its own, in which the numbers of
-threads take turns. Its memory is the peak after the calculator's calls, beyond what the process had after all
-calls on the smallest workload.
+Two times, in turns: of `get_forces` through `EqpotCalculator`, all atoms moved a little before each call, and
+of `Potential.predict`, with the graph at hand; their difference is what the calculator adds. Every workload
+has a process of its own, in which the numbers of threads take turns, too. Its memory is the peak after all
+calls, beyond what the process had after those on the smallest workload.
 
-After each `predict`, with as many threads: NumPy's float32 matrix product of 2048 x 2048, and `predict` of
-192 atoms of water. A shared machine changes its speed within seconds; ratios to these stay. Speed is counted
+After each of them, with as many threads: NumPy's float32 matrix product of 2048 x 2048, and `predict` of 192
+atoms of water. A shared machine changes its speed within seconds; ratios to these stay. Speed is counted
 operations (see `eqpot.explain`) over the time of `predict`, beside that of the matrix product.
 
 Model: float32, random weights, 6 blocks of 64 scalars and 64 vectors, cutoff 4 Å, for the crystals 5 Å.
@@ -18,6 +18,7 @@ Model: float32, random weights, 6 blocks of 64 scalars and 64 vectors, cutoff 4 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shlex
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 
@@ -53,6 +55,7 @@ SIDE = 2048  # of the matrices of the product beside
 def measure(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
     """Times (s), memory (bytes) and operations of one workload, for each number of threads."""
     calls(SMALLEST, symmetry, threads, 0)
+    gc.collect()  # potentials hold themselves
     base = peak_memory()
     found = calls(name, symmetry, threads, seconds)
     return [{**row, "base_memory": base, "memory": row["memory"] - base} for row in found]
@@ -61,32 +64,32 @@ def measure(name: str, symmetry: str, threads: list[int], seconds: float) -> lis
 def calls(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
     """Time both kinds of call for about `seconds` each; memory is the peak after the calculator's, bytes."""
     atoms, potential, batch = case(name, symmetry)
+    _, reference, reference_batch = case("water_192", symmetry)
     atoms.calc = EqpotCalculator(potential)
-    random, start = np.random.default_rng(0), atoms.positions.copy()
+    (bare,) = atoms.calc.potentials
+    random = np.random.default_rng(0)
+    places = cycle(atoms.positions + random.normal(scale=0.003, size=(4, len(atoms), 3)))
+    a, b = random.random((2, SIDE, SIDE), np.float32)
 
     def call() -> None:
-        atoms.positions = start + random.normal(scale=0.003, size=start.shape)
+        atoms.positions = next(places)
         atoms.get_forces()
 
-    whole = in_turn(threads, {"calculator_seconds": call}, seconds)
-    memory = peak_memory()
-    atoms.calc = None
-    _, reference, reference_batch = case("water_192", symmetry)
-    a, b = random.random((2, SIDE, SIDE), np.float32)
     actions = {
-        "predict_seconds": lambda: potential.predict(batch),
+        "calculator_seconds": call,
+        "predict_seconds": lambda: bare.predict(batch),
         "product_seconds": lambda: a @ b,
         "water_192_seconds": lambda: reference.predict(reference_batch),
     }
-    predict = in_turn(threads, actions, seconds)
+    found = in_turn(threads, actions, seconds)
     common = {
         "atoms": len(atoms),
         "edges": batch.edge_count,
         "cutoff": potential.config.cutoff,
-        "memory": memory,
+        "memory": peak_memory(),
         "operations": operations(potential.model, len(atoms), batch.edge_count),
     }
-    return [{**common, "threads": count, **whole[count], **predict[count]} for count in threads]
+    return [{**common, "threads": count, **found[count]} for count in threads]
 
 
 def case(name: str, symmetry: str) -> tuple[Atoms, Potential, Batch]:
@@ -133,28 +136,22 @@ def in_process(name: str, symmetry: str, threads: list[int], seconds: float) -> 
 
 def table(results: list[dict]) -> Table:
     found = Table(title=f"Force calls; {results[0]['machine']['cpu']}", title_justify="left")
-    columns = ("threads", "edges/atom", "predict, ms", "µs/atom", "of 192's", "calculator, ms", "kB/atom")
+    columns = ("threads", "predict, ms", "µs/atom", "of 192's", "calculator adds, ms", "kB/atom")
     found.add_column("")
-    for heading in (*columns, "Mflop/atom", "Gflop/s", "of product", "2 threads/1"):
+    for heading in (*columns, "Mflop/atom", "Gflop/s", "of product", "2 threads/1", "product's"):
         found.add_column(heading, justify="right")
     alone = {r["workload"]: r for r in results if r["threads"] == 1}
     for r in results:
         predict, whole, n = r["predict_seconds"], r["calculator_seconds"], r["atoms"]
-        speed, one = r["operations"] / predict, alone.get(r["workload"])
+        speed, one = r["operations"] / predict, alone.get(r["workload"], r)
+        gains = [f"{one[kind] / r[kind]:.2f}" for kind in ("predict_seconds", "product_seconds")]
         found.add_row(
-            r["workload"],
-            f"{r['threads']}",
-            f"{r['edges'] / n:.1f}",
-            *(f"{1000 * predict:.2f}", f"{1e6 * predict / n:.1f}"),
+            *(r["workload"], f"{r['threads']}", f"{1000 * predict:.2f}", f"{1e6 * predict / n:.1f}"),
             f"{predict / n / (r['water_192_seconds'] / 192):.2f}",
-            *(f"{1000 * whole:.2f}", f"{r['memory'] / n / 1e3:.1f}"),
-            f"{r['operations'] / n / 1e6:.2f}",
-            f"{speed / 1e9:.1f}",
+            *(f"{1000 * (whole - predict):.2f}", f"{r['memory'] / n / 1e3:.1f}"),
+            *(f"{r['operations'] / n / 1e6:.2f}", f"{speed / 1e9:.1f}"),
             f"{100 * speed * r['product_seconds'] / (2 * SIDE**3):.0f} %",
-            ""
-            if one in (None, r)
-            else f"{one['predict_seconds'] / predict:.2f}, "
-            f"product {one['product_seconds'] / r['product_seconds']:.2f}",
+            *(gains if one is not r else ("", "")),
         )
     return found
 
@@ -192,7 +189,7 @@ def main() -> None:
     if options.worker:
         print(json.dumps(measure(*json.loads(options.worker))))
         return
-    console, record = Console(width=150), Record()
+    console, record = Console(width=140), Record()
     for name in options.only:
         for row in in_process(name, options.symmetry, options.threads, options.seconds):
             key = f"{name}, {row['threads']} threads, {options.symmetry}"

@@ -115,8 +115,7 @@ def force_call(name: str, device: str, limit: float) -> dict:
         raise UserError(f"expected forces within {TOLERANCE:g}, found {error:.2g}")
     whole = median_seconds(call, limit)
     geometry = atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc
-    key = calculator._key(calculator.potentials[0])
-    batch = moved(calculator._list(*key).batch(*geometry), device)
+    batch = moved(calculator._list(calculator.potentials[0]).batch(*geometry), device)
     predict = median_seconds(lambda: calculator.potentials[0].predict(batch), limit)
     return {
         "workload": name,

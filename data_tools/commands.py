@@ -20,6 +20,7 @@ from eqpot.data_tools.recipe import recipes as all_recipes
 from eqpot.data_tools.sample import sample as make_sample
 from eqpot.data_tools.split import METHODS, PARTS, Part
 from eqpot.data_tools.split import split as split_file
+from eqpot.words import counted
 
 ROWS = 20  # of a table that could be as long as the data
 
@@ -205,7 +206,7 @@ def _print_conversion(result: Conversion, out: str) -> None:
     for source in result.sources[:ROWS]:
         part = source.dataset
         facts = (
-            f"{len(part)} frames of {_range(part.sizes)} atoms ({_elements(part)})",
+            f"{counted(len(part), 'frame')} of {_range(part.sizes)} ({_elements(part)})",
             f"labels: {_labels(part)}",
             f"{source.kind} in {source.energy_unit}, {source.length_unit}",
         )
@@ -225,7 +226,7 @@ def _print_info(dataset: Dataset, found: Info, rows: int | None) -> None:
     for key, value in sorted(dataset.attrs.items()):
         _say(console, f"  {key}: {value}")
     periodic = ", ".join(
-        f"{count} periodic in {k} direction{'s' * (k > 1)}" if k else f"{count} not periodic"
+        f"{count} periodic in {counted(k, 'direction')}" if k else f"{count} not periodic"
         for k, count in sorted(found.periodic.items())
     )
     _say(console, f"frames: {periodic}")
@@ -292,8 +293,8 @@ def _add(table: Table, name: str, unit: str, statistics: Statistics | None) -> N
 
 
 def _contents(dataset: Dataset) -> str:
-    atoms, frames = len(dataset.numbers), len(dataset)
-    return f"{frames} frames, {atoms} atoms ({_elements(dataset)}), labels: {_labels(dataset)}"
+    frames, atoms = counted(len(dataset), "frame"), counted(len(dataset.numbers), "atom")
+    return f"{frames}, {atoms} ({_elements(dataset)}), labels: {_labels(dataset)}"
 
 
 def _elements(dataset: Dataset) -> str:
@@ -314,7 +315,8 @@ def _labels(dataset: Dataset) -> str:
 
 
 def _range(sizes) -> str:
-    return str(sizes[0]) if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+    low, high = int(sizes.min()), int(sizes.max())
+    return counted(low, "atom") if low == high else f"{low} to {high} atoms"
 
 
 def _size(path: str) -> str:

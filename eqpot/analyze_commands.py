@@ -17,7 +17,8 @@ from rich.table import Table
 from eqpot import analyze as analysis
 from eqpot.errors import UserError
 from eqpot.files import check_output, replacing
-from eqpot.trajectory import EVERYTHING, after, read_trajectory
+from eqpot.trajectory import EVERYTHING, after, check_trajectory, read_trajectory
+from eqpot.words import counted
 
 MOST_PANELS = 24  # of a picture
 SHELL = ("peak, Å", "g(r)", "minimum, Å", "neighbours up to the minimum")
@@ -146,7 +147,7 @@ def rdf(trajectory, r_max, bin_width, pairs, frames, skip, frame_time, output, o
     first peak, the minimum after it and the mean number of neighbours up to there. PREFIX.csv has g(r) and
     the number of neighbours within r, PREFIX.png shows g(r).
     """
-    outputs = _outputs(output, overwrite)
+    outputs = _outputs(output, overwrite, trajectory)
     pairs = _pairs(pairs)
     atoms = _read(trajectory, frames, skip, frame_time)
     found = _rdf(trajectory, atoms, r_max, bin_width, pairs)
@@ -167,7 +168,7 @@ def adf(trajectory, triple, cutoff, angle_bin, sine, frames, skip, frame_time, o
     neighbours of a vertex make one angle. The area under the curve, 0 to 180 degrees, is 1. PREFIX.csv has
     the curve as it is and divided by sin θ, PREFIX.png shows one of them.
     """
-    outputs = _outputs(output, overwrite)
+    outputs = _outputs(output, overwrite, trajectory)
     symbols, cutoffs = _triple(triple, cutoff)
     atoms = _read(trajectory, frames, skip, frame_time)
     found = _adf(trajectory, atoms, symbols, cutoffs, angle_bin)
@@ -205,7 +206,7 @@ def msd(trajectory, elements, fit, blocks, unwrapped, frames, skip, frame_time, 
     """
     from eqpot.plots import displacement
 
-    outputs = _outputs(output, overwrite)
+    outputs = _outputs(output, overwrite, trajectory)
     atoms = _read(trajectory, frames, skip, frame_time)
     with _named(trajectory):
         found = analysis.msd(atoms, frame_time, elements, fit, blocks, unwrapped)
@@ -217,8 +218,8 @@ def msd(trajectory, elements, fit, blocks, unwrapped, frames, skip, frame_time, 
     displacement(found, outputs[1])
     _show(
         f"{_about(trajectory, atoms)}, {found.lag[1]:g} ps apart\n"
-        f"line fitted to lags of {found.fit[0]:g} to {found.fit[1]:g} ps, error from {blocks} "
-        f"block{'s' * (blocks > 1)}",
+        f"line fitted to lags of {found.fit[0]:g} to {found.fit[1]:g} ps, error from "
+        f"{counted(blocks, 'block')}",
         ("element", "D, 1e-5 cm²/s", "±", "MSD ~ t to the power"),
         [
             (symbol, *(f"{x:.3g}" for x in (1e5 * d.value, 1e5 * d.error, d.exponent)))
@@ -259,7 +260,7 @@ def compare(
     """
     if (triple is None) != (cutoff is None) or (sine and triple is None):
         raise click.UsageError("angles need both --triple and --cutoff")
-    radial, angular = (_outputs(f"{output}_{kind}", overwrite) for kind in ("rdf", "adf"))
+    radial, angular = (_outputs(f"{output}_{kind}", overwrite, a, b) for kind in ("rdf", "adf"))
     pairs = _pairs(pairs)
     symbols, cutoffs = (None, None) if triple is None else _triple(triple, cutoff)
     if a == b:
@@ -298,8 +299,11 @@ def compare(
 # ---------------------------------------------------------------- in
 
 
-def _outputs(prefix: str, overwrite: bool) -> tuple[Path, Path]:
-    """PREFIX.csv and PREFIX.png. UserError where they may not or cannot be written."""
+def _outputs(prefix: str, overwrite: bool, *trajectories: str) -> tuple[Path, Path]:
+    """PREFIX.csv and PREFIX.png. UserError where they may not or cannot be written, or what is to be read is
+    not there: that is told first."""
+    for trajectory in trajectories:
+        check_trajectory(trajectory)
     path = Path(prefix)
     if not path.name:
         raise UserError(f"--output: expected a prefix of file names, found {prefix!r}")
@@ -358,7 +362,11 @@ def _rdf(path: str, frames: list[Atoms], r_max: float, bin_width: float, pairs) 
             raise UserError(
                 f"--pair: expected at most {MOST_PANELS} pairs to draw, found {panels}; choose some"
             )
-        return analysis.rdf(frames, r_max, bin_width, pairs)
+        found = analysis.rdf(frames, r_max, bin_width, pairs)
+        if not any(g.any() for g in found.g.values()):
+            wanted = " and ".join(found.g) if pairs else "of atoms"
+            raise UserError(f"--r-max: expected pairs {wanted}, found none within {r_max:g} Å")
+        return found
 
 
 def _adf(path: str, frames: list[Atoms], triple, cutoffs, bin_width: float) -> analysis.Adf:
@@ -423,8 +431,9 @@ def _shell(found: analysis.Rdf, pair: str) -> tuple[str, ...]:
 
 
 def _about(path: str, frames: list[Atoms]) -> str:
-    atoms = f"{len(frames[0])} atoms" if len({len(a) for a in frames}) == 1 else "different numbers of atoms"
-    return f"{path}: {len(frames)} frame{'s' * (len(frames) > 1)}, {atoms}"
+    same = len({len(a) for a in frames}) == 1
+    atoms = counted(len(frames[0]), "atom") if same else "different numbers of atoms"
+    return f"{path}: {counted(len(frames), 'frame')}, {atoms}"
 
 
 def _console() -> Console:

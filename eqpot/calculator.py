@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from eqpot.backend import resolve
+from eqpot.backend import moved, resolve
 from eqpot.errors import UserError
 from eqpot.graph import Batch, VerletList
 from eqpot.model import Selection
@@ -58,7 +58,7 @@ class EqpotCalculator(Calculator):
             raise UserError("model: expected at least one, found an empty list")
         if not 0 <= skin < np.inf:
             raise UserError(f"skin: expected a length in Å that is not negative, found {skin}")
-        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= most_threads()):
+        if threads is not None and not (type(threads) is int and 1 <= threads <= most_threads()):
             raise UserError(f"threads: expected 1 to {most_threads()}, found {threads!r}")
         self.threads, self.skin = threads, skin
         self.potentials = [
@@ -75,14 +75,14 @@ class EqpotCalculator(Calculator):
         self._stress_follows = False
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
-        """What has changed since the last call. ASE's own check takes as long as a small force call."""
+        """What has changed since the last call, to the last bit.
+
+        ASE's own check takes as long as a small force call, and comparing bytes a part of comparing numbers.
+        """
         old = self.atoms
-        if old is None or len(old) != len(atoms):
+        if old is None or _but_positions(old) != _but_positions(atoms):
             return list(all_changes)
-        pairs = (old.numbers, atoms.numbers), (old.cell.array, atoms.cell.array), (old.pbc, atoms.pbc)
-        if not all((a == b).all() for a, b in pairs):
-            return list(all_changes)
-        return [] if (old.positions == atoms.positions).all() else ["positions"]
+        return [] if old.positions.tobytes() == atoms.positions.tobytes() else ["positions"]
 
     def calculate(
         self,
@@ -107,11 +107,15 @@ class EqpotCalculator(Calculator):
         self._stress_follows |= "stress" in properties
         forces = not WITHOUT_FORCES.issuperset(properties)
         stress = forces and self._stress_follows and bool(pbc.all())
-        geometry = self.atoms.numbers, self.atoms.positions, self.atoms.cell[:], self.atoms.pbc
-        lists = {self._key(p): self._list(*self._key(p)) for p in self.potentials}
-        batches = {key: neighbours.batch(*geometry) for key, neighbours in lists.items()}
+        here = self.atoms
+        geometry = here.numbers, here.positions, here.cell.array, here.pbc
+        batches, members = {}, []
         with on_threads(self.threads):
-            members = [_results(p, batches[self._key(p)], forces, stress) for p in self.potentials]
+            for potential in self.potentials:
+                neighbours = self._list(potential)
+                if neighbours not in batches:
+                    batches[neighbours] = neighbours.batch(*geometry)
+                members.append(_results(potential, batches[neighbours], forces, stress))
         if self.is_committee:
             values = {name: np.array([member[name] for member in members]) for name in members[0]}
             results = {name: v.mean(axis=0) for name, v in values.items()}
@@ -123,6 +127,10 @@ class EqpotCalculator(Calculator):
         results["free_energy"] = results["energy"]
         self.results = results
 
+    def graph(self) -> Batch:
+        """Of the atoms last calculated, as the first of the potentials sees them; on the CPU."""
+        return moved(self._list(self.potentials[0]).latest, "cpu")
+
     def _remember(self, atoms: Atoms, system_changes: Sequence[str]) -> None:
         """Atoms to compare the next ones with; a copy of all that they carry takes as long as ten of them."""
         if self._last is None or list(system_changes) != ["positions"]:
@@ -130,19 +138,20 @@ class EqpotCalculator(Calculator):
         self._last.positions[:] = atoms.positions
         self.atoms = self._last
 
-    def _key(self, potential: Potential) -> tuple[tuple[int, ...], float, bool]:
-        """What decides on neighbours: species, cutoff, and whether they are found on the GPU."""
-        on_gpu = potential.backend == "cuda" and len(self.atoms) >= SMALLEST
-        return potential.species, potential.config.cutoff, on_gpu
-
-    def _list(self, species: tuple[int, ...], cutoff: float, on_gpu: bool):
-        if not on_gpu:
-            return self.lists[species, cutoff]
-        if (species, cutoff) not in self._gpu_lists:
+    def _list(self, potential: Potential) -> VerletList:
+        """The potential's neighbours, those of many atoms on its GPU."""
+        key = potential.species, potential.config.cutoff
+        if potential.backend != "cuda" or len(self.atoms) < SMALLEST:
+            return self.lists[key]
+        if key not in self._gpu_lists:
             from eqpot.gpu_graph import GpuVerletList
 
-            self._gpu_lists[species, cutoff] = GpuVerletList(species, cutoff, self.skin)
-        return self._gpu_lists[species, cutoff]
+            self._gpu_lists[key] = GpuVerletList(*key, self.skin)
+        return self._gpu_lists[key]
+
+
+def _but_positions(atoms: Atoms) -> tuple[bytes, ...]:
+    return atoms.numbers.tobytes(), atoms.cell.array.tobytes(), atoms.pbc.tobytes()
 
 
 def _held(model: str | Path | Potential, backend: str, stays: bool) -> Potential:
@@ -155,11 +164,9 @@ def _held(model: str | Path | Potential, backend: str, stays: bool) -> Potential
 def _results(potential: Potential, batch: Batch, forces: bool, stress: bool) -> dict[str, float | np.ndarray]:
     """By ASE's names, in the order of its atoms."""
     prediction = potential.predict(batch, forces=forces, stress=stress)
-    results = {"energy": float(prediction.energy[0]), "energies": np.empty_like(prediction.energies)}
-    results["energies"][batch.order] = prediction.energies
+    results = {"energy": float(prediction.energy[0]), "energies": prediction.energies[batch.place]}
     if forces:
-        results["forces"] = np.empty_like(prediction.forces)
-        results["forces"][batch.order] = prediction.forces
+        results["forces"] = prediction.forces[batch.place]
     if stress:
         results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0])
     return results

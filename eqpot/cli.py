@@ -15,6 +15,7 @@ import click
 
 from eqpot.config import DynamicsConfig
 from eqpot.errors import UserError
+from eqpot.words import counted
 
 device_option = click.option(
     "--device",
@@ -22,6 +23,14 @@ device_option = click.option(
     default="auto",
     show_default=True,
     help="Where to compute; auto takes a GPU if one can be used.",
+)
+frame_index = click.option(
+    "--index",
+    type=int,
+    default=-1,
+    show_default=True,
+    metavar="N",
+    help="Frame of STRUCTURE, from 0, or -1, -2, ... from the end.",
 )
 
 STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
@@ -150,13 +159,9 @@ def _train(trainer) -> None:
         )
     else:
         console.print(f"done: {reason}; best epoch {trainer.state.best_epoch}", markup=False)
-    for table in tables(trainer.report(), f"errors on the {_frames(len(trainer.valid), 'validation')}"):
+    for table in tables(trainer.report(), f"errors on the {counted(len(trainer.valid), 'validation frame')}"):
         console.print(table)
     console.print(f"model: {model}\nevaluate it: eqpot eval {shlex.quote(str(model))} DATA.h5", markup=False)
-
-
-def _frames(count: int, kind: str) -> str:
-    return f"{count} {kind} frame{'' if count == 1 else 's'}"
 
 
 def summary(trainer) -> str:
@@ -164,11 +169,11 @@ def summary(trainer) -> str:
     note = trainer.note()
     train, valid, model = trainer.train, trainer.valid, trainer.config.model
     return (
-        f"{_frames(len(train), 'training')}, {_frames(len(valid), 'validation')}, "
+        f"{counted(len(train), 'training frame')}, {counted(len(valid), 'validation frame')}, "
         f"{trainer.potential.mean_neighbours:.1f} neighbours per atom within {model.cutoff:g} Å\n"
-        f"{len(trainer.weights)} parameters ({model.symmetry}, l_max {model.l_max}, {model.blocks} blocks, "
-        f"{model.features} features, {trainer.config.train.dtype}), run folder {trainer.folder}"
-        + (f"\nnote: {note}" if note else "")
+        f"{len(trainer.weights)} parameters ({model.symmetry}, l_max {model.l_max}, "
+        f"{counted(model.blocks, 'block')}, {model.features} features, {trainer.config.train.dtype}), "
+        f"run folder {trainer.folder}" + (f"\nnote: {note}" if note else "")
     )
 
 
@@ -177,20 +182,21 @@ def summary(trainer) -> str:
 @click.argument("data", metavar="DATA.h5")
 @click.option("--json", "json_file", metavar="FILE", help="Write the errors as JSON.")
 @click.option("--plots", metavar="DIR", help="Draw predicted against reference values.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE, and the pictures in DIR.")
 @device_option
-def evaluate_(model, data, json_file, plots, device) -> None:
+def evaluate_(model, data, json_file, plots, overwrite, device) -> None:
     """Errors of MODEL.h5 on the labelled frames of DATA.h5."""
     from rich.console import Console
 
-    from eqpot.data import read_dataset
+    from eqpot.data import LABELS, read_dataset
     from eqpot.evaluate import evaluate, tables, write_json
-    from eqpot.files import check_folder, check_json
+    from eqpot.files import check_folder, check_output
     from eqpot.potential import Potential
 
     if json_file is not None:
-        check_json(json_file)
+        check_output(json_file, overwrite)
     if plots is not None:
-        check_folder(plots)
+        check_folder(plots, [f"{label}.png" for label in LABELS], overwrite)
     console = Console(highlight=False, soft_wrap=True)
     potential = Potential.load(model, device)
     dataset = read_dataset(data)
@@ -199,7 +205,7 @@ def evaluate_(model, data, json_file, plots, device) -> None:
         console.print(f"warning: {warning}", markup=False)
     if potential.provenance.get("note"):
         console.print(f"note: {potential.provenance['note']}", markup=False)
-    for table in tables(content, f"errors on the {len(dataset)} frames of {data}"):
+    for table in tables(content, f"errors on the {counted(len(dataset), 'frame')} of {data}"):
         console.print(table)
     if json_file is not None:
         write_json(json_file, content)
@@ -262,23 +268,23 @@ def info(model) -> None:
     show_default=True,
     help="One of ASE's.",
 )
+@frame_index
 @click.option("--overwrite", is_flag=True, help="Replace the result.")
 @device_option
-def relax(model, structure, output, fmax, steps, cell, optimizer, overwrite, device) -> None:
-    """Relax STRUCTURE, any file that ASE reads, with MODEL.h5.
+def relax(model, structure, output, fmax, steps, cell, optimizer, index, overwrite, device) -> None:
+    """Relax STRUCTURE, any file that ASE reads or a data set, with MODEL.h5.
 
     Writes what was reached to FILE, in the format that its name tells, also after Ctrl-C. The exit status is
     2 where more steps would be needed.
     """
     from eqpot.calculator import EqpotCalculator
-    from eqpot.files import check_structure, read_structure, write_structure
+    from eqpot.files import check_structure, write_structure
     from eqpot.potential import Potential
     from eqpot.relax import Step, relax
 
     check_structure(output, overwrite)
     potential = Potential.load(model, device)
-    atoms = read_structure(structure)
-    potential.check(atoms, structure)
+    atoms, structure = _frame(structure, index, potential)
     if cell and not atoms.pbc.all():
         raise UserError(
             f"{structure}: --cell: expected a structure periodic in all three directions, "
@@ -311,7 +317,7 @@ def relax(model, structure, output, fmax, steps, cell, optimizer, overwrite, dev
     click.echo(f"wrote {output}")
     if not reached:
         raise UserError(
-            f"{structure}: not relaxed after {steps} steps: expected no force above {fmax:g} eV/Å"
+            f"{structure}: not relaxed after {counted(steps, 'step')}: expected no force above {fmax:g} eV/Å"
             f"{' and as little stress' if cell else ''}, found {found[-1].force:.4g} eV/Å; "
             f"go on from {output} with more --steps"
         )
@@ -339,9 +345,10 @@ def _dynamics_options(command: Callable) -> Callable:
 @device_option
 @_dynamics_options
 def md(files, output, resume, overwrite, device, **options) -> None:
-    """Molecular dynamics of STRUCTURE, any file that ASE reads, with MODEL.h5, or several: a committee.
+    """Molecular dynamics of STRUCTURE with MODEL.h5, or several: a committee.
 
-    The run folder gets trajectory.traj (for ASE), thermo.csv and restart.h5. A run that was stopped or killed
+    STRUCTURE is any file that ASE reads, or a data set. The run folder gets trajectory.traj (for ASE),
+    thermo.csv, restart.h5 and, at the end, thermo.png, a picture of the csv. A run that was stopped or killed
     goes on with --resume, to the last bit as if it had not been; restart.h5 is written every 5 s, and what a
     kill -9 took since then is done again. Passing a limit ends it with exit status 2.
     """
@@ -365,7 +372,7 @@ def md(files, output, resume, overwrite, device, **options) -> None:
 def _simulate(simulation) -> None:
     from rich.console import Console
 
-    from eqpot.md import LOG, TRAJECTORY
+    from eqpot.md import LOG, PICTURE, TRAJECTORY, LimitPassed
     from eqpot.progress import StepBar, StepLines
 
     console = Console(highlight=False, soft_wrap=True)
@@ -388,18 +395,23 @@ def _simulate(simulation) -> None:
     try:
         with StepBar(simulation, console) if console.is_terminal else StepLines() as watch:
             ended = simulation.run(watch)
+    except LimitPassed:
+        simulation.draw()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    simulation.draw()
     if not ended:
         console.print(f"stopped at step {simulation.step}; continue with: {resume}", markup=False)
         raise KeyboardInterrupt
-    mean = simulation.means()
-    text = f"done: {simulation.time:g} ps; mean temperature {mean['temperature_K']:.1f} K"
+    log, folder = simulation.log(), simulation.folder
+    text = f"done: {simulation.time:g} ps; mean temperature {log['temperature_K'].mean():.1f} K"
     if simulation.atoms.pbc.all():
-        text += f", volume {mean['volume_A3']:.1f} Å³, pressure {mean['pressure_bar']:.0f} bar"
+        text += f", volume {log['volume_A3'].mean():.1f} Å³, pressure {log['pressure_bar'].mean():.0f} bar"
     console.print(
-        f"{text}\ntrajectory: {simulation.folder / TRAJECTORY}, log: {simulation.folder / LOG}", markup=False
+        f"{text}\ntrajectory: {folder / TRAJECTORY}, log: {folder / LOG}, picture: {folder / PICTURE}",
+        markup=False,
     )
 
 
@@ -412,8 +424,8 @@ def _about(simulation) -> str:
     to = f" to {config.end_temperature:g}" if config.end_temperature else ""
     pressure = f", {config.pressure:g} bar" if config.ensemble == "npt" else ""
     return (
-        f"{len(atoms)} atoms, {kind}, {config.temperature:g}{to} K{pressure}, "
-        f"{config.steps - simulation.step} steps of {config.timestep:g} fs"
+        f"{counted(len(atoms), 'atom')}, {kind}, {config.temperature:g}{to} K{pressure}, "
+        f"{counted(config.steps - simulation.step, 'step')} of {config.timestep:g} fs"
         f"{f' from step {simulation.step}' if simulation.step else ''}, run folder {simulation.folder}"
     )
 
@@ -421,9 +433,10 @@ def _about(simulation) -> str:
 @cli.command()
 @click.argument("model", metavar="MODEL.h5")
 @click.argument("structure", metavar="STRUCTURE")
+@frame_index
 @device_option
-def check(model, structure, device) -> None:
-    """Ask what to ask of MODEL.h5 before a long run of STRUCTURE.
+def check(model, structure, index, device) -> None:
+    """Ask what to ask of MODEL.h5 before a long run of STRUCTURE, any file that ASE reads or a data set.
 
     Forces and stress against differences of the energy, rotation, order of the atoms, pairs of atoms near the
     cutoff and close together, energy drift, speed and memory. The exit status is 2 where one of them fails.
@@ -431,35 +444,18 @@ def check(model, structure, device) -> None:
     from rich.console import Console
 
     from eqpot.check import check, table
-    from eqpot.files import read_structure
     from eqpot.potential import Potential
 
     potential = Potential.load(model, device)
-    atoms = read_structure(structure)
-    potential.check(atoms, structure)
+    atoms, structure = _frame(structure, index, potential)
     console = Console(highlight=False, soft_wrap=True)
     with console.status("checking"):
         findings = list(check(potential, atoms))
-    console.print(table(findings, f"{model} on {structure}, {len(atoms)} atoms"))
+    console.print(table(findings, f"{model} on {structure}, {counted(len(atoms), 'atom')}"))
     judged = [finding for finding in findings if finding.limit is not None]
     failed = sum(not finding.passed for finding in judged)
     if failed:
         raise UserError(f"{model}: {failed} of {len(judged)} checks failed on {structure}, see the table")
-
-
-frame_index = click.option(
-    "--index",
-    type=int,
-    default=-1,
-    show_default=True,
-    metavar="N",
-    help="Frame of STRUCTURE, from 0, or -1, -2, ... from the end.",
-)
-
-
-def _of_frame(structure: str, index: int) -> str:
-    """The structure's name, with its frame where one was asked for."""
-    return structure if index == -1 else f"{structure}, frame {index}"
 
 
 @cli.command("inspect")
@@ -473,7 +469,7 @@ def _of_frame(structure: str, index: int) -> str:
 @click.option("--text", is_flag=True, help="Print the numbers as tables.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the numbers as JSON.")
 @frame_index
-@click.option("--overwrite", is_flag=True, help="Replace the report.")
+@click.option("--overwrite", is_flag=True, help="Replace the report, and FILE.")
 def inspect_(model, structure, output, text, json_file, index, overwrite) -> None:
     """What each of MODEL.h5's tensor products does in STRUCTURE, any file that ASE reads or a data set.
 
@@ -484,10 +480,9 @@ def inspect_(model, structure, output, text, json_file, index, overwrite) -> Non
     from rich.console import Console
 
     from eqpot.evaluate import write_json
-    from eqpot.files import check_json, check_output
+    from eqpot.files import check_output
     from eqpot.inspect import inspect_structure, tables, to_json
     from eqpot.potential import Potential
-    from eqpot.trajectory import read_frame
 
     if output is None and not text and json_file is None:
         output = "report.html"
@@ -495,14 +490,13 @@ def inspect_(model, structure, output, text, json_file, index, overwrite) -> Non
         check_output(output, overwrite)
         from eqpot.report import write_report
     if json_file is not None:
-        check_json(json_file)
+        check_output(json_file, overwrite)
     potential = Potential.load(model)
-    atoms = read_frame(structure, index)
-    potential.check(atoms, structure)
+    atoms, structure = _frame(structure, index, potential)
     console = Console(highlight=False, soft_wrap=True)
     with console.status("inspecting"):
         try:
-            found = inspect_structure(potential, atoms, _of_frame(structure, index))
+            found = inspect_structure(potential, atoms, structure)
         except UserError as e:
             raise UserError(f"{structure}: {e}") from e
     if text:
@@ -531,16 +525,12 @@ def explain(model, structure, index) -> None:
     from eqpot.explain import computation, cost
     from eqpot.potential import Potential
 
-    if structure is None and index != -1:
-        raise click.UsageError("--index: expected a STRUCTURE, too, found none")
+    _check_index(structure, index)
     potential = Potential.load(model)
     shown = [computation(potential)]
     if structure is not None:
-        from eqpot.trajectory import read_frame
-
-        atoms = read_frame(structure, index)
-        edges = len(potential.graph(atoms, structure).senders)
-        shown.append(cost(potential, _of_frame(structure, index), len(atoms), edges))
+        atoms, structure = _frame(structure, index, potential)
+        shown.append(cost(potential, structure, len(atoms), len(potential.graph(atoms).senders)))
     for table in shown:
         Console(highlight=False, soft_wrap=True).print(table)
 
@@ -553,27 +543,34 @@ def explain(model, structure, index) -> None:
     "--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="For each time."
 )
 @click.option("--training", is_flag=True, help="Training steps on the ethanol sample, too.")
+@frame_index
 @click.option("--json", "json_file", metavar="FILE", help="Write the times as JSON.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE.")
 @device_option
-def bench(model, structure, threads, seconds, training, json_file, device) -> None:
+def bench(model, structure, threads, seconds, training, index, json_file, overwrite, device) -> None:
     """How fast force calls are on this machine.
 
-    With MODEL.h5 on STRUCTURE, any file that ASE reads. Without a structure, on a molecule and two boxes of
-    water; without a model too, with an untrained potential of the default settings.
+    With MODEL.h5 on STRUCTURE, any file that ASE reads or a data set. Without a structure, on a molecule and
+    two boxes of water; without a model too, with an untrained potential of the default settings.
     """
     from rich.console import Console
 
     from eqpot import bench
     from eqpot.backend import resolve
-    from eqpot.files import check_json, read_structure
+    from eqpot.files import check_output
     from eqpot.potential import Potential
     from eqpot.threads import most_threads
 
+    _check_index(structure, index)
     if json_file is not None:
-        check_json(json_file)
+        check_output(json_file, overwrite)
     device = resolve(device)
     potential = None if model is None else Potential.load(model, device)
-    systems = bench.structures() if structure is None else {structure: read_structure(structure)}
+    if structure is None:
+        systems = bench.structures()
+    else:
+        atoms, structure = _frame(structure, index, potential)
+        systems = {structure: atoms}
     if potential is not None and structure is None:
         known = set(potential.species)
         systems = {name: atoms for name, atoms in systems.items() if known.issuperset(atoms.numbers.tolist())}
@@ -588,6 +585,20 @@ def bench(model, structure, threads, seconds, training, json_file, device) -> No
     if json_file is not None:
         bench.write_json(json_file, rows, about)
         click.echo(f"wrote {json_file}")
+
+
+def _frame(structure: str, index: int, potential) -> tuple[Any, str]:
+    """One frame of a file as ase.Atoms, such as the potential takes, and what to call it."""
+    from eqpot.trajectory import read_frame
+
+    atoms, name = read_frame(structure, index), structure if index == -1 else f"{structure}, frame {index}"
+    potential.check(atoms, name)
+    return atoms, name
+
+
+def _check_index(structure: str | None, index: int) -> None:
+    if structure is None and index != -1:
+        raise click.UsageError("--index: expected a STRUCTURE, too, found none")
 
 
 def _threads(given: str | None, available: int) -> list[int]:

@@ -160,8 +160,13 @@ class _Table:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _check(field, getattr(self, field.name), f"{self.section}.{field.name}")
+            value = _check(field, getattr(self, field.name), self.called(field.name))
             object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def called(cls, key: str) -> str:
+        """What messages call a setting."""
+        return f"{cls.section}.{key}"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -169,7 +174,7 @@ class _Table:
         valid = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in valid:
-                raise UserError(f"{cls.section}.{key}: unknown key, {nearest(key, valid)}")
+                raise UserError(f"{cls.called(key)}: unknown key, {nearest(key, valid)}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -324,6 +329,7 @@ class DynamicsConfig(_Table):
     )
     pressure: float = option(1.0, "of npt, bar (10000 bar are 1 GPa)")
     barostat_time: float = option(1000.0, "characteristic time of npt's barostat, fs", above=0)
+    index: int = option(-1, "frame of STRUCTURE, from 0, or -1, -2, ... from the end")
     keep_velocities: bool = option(False, "begin with those of STRUCTURE")
     seed: int = option(0, "of the first velocities and of langevin's noise", low=0)
     write_every: int = option(20, "steps from frame to frame of the trajectory", low=1)
@@ -351,13 +357,20 @@ class DynamicsConfig(_Table):
             ("barostat_time", ("npt",)),
         ):
             if self.ensemble not in wanted and getattr(self, name) != fields[name].default:
-                raise UserError(f"md.{name}: expected ensemble {' or '.join(wanted)}, found {self.ensemble}")
+                raise UserError(
+                    f"{self.called(name)}: expected ensemble {' or '.join(wanted)}, found {self.ensemble}"
+                )
         if self.end_temperature is not None and self.thermostat != "langevin":
             found = f"thermostat {self.thermostat}" if self.ensemble == "nvt" else f"ensemble {self.ensemble}"
             raise UserError(
-                "md.end_temperature: expected thermostat langevin, whose temperature may change at any step, "
+                "--end-temperature: expected thermostat langevin, whose temperature may change at any step, "
                 f"found {found}"
             )
+
+    @classmethod
+    def called(cls, key: str) -> str:
+        """As an option: all of them come from the command line."""
+        return f"--{key.replace('_', '-')}"
 
     @cached_property
     def steps(self) -> int:

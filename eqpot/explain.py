@@ -27,6 +27,7 @@ from rich.table import Table
 
 from eqpot.model import PATHS, Block, Dense, Model
 from eqpot.potential import Potential
+from eqpot.words import counted
 
 # Operations of each path, per edge and channel (kernels/interaction.py): message forward, then back to the
 # sender's features, to the weights, and to the direction.
@@ -346,7 +347,8 @@ def cost(potential: Potential, name: str, atoms: int, edges: int) -> Table:
     ]
     total_operations, total_bytes = (sum(row[k] for row in rows) for k in (2, 3))
     title = (
-        f"one force call on {escape(name)}: {atoms} atoms, {edges} edges ({edges / atoms:.1f} per atom)\n"
+        f"one force call on {escape(name)}: {counted(atoms, 'atom')}, {counted(edges, 'edge')} "
+        f"({edges / atoms:.1f} per atom)\n"
         "bytes: what each step takes and gives, as if it were by itself"
     )
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)

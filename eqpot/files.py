@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -115,25 +115,14 @@ def read_structure(path: str | Path) -> Atoms:
 def check_output(path: str | Path, overwrite: bool = False) -> None:
     """UserError, before any work is done, where a file may not or cannot be written."""
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: expected the name of a file to write, found a folder")
+    if path.exists() and not path.is_file():
+        found = "a folder" if path.is_dir() else "a device"
+        raise UserError(f"{path}: expected the name of a file to write, found {found}")
     if path.exists() and not overwrite:
         raise UserError(f"{path}: exists already; give --overwrite to replace it")
     if not path.parent.is_dir():
         raise UserError(f"{path}: the folder {path.parent} does not exist")
     _check_permission(path, path.parent)
-
-
-def check_json(path: str | Path) -> None:
-    """UserError, before any work is done, where JSON cannot be written or would replace something else."""
-    path = Path(path)
-    check_output(path, overwrite=True)
-    if path.exists():
-        if not path.is_file():
-            raise UserError(f"{path}: expected the name of a file to write, found a device")
-        with open(path, "rb") as file:
-            if file.read(1) not in (b"", b"{"):
-                raise UserError(f"{path}: expected a new name or a JSON file, found another kind of file")
 
 
 def check_structure(path: str | Path, overwrite: bool = False) -> None:
@@ -170,8 +159,11 @@ def _structure_format(path: str | Path) -> str:
     return form
 
 
-def check_folder(path: str | Path) -> None:
-    """UserError, before any work is done, where files could not be written to a folder, made if need be."""
+def check_folder(path: str | Path, names: Iterable[str] = (), overwrite: bool = False) -> None:
+    """UserError, before any work is done, where files could not be written to a folder, made if need be.
+
+    names: of files; those that are there may be replaced with `overwrite` only.
+    """
     if not str(path):
         raise UserError("expected the name of a folder to write to, found an empty one")
     path = Path(path)
@@ -180,6 +172,9 @@ def check_folder(path: str | Path) -> None:
         found = "it is not a folder" if there == path else f"{there} is not a folder"
         raise UserError(f"{path}: cannot be written: {found}")
     _check_permission(path, there)
+    for name in names:
+        if (path / name).exists():
+            check_output(path / name, overwrite)
 
 
 def _check_permission(path: Path, folder: Path) -> None:

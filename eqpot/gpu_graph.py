@@ -25,7 +25,8 @@ class GpuVerletList(VerletList):
             if here is None or not self._holds(here):
                 here = self._build(numbers, positions, cell, pbc)
                 self._built_for = structure
-            return self._edges(here)
+            self.latest = self._edges(here)
+            return self.latest
         except MemoryError as e:
             raise UserError(
                 f"structure: {len(numbers)} atoms: expected neighbours to fit into the free GPU memory, "

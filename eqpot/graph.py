@@ -10,6 +10,7 @@ neighbours were found.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -67,6 +68,13 @@ class Batch:
     @property
     def edge_count(self) -> int:
         return len(self.senders)
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """Where each atom of the structures is in the batch [n], the inverse of `order`."""
+        place = np.empty_like(self.order)
+        place[self.order] = np.arange(len(place))
+        return place
 
 
 @njit(cache=True, nogil=True)
@@ -169,32 +177,33 @@ class _Candidates:
 
     def __init__(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, reach: float):
         n, pbc = len(positions), np.asarray(pbc, bool)
-        self._box = np.where(pbc[:, None], cell, 0.0)
+        box = np.where(pbc[:, None], cell, 0.0)
         finder = NeighborList(cutoff=reach + MARGIN, full_list=True, n_threads=1)
-        receivers, senders, shifts = finder.compute(positions, self._box, pbc, "ijS")
+        receivers, senders, shifts = finder.compute(positions, box, pbc, "ijS")
         senders, shifts = senders.astype(np.int64), shifts.reshape(-1, 3)
-        self._ptr, perm = _edge_order(senders, receivers.astype(np.int64), shifts, n)
-        self._senders, self._shifts = senders[perm].astype(np.uint32), shifts[perm].astype(np.int32)
+        ptr, perm = _edge_order(senders, receivers.astype(np.int64), shifts, n)
+        candidates = box, ptr, senders[perm].astype(np.uint32), shifts[perm].astype(np.int32)
         self.edge_vec = np.empty((len(perm), 3))
         self.senders, self.receivers = np.empty((2, len(perm)), np.int64)
         self.receiver_ptr = np.empty(n + 1, np.int64)
+        self.lists = *candidates, self.edge_vec, self.senders, self.receivers, self.receiver_ptr
 
     def edges_within(self, cutoff: float, positions: np.ndarray, name: str) -> int:
         """Fill in the edges shorter than the cutoff (Å) and count them.
 
         UserError, beginning with `name`, at two atoms in the same place.
         """
-        count, least = _edges_within(
-            cutoff,
-            positions,
-            *(self._box, self._ptr, self._senders, self._shifts),
-            *(self.edge_vec, self.senders, self.receivers, self.receiver_ptr),
-        )
-        if least < 1e-12:
-            raise UserError(
-                f"{name}: positions: expected atoms apart from each other, found two at the same place"
-            )
+        count, least = _edges_within(cutoff, positions, *self.lists)
+        _check_apart(least, name)
         return count
+
+
+def _check_apart(least: float, name: str) -> None:
+    """UserError, beginning with `name`, at edges as short as `least`, a square (Å^2)."""
+    if least < 1e-12:
+        raise UserError(
+            f"{name}: positions: expected atoms apart from each other, found two at the same place"
+        )
 
 
 def check_structure(
@@ -343,12 +352,44 @@ def _gather(
     return near
 
 
+@njit(cache=True, nogil=True)
+def _edges_here(
+    positions: np.ndarray,
+    order: np.ndarray,
+    origin: np.ndarray,
+    far: float,
+    here: np.ndarray,
+    sender_perm: np.ndarray,
+    sender_ptr: np.ndarray,
+    cutoff: float,
+    box: np.ndarray,
+    candidate_ptr: np.ndarray,
+    candidates: np.ndarray,
+    shifts: np.ndarray,
+    edge_vec: np.ndarray,
+    senders: np.ndarray,
+    receivers: np.ndarray,
+    receiver_ptr: np.ndarray,
+) -> tuple[int, float]:
+    """`_gather`, `_edges_within` and `_group`: for few atoms, calling takes as long as what is called.
+
+    What the second returns, but -1 edges where an atom is not within `far` of its origin.
+    """
+    if not _gather(positions, order, origin, far, here):
+        return -1, np.inf
+    lists = candidate_ptr, candidates, shifts, edge_vec, senders, receivers, receiver_ptr
+    count, least = _edges_within(cutoff, here, box, *lists)
+    _group(senders[:count], sender_ptr, sender_perm[:count])
+    return count, least
+
+
 class VerletList:
     """The neighbours of one structure from call to call, found anew only where they may have changed.
 
     species: the potential's atomic numbers, rising. Pairs up to cutoff + skin (Å) are kept until an atom has
     moved by more than half the skin, or numbers, cell or pbc are others; `builds` counts how often they were
-    found. Each batch takes those within the cutoff, so that it is the same to the last bit for any skin.
+    found. Each batch takes those within the cutoff, so that it is the same to the last bit for any skin;
+    `latest` is that of the last call.
 
     Takes 64 bytes for each pair. Copies and pickles start without neighbours.
     """
@@ -356,6 +397,7 @@ class VerletList:
     def __init__(self, species: Sequence[int], cutoff: float, skin: float):
         self.species, self.cutoff, self.skin = tuple(species), cutoff, skin
         self.builds = 0
+        self.latest: Batch | None = None
         self._built_for: tuple | None = None
 
     def __getstate__(self) -> tuple:
@@ -365,37 +407,44 @@ class VerletList:
         self.__init__(*state)
 
     def batch(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Batch:
-        """What `collate` makes of this one structure; its arrays hold until the next call.
+        """What `collate` makes of this one structure; it holds until the next call.
 
         numbers int [n], positions [n, 3] and cell [3, 3] in Å, pbc bool [3]. UserError as in `frame_graph`.
         """
         positions = np.ascontiguousarray(positions, np.float64)
         structure = len(numbers), numbers.tobytes(), cell.tobytes(), pbc.tobytes()
-        if structure != self._built_for or not self._holds(positions):
+        count = self._find_edges(positions) if structure == self._built_for else -1
+        if count < 0:
             self._build(numbers, positions, cell, pbc)
             self._built_for = structure
-        found = self._candidates
-        count = found.edges_within(self.cutoff, self._here, "structure")
-        senders, sender_perm = found.senders[:count], self._sender_perm[:count]
-        _group(senders, self._sender_ptr, sender_perm)
-        return Batch(
-            order=self._order,
-            frame=self._frame,
-            species=self._species,
-            species_ptr=self._species_ptr,
-            atom_counts=self._atom_counts,
-            volume=self._volume,
-            edge_vec=found.edge_vec[:count],
-            senders=senders,
-            receivers=found.receivers[:count],
-            receiver_ptr=found.receiver_ptr,
-            sender_perm=sender_perm,
-            sender_ptr=self._sender_ptr,
-            walk=self._walk,
-        )
+            count = self._find_edges(positions)
+        if self.latest is None or count != self.latest.edge_count:
+            found = self._candidates
+            self.latest = Batch(
+                order=self._order,
+                frame=self._frame,
+                species=self._species,
+                species_ptr=self._species_ptr,
+                atom_counts=self._atom_counts,
+                volume=self._volume,
+                edge_vec=found.edge_vec[:count],
+                senders=found.senders[:count],
+                receivers=found.receivers[:count],
+                receiver_ptr=found.receiver_ptr,
+                sender_perm=self._sender_perm[:count],
+                sender_ptr=self._sender_ptr,
+                walk=self._walk,
+            )
+        return self.latest
 
-    def _holds(self, positions: np.ndarray) -> bool:
-        return _gather(positions, self._order, self._origin, self.skin / 2, self._here)
+    def _find_edges(self, positions: np.ndarray) -> int:
+        """Fill in the edges and count them; -1 where the neighbours do not hold."""
+        count, least = _edges_here(
+            *(positions, self._order, self._origin, self.skin / 2, self._here),
+            *(self._sender_perm, self._sender_ptr, self.cutoff, *self._candidates.lists),
+        )
+        _check_apart(least, "structure")
+        return count
 
     def _build(self, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> None:
         self._built_for = None  # should a check fail
@@ -411,4 +460,5 @@ class VerletList:
         self._candidates = _Candidates(self._origin, cell, pbc, self.cutoff + self.skin)
         self._sender_perm = np.empty_like(self._candidates.senders)
         self._sender_ptr = np.empty(n + 1, np.int64)
+        self.latest = None
         self.builds += 1

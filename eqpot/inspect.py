@@ -31,6 +31,7 @@ from eqpot.model import PATHS, Dense
 from eqpot.ops import Operator, operators
 from eqpot.potential import Potential
 from eqpot.tape import Node, Pool, Tape
+from eqpot.words import counted
 
 NODES = (24, 48, 96, 192, 384, 768)  # of the integral over the messages' strength
 CONVERGED = 1e-14  # what the shares may miss of the energy, relative to the sizes of all terms
@@ -538,8 +539,8 @@ def to_json(found: Inspection) -> dict[str, Any]:
 def tables(found: Inspection) -> list[Table]:
     """Paths by block, and what the symmetry is worth."""
     paths = Table(
-        title=f"{escape(found.name)}, {len(found.atoms)} atoms, {len(found.distances)} edges, "
-        f"{found.energy:.6f} eV\n{escape(found.model)}\n"
+        title=f"{escape(found.name)}, {counted(len(found.atoms), 'atom')}, "
+        f"{counted(len(found.distances), 'edge')}, {found.energy:.6f} eV\n{escape(found.model)}\n"
         "share: of the energy, by integrated gradients; off: with the path switched off, less the whole",
         title_justify="left",
         box=SIMPLE_HEAD,

@@ -3,6 +3,7 @@
     trajectory.traj     frames for ASE: positions, cell, momenta, energy, forces and, in a 3D cell, stress;
                         info["time_ps"]
     thermo.csv          a row every few steps: COLUMNS
+    thermo.png          its picture, see `Simulation.draw`
     restart.h5          everything that the next step depends on
 
 Energies in eV, lengths in Å, forces in eV/Å, temperatures in K; time in fs in the settings, in ps in the log.
@@ -38,12 +39,14 @@ from ase.md.verlet import VelocityVerlet
 from eqpot.calculator import EqpotCalculator
 from eqpot.config import DynamicsConfig
 from eqpot.errors import UserError
-from eqpot.files import read_structure, sha256
+from eqpot.files import sha256
 from eqpot.graph import shortest_edges
 from eqpot.potential import Potential
 from eqpot.runs import check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
+from eqpot.trajectory import read_frame
+from eqpot.words import counted
 
-TRAJECTORY, LOG, RESTART = "trajectory.traj", "thermo.csv", "restart.h5"
+TRAJECTORY, LOG, PICTURE, RESTART = "trajectory.traj", "thermo.csv", "thermo.png", "restart.h5"
 FORMAT, VERSION = "eqpot-restart", 1
 COLUMNS = (
     "step",
@@ -72,6 +75,10 @@ STATE = {
 }
 
 
+class LimitPassed(UserError):
+    """A step went beyond a limit, or to what is not finite."""
+
+
 @dataclass(frozen=True)
 class Sources:
     """What a run is made from: files and their hashes."""
@@ -98,7 +105,7 @@ class Simulation:
         self.config, self.folder, self.sources, self.atoms = config, folder, sources, atoms
         _check(config, atoms, sources.structure)
         if config.max_deviation and len(potentials) == 1:
-            raise UserError("md.max_deviation: expected more than one model, found one")
+            raise UserError("--max-deviation: expected more than one model, found one")
         atoms.info.clear()
         atoms.set_constraint([c for c in atoms.constraints if not isinstance(c, FixCom)])
         atoms.calc = EqpotCalculator(list(potentials) if len(potentials) > 1 else potentials[0])
@@ -107,8 +114,8 @@ class Simulation:
         self.dynamics: MolecularDynamics | None = None
         self.first_conserved: float | None = None  # eV
         self.stopping = False
-        self._neighbours = next(iter(atoms.calc.lists.values()))
-        self._closest = closest_approach(potentials, self._neighbours.species, config.min_distance)
+        self._species = potentials[0].species
+        self._closest = closest_approach(potentials, self._species, config.min_distance)
         self._unknown = [p for p, m in zip(sources.models, potentials, strict=True) if not closest(m)]
 
     @classmethod
@@ -126,12 +133,12 @@ class Simulation:
 
         Nothing is written before models, structure and its first forces are found good.
         """
-        held = check_run(folder, (TRAJECTORY, LOG, RESTART), overwrite)
+        held = check_run(folder, (TRAJECTORY, LOG, PICTURE, RESTART), overwrite)
         folder = Path(folder)
         if Path(structure).resolve() in [(folder / name).resolve() for name in held]:
             raise UserError(f"{structure}: expected a structure outside the run that is replaced")
         potentials = [Potential.load(model, device) for model in models]
-        atoms = read_structure(structure)
+        atoms = read_frame(structure, config.index)
         for potential in potentials:
             potential.check(atoms, str(structure))
         sources = Sources(
@@ -178,11 +185,13 @@ class Simulation:
         folder = Path(folder)
         stored, arrays = read_checkpoint(folder / RESTART, FORMAT, VERSION)
         config = DynamicsConfig.from_dict(stored["config"] | changes)
-        _only_stops_differ(config, stored["config"], folder / RESTART)
+        _only_stops_differ(config, DynamicsConfig.from_dict(stored["config"]), folder / RESTART)
         sources = Sources(**stored["sources"])
         models = models or sources.models
         if len(models) != len(sources.models):
-            raise UserError(f"{folder / RESTART}: expected {len(sources.models)} models, found {len(models)}")
+            raise UserError(
+                f"{folder / RESTART}: expected {counted(len(sources.models), 'model')}, found {len(models)}"
+            )
         potentials = [Potential.load(path, device) for path in models]
         for path, expected in zip(models, sources.model_hashes, strict=True):
             check_hash(path, sha256(path), expected, folder / RESTART)
@@ -227,7 +236,7 @@ class Simulation:
     def run(self, watch: "Watch | None" = None) -> bool:
         """Go on to the end, or until `stop()`; returns whether the end was reached.
 
-        UserError where a limit is passed or something is not finite: the step that did so is the last one in
+        LimitPassed where one is passed or something is not finite: the step that did so is the last one in
         trajectory and log, and the checkpoint is one before it.
         """
         watch = watch or Watch()
@@ -237,7 +246,7 @@ class Simulation:
                 fault = self._advance()
                 self._write(frames, rows, bool(fault))
                 if fault:
-                    raise UserError(
+                    raise LimitPassed(
                         f"{self.sources.structure}: step {self.step}: {fault}; "
                         f"{frames.filename} and {self.folder / LOG} keep what led there"
                     )
@@ -292,10 +301,9 @@ class Simulation:
                 f"({chemical_symbols[atoms.numbers[k]]})"
             )
         if config.min_distance:
-            species = self._neighbours.species
-            batch = self._neighbours.batch(atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc)
-            edges = batch.edge_vec, batch.senders, batch.receivers
-            found = shortest_edges(*edges, batch.species, len(species))
+            species, graph = self._species, atoms.calc.graph()
+            edges = graph.edge_vec, graph.senders, graph.receivers
+            found = shortest_edges(*edges, graph.species, len(species))
             if (found < self._closest).any():
                 a, b = np.unravel_index(np.argmin(found / self._closest), found.shape)
                 pair = " and ".join(chemical_symbols[species[k]] for k in (a, b))
@@ -312,11 +320,17 @@ class Simulation:
             )
         return ""
 
-    def means(self) -> dict[str, float]:
-        """Mean of each of COLUMNS over the rows of the log, NaN where there is none."""
+    def log(self) -> dict[str, np.ndarray]:
+        """COLUMNS of the log, each [rows], NaN where there is nothing."""
         with open(self.folder / LOG, newline="") as file:
             rows = [[float(cell or "nan") for cell in row] for row in list(csv.reader(file))[1:]]
-        return dict(zip(COLUMNS, np.mean(rows, axis=0).tolist(), strict=True))
+        return dict(zip(COLUMNS, np.transpose(rows), strict=True))
+
+    def draw(self) -> None:
+        """Write the picture of the log."""
+        from eqpot.plots import thermo
+
+        thermo(self.log(), len(self.atoms), self.folder / PICTURE)
 
     def warnings(self) -> list[str]:
         """What is legal but perhaps not meant."""
@@ -501,7 +515,7 @@ def closest_approach(potentials: Sequence[Potential], species: Sequence[int], fr
 def _check(config: DynamicsConfig, atoms: Atoms, name: str) -> None:
     if config.ensemble == "npt" and not atoms.pbc.all():
         raise UserError(
-            f"{name}: md.ensemble: expected a structure periodic in all three directions for npt, "
+            f"{name}: --ensemble: expected a structure periodic in all three directions for npt, "
             f"found pbc {atoms.pbc.tolist()}"
         )
     for constraint in atoms.constraints:
@@ -517,13 +531,14 @@ def _check(config: DynamicsConfig, atoms: Atoms, name: str) -> None:
         raise UserError(f"{name}: expected atoms that can move against each other, found {len(atoms)}")
 
 
-def _only_stops_differ(config: DynamicsConfig, stored: dict[str, Any], path: Path) -> None:
+def _only_stops_differ(config: DynamicsConfig, stored: DynamicsConfig, path: Path) -> None:
     stops = LIMITS if config.end_temperature is not None else ("length", *LIMITS)
     for key, value in config.to_dict().items():
-        if value != stored[key] and key not in stops:
+        expected = getattr(stored, key)
+        if value != expected and key not in stops:
             raise UserError(
-                f"{path}: md.{key}: expected {stored[key]!r} as the run began, found {value!r}; "
-                f"a resumed run may change only {', '.join(stops)}"
+                f"{path}: {config.called(key)}: expected {expected!r} as the run began, found {value!r}; "
+                f"a resumed run may change only {', '.join(map(config.called, stops))}"
             )
 
 
@@ -551,4 +566,4 @@ def _mobile(atoms: Atoms) -> int:
 
 
 def _longest(vectors: np.ndarray) -> float:
-    return float(np.sqrt((vectors**2).sum(axis=1).max()))
+    return math.sqrt(np.einsum("ij,ij->i", vectors, vectors).max())

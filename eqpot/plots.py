@@ -74,6 +74,49 @@ def learning_curve(log: Mapping[str, Sequence[float]], path: str | Path) -> None
     _save(figure, path)
 
 
+def thermo(log: Mapping[str, np.ndarray], atoms: int, path: str | Path) -> None:
+    """Temperature and energy over the time of thermo.csv's columns; volume, pressure and the deviation of a
+    committee where there are such and they change.
+
+    atoms: how many share the energy.
+    """
+    time = log["time_ps"]
+    energy = {"total": log["total_eV"], "conserved": log["conserved_eV"]}
+    if np.array_equal(*energy.values()):
+        energy = {"total, which is conserved": log["total_eV"]}
+    panels = {
+        "temperature, K": {"": log["temperature_K"]},
+        "energy change, meV/atom": {
+            name: 1000 * (values - values[0]) / atoms for name, values in energy.items()
+        },
+    }
+    for key, label in (
+        ("volume_A3", "volume, Å³"),
+        ("pressure_bar", "pressure, bar"),
+        ("forces_std_eV_per_A", "deviation of forces, eV/Å"),
+    ):
+        if np.ptp(log[key]) > 0:
+            panels[label] = {"": log[key]}
+    rows = ceil(len(panels) / 2)
+    figure = Figure(figsize=(9.6, 3.0 * rows), layout="constrained")
+    for position, (label, curves) in enumerate(panels.items(), 1):
+        axes = _axes(figure, position, 2, rows)
+        for colour, (name, values) in zip(COLOURS, curves.items(), strict=False):
+            there = np.isfinite(values)
+            if there.any():
+                marker = "." if len(values) < 30 else None
+                axes.plot(time[there], values[there], color=colour, linewidth=1, marker=marker, label=name)
+        axes.ticklabel_format(useOffset=False)
+        axes.set_xlabel("time, ps", color=INK)
+        axes.set_ylabel(label, color=INK)
+        if any(curves):
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
+        else:
+            title = f"mean {values[there].mean():.4g}, standard deviation {values[there].std():.4g}"
+            axes.set_title(title, loc="left", fontsize=10, color=INK)
+    _save(figure, path)
+
+
 def parity(dataset: Dataset, prediction: Labels, folder: str | Path) -> list[Path]:
     """Predicted against reference energy, forces and stress, one picture for each that is labelled.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
+from numba import njit
 
 from eqpot import backend as backends
 from eqpot import by_blocks
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "eqpot-model", 2
 FROM_VOIGT = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # the nine components among xx yy zz yz xz xy
+NO_PAIRS = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -250,8 +252,7 @@ class Potential:
             return []
         batch = collate(graphs, len(self.species))
         p = self.predict(batch, forces=True, stress=True)
-        energies, forces = np.empty_like(p.energies), np.empty_like(p.forces)
-        energies[batch.order], forces[batch.order] = p.energies, p.forces
+        energies, forces = p.energies[batch.place], p.forces[batch.place]
         ends = np.cumsum(batch.atom_counts)
         return [
             Result(
@@ -397,16 +398,19 @@ class Potential:
     ) -> Prediction:
         """From the network's numbers x [n] and forces [n, 3], and d = dE/d edge_vec [E, 3] where stress is
         wanted."""
-        energies = self._of_species(self.scale, batch) * x + self._of_species(self.shift, batch)
+        pairs = NO_PAIRS
         if self.zbl is not None:
-            zbl_energies, zbl_forces, zbl_d = self.zbl.run(batch)
-            energies += zbl_energies
+            pairs, zbl_forces, zbl_d = self.zbl.run(batch)
             forces = None if forces is None else forces + zbl_forces
             d = None if d is None else d + zbl_d
         if self.backend == "cuda":
+            energies = self._of_species(self.scale, batch) * x + self._of_species(self.shift, batch)
+            if self.zbl is not None:
+                energies += pairs
             energy = _frame_sums(energies[:, None], batch)[:, 0]
         else:
-            energy = np.bincount(batch.frame, energies, minlength=batch.n_frames)
+            energies, energy = np.empty(len(x)), np.empty(batch.n_frames)
+            _energies(energies, energy, x, self.scale, self.shift, pairs, batch.species, batch.frame)
         return Prediction(
             energy=energy,
             energies=energies,
@@ -451,6 +455,27 @@ class Potential:
             # No einsum: it ends in cuBLAS, which cannot be recorded.
             t += (symmetric[batch.frame[batch.receivers]] * batch.edge_vec[:, None, :]).sum(axis=2)
         return t.astype(self.dtype)
+
+
+@njit(cache=True, nogil=True)
+def _energies(
+    energies: np.ndarray,
+    energy: np.ndarray,
+    x: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    pairs: np.ndarray,
+    species: np.ndarray,
+    frame: np.ndarray,
+) -> None:
+    """Fill in energies of atoms [n] and of frames [f], eV; pairs [n]: added to those of atoms, or empty."""
+    energy[:] = 0
+    for k in range(len(x)):
+        z = species[k]
+        energies[k] = scale[z] * x[k] + shift[z]
+        if len(pairs):
+            energies[k] += pairs[k]
+        energy[frame[k]] += energies[k]
 
 
 def _frame_sums(values: np.ndarray, batch: Batch) -> np.ndarray:

@@ -1,8 +1,6 @@
 """How many threads the kernels share."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numba
 
@@ -17,15 +15,17 @@ def most_threads() -> int:
     return min(cores(), numba.config.NUMBA_NUM_THREADS)
 
 
-@contextmanager
-def on_threads(count: int | None) -> Iterator[None]:
+class on_threads:
     """Kernels run on so many threads inside; None: on as many as outside."""
-    before = numba.get_num_threads()
-    if count in (None, before):  # setting takes as long as ten atoms
-        yield
-        return
-    numba.set_num_threads(count)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
+
+    def __init__(self, count: int | None):
+        self._count = count
+
+    def __enter__(self) -> None:
+        self._before = None if self._count is None else numba.get_num_threads()
+        if self._count != self._before:  # setting takes as long as ten atoms
+            numba.set_num_threads(self._count)
+
+    def __exit__(self, *_) -> None:
+        if self._count != self._before:
+            numba.set_num_threads(self._before)

@@ -20,6 +20,13 @@ class NoFrames(UserError):
     """None of the frames that were asked for is there."""
 
 
+def check_trajectory(path: str | Path) -> None:
+    """UserError, before any work is done, where there is no file to read."""
+    if not Path(path).is_file():
+        found = "a folder" if Path(path).exists() else "no such file"
+        raise UserError(f"{path}: expected a trajectory, found {found}")
+
+
 def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]:
     """The chosen frames of a trajectory in any format of ASE, or of a data set; lengths in Å.
 
@@ -30,9 +37,7 @@ def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]
     not finite, periodic cell vectors that depend on each other, nothing chosen.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.exists() else "no such file"
-        raise UserError(f"{path}: expected a trajectory, found {found}")
+    check_trajectory(path)
     if h5py.is_hdf5(path):
         dataset = read_dataset(path)
         numbered = ((k, dataset.atoms(k)) for k in range(len(dataset)))

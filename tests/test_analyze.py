@@ -235,6 +235,8 @@ def folder(tmp_path_factory):
     (folder / "half.extxyz").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.extxyz").write_bytes(b"")
     (folder / "text.md").write_text("nothing of the kind\n")
+    for name in ("old.csv", "old_rdf.csv"):
+        (folder / name).write_text("")
     ase.io.write(folder / "twice.extxyz", [*frames[:30], *frames[29:]])
     untimed = [atoms.copy() for atoms in frames]
     for atoms in untimed:
@@ -295,6 +297,8 @@ def test_rdf_and_adf_are_written(at_work, capsys):
     assert list(columns) == ["angle (degrees)", "H-O-H (per degree)", "H-O-H (over random)"]
     assert columns["H-O-H (per degree)"].sum() * 2 == pytest.approx(1)
     assert all(Path(name).read_bytes()[:4] == b"\x89PNG" for name in ("salt.png", "adf.png"))
+    assert main(["analyze", "rdf", f"{at_work}/one.extxyz", "-o", "one"]) == 0
+    assert "one.extxyz: 1 frame, 12 atoms" in capsys.readouterr().out
     assert "salt.csv: exists already" in refused(
         ["analyze", "rdf", f"{at_work}/salt.extxyz", "-o", "salt"], capsys
     )
@@ -337,6 +341,8 @@ def test_compare_overlays(at_work, capsys):
     [
         ("rdf none.traj", "none.traj: expected a trajectory, found no such file"),
         ("rdf .", ".: expected a trajectory, found a folder"),
+        ("rdf none.traj -o old", "none.traj: expected a trajectory, found no such file"),
+        ("compare walk.traj none.traj -o old", "none.traj: expected a trajectory, found no such file"),
         ("rdf empty.extxyz", "empty.extxyz: expected a trajectory in a format that ASE reads"),
         ("rdf text.md", "text.md: expected a trajectory in a format that ASE reads"),
         ("rdf half.extxyz", "half.extxyz: frame 30: cannot be read"),
@@ -349,6 +355,8 @@ def test_compare_overlays(at_work, capsys):
             "salt.extxyz: frame 0: expected a distance with at most 50000000 pairs",
         ),
         ("rdf salt.extxyz --r-max inf", "range: expected a finite number above 0 Å, found inf Å"),
+        ("rdf salt.extxyz --r-max 0.5", "--r-max: expected pairs of atoms, found none within 0.5 Å"),
+        ("rdf salt.extxyz --r-max 3 --pair Na-Na", "expected pairs Na-Na, found none within 3 Å"),
         ("adf salt.extxyz --triple Na-Cl-Na --cutoff 900", "a distance with at most 50000000 pairs"),
         ("adf salt.extxyz --triple Na-Cl-Na --cutoff 90", "a cutoff with at most 50000000 angles"),
         ("rdf salt.extxyz --bin 7", "bin width: expected a number above 0 and below 6 Å"),

@@ -463,7 +463,7 @@ def test_threads_are_those_asked_for(monkeypatch):
     assert np.array_equal(*found)
 
 
-@pytest.mark.parametrize("threads", [0, 10_000, 1.5, "2"])
+@pytest.mark.parametrize("threads", [0, 10_000, 1.5, "2", True])
 def test_threads_that_there_are_not(threads):
     with pytest.raises(UserError, match=f"threads: expected 1 to .*found {threads!r}"):
         EqpotCalculator(potential(), threads=threads)

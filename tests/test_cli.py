@@ -133,6 +133,8 @@ def test_eval_writes_json_and_pictures(folder, tmp_path, capsys):
     assert content["frames"] == 12 and content["per_element"].keys() == {"H", "O"}
     assert content["per_group"].keys() == {"cold", "warm"}
     assert content["energy_mae"] == pytest.approx(4 * content["energy_per_atom_mae"])
+    assert "e.json: exists already" in refused(["eval", "none.h5", "none.h5", *options], capsys)
+    assert main(["eval", str(folder / "run/model.h5"), str(folder / "toy.h5"), *options, "--overwrite"]) == 0
     names = {p.name for p in (tmp_path / "plots").iterdir()}
     assert names == {"energy.png", "forces.png", "stress.png"}
     text = capsys.readouterr().out
@@ -305,26 +307,28 @@ def test_water_of_the_benchmark_is_as_dense_as_water():
             "none/e.json: the folder none does not exist",
         ),
         (["eval", "none.h5", "toy.h5", "--json", "run"], "run: expected the name of a file"),
-        (["eval", "run/model.h5", "toy.h5", "--json", "run/model.h5"], "run/model.h5: expected a new name"),
+        (["eval", "run/model.h5", "toy.h5", "--json", "run/model.h5"], "run/model.h5: exists already; give"),
         (
             ["eval", "run/model.h5", "toy.h5", "--json", "toy.h5"],
-            "toy.h5: expected a new name or a JSON file",
+            "toy.h5: exists already; give --overwrite",
         ),
         (["eval", "run/model.h5", "toy.h5", "--json", "/dev/null"], "/dev/null: expected the name of a file"),
-        (["bench", "--json", "toy.h5"], "toy.h5: expected a new name or a JSON file"),
-        (["bench", "run/model.h5", "toy.h5"], "toy.h5: expected a structure in a format that ASE reads"),
+        (["bench", "--json", "toy.h5"], "toy.h5: exists already; give --overwrite"),
+        (["bench", "--index", "3"], "--index: expected a STRUCTURE"),
+        (["bench", "run/model.h5", "run/model.h5"], "run/model.h5: this is a model, not a data set"),
         (
             ["bench", "run/model.h5", "lone.xyz"],
             "lone.xyz: numbers: expected elements that the model has seen",
         ),
         (["eval", "none.h5", "toy.h5", "--plots", "text.h5/a/b"], "text.h5/a/b: cannot be written"),
+        (["eval", "none.h5", "toy.h5", "--plots", "pictures"], "pictures/energy.png: exists already"),
         (["info", "none.h5"], "none.h5: expected a model file, found no such file"),
         (["info", "run"], "run: expected a model file, found a folder"),
         (["info", "text.h5"], "text.h5: not an HDF5 file: expected a model, made by `eqpot fit`, found text"),
         (["info", "half.h5"], "half.h5: expected a model, found a damaged or truncated HDF5 file"),
         (["info", "foreign.h5"], "foreign.h5: expected a model, found an HDF5 file that eqpot did not write"),
         (["inspect", "none.h5", "toy.h5", "--text"], "none.h5: expected a model file, found no such file"),
-        (["inspect", "none.h5", "toy.h5", "--json", "toy.h5"], "toy.h5: expected a new name or a JSON file"),
+        (["inspect", "none.h5", "toy.h5", "--json", "toy.h5"], "toy.h5: exists already; give --overwrite"),
         (["inspect", "none.h5", "toy.h5", "-o", "text.md"], "text.md: exists already; give --overwrite"),
         (["inspect", "none.h5", "toy.h5", "-o", "new/r.html"], "new/r.html: the folder new does not exist"),
         (["inspect", "run/model.h5", "none.xyz", "--text"], "none.xyz: expected a structure, found no such"),
@@ -379,6 +383,8 @@ def bad_files(folder):
     for name in ("text.h5", "text.md", "text.of"):  # ASE takes md for CASTEP, and knows no "of"
         (folder / name).write_text("no HDF5 at all\n")
     (folder / "empty.xyz").write_text("")
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "energy.png").write_text("")
     (folder / "lone.xyz").write_text("1\n\nXe 0 0 0\n")
     (folder / "half.h5").write_bytes(toy.read_bytes()[: toy.stat().st_size // 2])
     import h5py
@@ -419,6 +425,7 @@ def relaxing(folder, tmp_path, monkeypatch):
     atoms.pbc = False
     ase.io.write(tmp_path / "free.xyz", atoms, format="extxyz")
     ase.io.write(tmp_path / "iron.xyz", ase.Atoms("Fe"))
+    write_dataset(tmp_path / "toy.h5", toy_dataset())
     monkeypatch.chdir(tmp_path)
     return ["relax", str(folder / "run" / "model.h5")]
 
@@ -471,8 +478,13 @@ def test_md(relaxing, folder, capsys):
     assert head.endswith("ns/day") and len(rows) == 19 and float(rows[-1].split()[0]) == 0.01
     assert {len(line) for line in (first, *rows)} == {len(head)}
     assert done.startswith("done: 0.01 ps; mean temperature ") and "pressure" in done
-    assert wrote == "trajectory: md/trajectory.traj, log: md/thermo.csv"
-    assert {p.name for p in Path("md").iterdir()} == {"trajectory.traj", "thermo.csv", "restart.h5"}
+    assert wrote == "trajectory: md/trajectory.traj, log: md/thermo.csv, picture: md/thermo.png"
+    assert {p.name for p in Path("md").iterdir()} == {
+        "trajectory.traj",
+        "thermo.csv",
+        "thermo.png",
+        "restart.h5",
+    }
     text = refused(["md", model, "frame.xyz"], capsys)
     assert "md: the folder already holds a run (trajectory.traj); give --resume" in text
     assert main(["md", "--resume"]) == 0
@@ -481,7 +493,29 @@ def test_md(relaxing, folder, capsys):
     )
     assert main(["md", model, "frame.xyz", "--resume", "--length", "25"]) == 0
     assert "5 steps of 0.5 fs from step 20" in capsys.readouterr().out
+    assert main(["md", "--resume", "--length", "26"]) == 0
+    assert "1 step of 0.5 fs from step 25" in capsys.readouterr().out
     assert main(["md", model, model, "frame.xyz", "--overwrite", "--length=2", "--max-deviation=1"]) == 0
+
+
+def test_a_frame_of_a_data_set_is_a_structure(relaxing, folder, capsys, monkeypatch):
+    from eqpot import check
+
+    monkeypatch.setattr(check, "STEPS", 8)
+    model, data = str(folder / "run" / "model.h5"), read_dataset("toy.h5")
+    for index in (-1, 3):
+        which = [model, "toy.h5", f"--index={index}", "--overwrite"]
+        expected = pytest.approx(data.atoms(index).positions, abs=1e-7)
+        assert main(["relax", *which, "--fmax=1000"]) == 0
+        assert ase.io.read("relaxed.extxyz").positions == expected
+        assert main(["md", *which, "--length=1", "--temperature=1"]) == 0
+        assert ase.io.read("md/trajectory.traj", 0).positions == expected
+    text = refused(["md", "--resume", "--index=2"], capsys)
+    assert "md/restart.h5: --index: expected 3 as the run began, found 2" in text
+    main(["check", model, "toy.h5", "--index=3"])
+    assert "toy.h5, frame 3, 4 atoms" in capsys.readouterr().out.replace("\n", "")
+    assert main(["bench", model, "toy.h5", "--index=3", "--seconds=0", "--threads=1"]) == 0
+    assert "toy.h5, frame 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -508,6 +542,13 @@ def test_md_stopped_by_a_signal(number, relaxing, folder, capsys, monkeypatch):
         assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
 
 
+def test_md_past_a_limit_is_drawn(relaxing, folder, capsys):
+    model = folder / "run" / "model.h5"
+    text = refused(["md", model, "frame.xyz", "--length=20", "--temperature-band=1.0000001"], capsys)
+    assert "frame.xyz: step 1: expected 300 to 300 K" in text
+    assert Path("md", "thermo.png").read_bytes()[:4] == b"\x89PNG"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -522,20 +563,21 @@ def test_md_stopped_by_a_signal(number, relaxing, folder, capsys, monkeypatch):
         ),
         (["MODEL", "empty.xyz"], "empty.xyz: expected a structure"),
         (["MODEL", "lone.xyz"], "lone.xyz: expected atoms that can move against each other, found 1"),
-        (["MODEL", "MODEL"], "model.h5: expected a structure in a format that ASE reads, found an HDF5 file"),
+        (["MODEL", "MODEL"], "model.h5: this is a model, not a data set"),
+        (["MODEL", "toy.h5", "--index=12"], "toy.h5: --index: expected the number of one of its frames"),
         (
             ["MODEL", "free.xyz", "--ensemble=npt"],
-            "free.xyz: md.ensemble: expected a structure periodic in all",
+            "free.xyz: --ensemble: expected a structure periodic in all",
         ),
         (["MODEL", "frame.xyz", "--ensemble=nvvt"], "'nvvt' is not one of 'nve', 'nvt', 'npt'"),
-        (["MODEL", "frame.xyz", "--length=20m"], "md.length: expected a number of steps above 0, or a time"),
-        (["MODEL", "frame.xyz", "--length=0"], "md.length: expected a number of steps above 0, or a time"),
-        (["MODEL", "frame.xyz", "--temperature=0"], "md.temperature: expected a number greater than 0"),
-        (["MODEL", "frame.xyz", "--temperature=nan"], "md.temperature: expected a number greater than 0"),
-        (["MODEL", "frame.xyz", "--temperature-band=0.5"], "md.temperature_band: expected a factor above 1"),
-        (["MODEL", "frame.xyz", "--pressure=5"], "md.pressure: expected ensemble npt, found nvt"),
-        (["MODEL", "frame.xyz", "--end-temperature=5"], "md.end_temperature: expected thermostat langevin"),
-        (["MODEL", "frame.xyz", "--max-deviation=1"], "md.max_deviation: expected more than one model"),
+        (["MODEL", "frame.xyz", "--length=20m"], "--length: expected a number of steps above 0, or a time"),
+        (["MODEL", "frame.xyz", "--length=0"], "--length: expected a number of steps above 0, or a time"),
+        (["MODEL", "frame.xyz", "--temperature=0"], "--temperature: expected a number greater than 0"),
+        (["MODEL", "frame.xyz", "--temperature=nan"], "--temperature: expected a number greater than 0"),
+        (["MODEL", "frame.xyz", "--temperature-band=0.5"], "--temperature-band: expected a factor above 1"),
+        (["MODEL", "frame.xyz", "--pressure=5"], "--pressure: expected ensemble npt, found nvt"),
+        (["MODEL", "frame.xyz", "--end-temperature=5"], "--end-temperature: expected thermostat langevin"),
+        (["MODEL", "frame.xyz", "--max-deviation=1"], "--max-deviation: expected more than one model"),
         (["MODEL", "frame.xyz", "--keep-velocities"], "frame.xyz: --keep-velocities: expected velocities"),
         (["MODEL", "frame.xyz", "-o", "frame.xyz"], "frame.xyz: cannot be written: it is not a folder"),
         (["--resume"], "md/restart.h5: nothing to resume: no such file"),

@@ -23,7 +23,7 @@ from test_calculator import crystal, potential
 from test_calculator import molecule as cluster
 from toy import MODEL, toy_dataset
 
-from eqpot import md
+from eqpot import md, plots
 from eqpot.config import Config, DynamicsConfig
 from eqpot.data import write_dataset
 from eqpot.errors import UserError
@@ -231,6 +231,43 @@ def test_frames_and_rows(folder, tmp_path):
     assert last.info["time_ps"] == pytest.approx(0.03)
 
 
+@pytest.mark.parametrize(
+    ("kind", "structure", "models", "panels", "curves"),
+    [
+        ("nve", "cluster.xyz", (3,), ["temperature", "energy change"], ["total, which is conserved"]),
+        ("chain", "crystal.xyz", (3,), ["temperature", "energy change", "pressure"], ["total", "conserved"]),
+        ("langevin", "cluster.xyz", (3,), ["temperature", "energy change"], ["total"]),
+        (
+            "npt",
+            "crystal.xyz",
+            (3, 4),
+            ["temperature", "energy change", "volume", "pressure", "deviation of forces"],
+            ["total", "conserved"],
+        ),
+    ],
+)
+def test_the_picture_shows_what_there_is(
+    kind, structure, models, panels, curves, folder, tmp_path, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append((figure, path)))
+    run = started(folder, tmp_path, structure, models, **KINDS[kind])
+    run.draw()  # of one row
+    run.run()
+    run.draw()
+    (_, _), (figure, path) = drawn
+    assert path == tmp_path / "thermo.png"
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert [label.split(", ")[0] for label in labels] == panels
+    log, lines = run.log(), {label: axes.lines for label, axes in zip(labels, figure.axes, strict=True)}
+    (line,) = lines["temperature, K"]
+    assert np.array_equal(line.get_xydata().T, [log["time_ps"], log["temperature_K"]])
+    energies = lines["energy change, meV/atom"]
+    assert [line.get_label() for line in energies] == curves
+    change = (log["total_eV"] - log["total_eV"][0]) / len(run.atoms)
+    assert energies[0].get_ydata() == pytest.approx(1000 * change)
+
+
 def test_velocities_of_the_structure_go_on(folder, tmp_path):
     whole = started(folder, tmp_path / "a", ensemble="nve")
     whole.run()
@@ -275,7 +312,7 @@ def test_a_longer_run_is_the_same_run(folder, tmp_path):
 
 KILLED = """
 import sys
-from eqpot import md
+from eqpot import md, plots
 from eqpot.cli import main
 md.RESTART_SECONDS = 0.01
 sys.exit(main(sys.argv[1:]))
@@ -430,13 +467,15 @@ def test_constraints_that_the_integrators_do_not_take(folder, tmp_path):
             started(folder, tmp_path / "run", tmp_path / "fixed.traj")
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"timestep": 1.0}, {"temperature": 10.0}, {"log_every": 1}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"timestep": 1.0}, {"temperature": 10.0}, {"log_every": 1}, {"index": 0}]
+)
 def test_a_resumed_run_changes_only_its_stops(change, folder, tmp_path):
     started(folder, tmp_path, **KINDS["ramp"])
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    (key,) = change
     for changes in (change, {"length": "90"}):
-        with pytest.raises(UserError, match=f"restart.h5: md.{next(iter(changes))}: expected .* as the run"):
+        called = DynamicsConfig.called(*changes)
+        with pytest.raises(UserError, match=f"restart.h5: {called}: expected .* as the run"):
             Simulation.resume(tmp_path, **changes)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -447,7 +486,7 @@ def test_a_resumed_run_wants_its_own_files(folder, tmp_path):
     other, models = folder / "cluster.xyz", [folder / "model3.h5"]
     with pytest.raises(UserError, match="model4.h5: expected the file that .*restart.h5 was made from"):
         Simulation.resume(run, [folder / "model4.h5"])
-    with pytest.raises(UserError, match="restart.h5: expected 1 models, found 2"):
+    with pytest.raises(UserError, match="restart.h5: expected 1 model, found 2"):
         Simulation.resume(run, models * 2)
     with pytest.raises(UserError, match="cluster.xyz: expected the file that .*restart.h5 was made from"):
         Simulation.resume(run, models, other)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import molecule
 from command_lines import check_command, commands_in
+
+from eqpot import Potential, check
+from eqpot.cli import main
+from eqpot.data import Dataset, write_dataset
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -61,3 +67,22 @@ def test_kernels_alone(text: str):
 def test_commands_parse(line: str):
     """Every command and option that the README shows is one that the command line knows."""
     check_command(line)
+
+
+def test_use_it_runs_on_what_it_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ethanol and a weak, untrained model stand for the fitted one; runs are short, and cold."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "STEPS", 8)
+    potential = Potential.create(["C", "H", "O"], features=8, blocks=2, cutoff=3.5)
+    potential.scale[:] = 1e-4
+    Path("acac").mkdir()
+    potential.save("acac/model.h5")
+    atoms = molecule("CH3CH2OH")
+    geometry = atoms.numbers, atoms.positions, np.zeros((1, 3, 3)), np.zeros((1, 3), bool)
+    write_dataset("acac_test.h5", Dataset(np.array([0, 9]), *geometry))
+    commands = commands_in(re.search(r"^## Use it\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)[1])
+    assert len(commands) >= 7
+    for line in commands:
+        short = re.sub(r"(?<=--length \d\d)ps", "", line).replace("--temperature 300", "--temperature 1")
+        assert main(shlex.split(short)[1:]) == 0 or "check" in line, line
+    assert {"relaxed.extxyz", "report.html", "dynamics", "adf.png"} < {path.name for path in Path().iterdir()}
