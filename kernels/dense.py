@@ -208,9 +208,8 @@ def _runs(rows, groups, size):
 
 @gpu.kernel(lambda y, x, w, row_ptr, *_: _runs(len(y), len(row_ptr) - 1, STRIP) * y.shape[1])
 def _mix_rows(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
-    """All of _mix. A thread takes one column of STRIP rows: of a block with k rows of W it reads k numbers
-    of W, beside those of its neighbours, and k of x for each row, which its neighbours read too, for 2 k
-    operations each."""
+    """All of _mix. A thread takes one column of STRIP rows. 72 registers; of a block with k rows of W it
+    reads k numbers of W, and k of x for each row, which its warp reads too; 2 k operations a row."""
     n, M = y.shape
     total, part = cuda.local.array(STRIP, y.dtype), cuda.local.array(STRIP, y.dtype)
     zero = y.dtype.type(0)
@@ -252,7 +251,7 @@ def _mix_rows(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
 @gpu.kernel(lambda parts, *_: parts.size)
 def _weights_of_rows(parts, x, dy, row_ptr, blocks):
     """parts[c, s]: number s of x^T dy, unscaled, from the rows of run c, CHUNK rows of one group. A thread
-    takes one: 2 numbers and 2 operations a row."""
+    takes one. 70 registers; 4 to 8 bytes and 2 operations a row."""
     S = parts.shape[1]
     for q in range(cuda.grid(1), parts.size, cuda.gridsize(1)):
         c, s = q // S, q % S
@@ -269,7 +268,8 @@ def _weights_of_rows(parts, x, dy, row_ptr, blocks):
 
 @gpu.kernel(lambda dw, *_: dw.size)
 def _add_parts(dw, parts, row_ptr, blocks, scales):
-    """dw[g, s] += scale times the parts of group g, in order; a thread takes one."""
+    """dw[g, s] += scale times the parts of group g, in order. A thread takes one. 38 registers; 4 bytes and
+    an operation a part."""
     S = dw.shape[1]
     for q in range(cuda.grid(1), dw.size, cuda.gridsize(1)):
         g, s = q // S, q % S
@@ -380,7 +380,8 @@ dense_bwd_tan_cpu = partial(_bwd_tan, _mix_cpu, _mix_weights_cpu)
 dense_bwd_tan_cuda = partial(_bwd_tan, _mix_cuda, _mix_weights_cuda)
 
 
-# ---- add: plain array arithmetic; on a GPU a thread takes one number
+# ---- add: plain array arithmetic. On a GPU a thread takes one number; 32 registers, 12 to 20 bytes, 1 to 2
+# operations.
 
 
 def add_fwd_cpu(y, a, b, col, count):
