@@ -5,7 +5,7 @@ terms, and whether all is finite.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from eqpot.graph import Batch, collate
 from eqpot.kernels import collate as kernels
 from eqpot.kernels.cuda import RECORDED_ROWS, Recording
 from eqpot.loss import Labels
-
-if TYPE_CHECKING:
-    from eqpot.fit import Trainer
 
 
 class GpuFrames:
@@ -108,16 +105,16 @@ class GpuFrames:
 
 
 class GpuSteps:
-    """The training steps of a Trainer whose potential is on the GPU."""
+    """The training steps of an `eqpot.fit.Trainer` whose potential is on the GPU."""
 
-    def __init__(self, trainer: "Trainer"):
+    def __init__(self, trainer: Any):
         self._trainer = trainer
         self._frames = GpuFrames(trainer.train, trainer.atom_weights)
         self._most = np.sort(trainer.train.edges)[::-1].cumsum()  # edges of so many frames, at most
         self._recorded: dict[tuple, tuple] = {}
 
     @staticmethod
-    def fit(trainer: "Trainer") -> bool:
+    def fit(trainer: Any) -> bool:
         """Whether the frames take at most half of the memory that is free."""
         return 2 * GpuFrames.bytes_of(trainer.train) <= free_memory()
 
