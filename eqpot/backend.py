@@ -4,6 +4,7 @@ Under Numba's simulator of CUDA the arrays of "cuda" are NumPy's, too.
 """
 
 import dataclasses
+import math
 from functools import partial
 from typing import Any
 
@@ -99,13 +100,16 @@ def send(there: Any, here: np.ndarray) -> None:
         there.set(here)
 
 
-def free_memory() -> int:
-    """Bytes of the GPU's memory that are free, those that CuPy holds without need included."""
+def free_memory() -> float:
+    """Bytes that the GPU at work still has for arrays; without end in the simulator."""
     if SIMULATED:
-        return 1 << 40
+        return math.inf
     import cupy
 
-    return cupy.cuda.Device().mem_info[0] + cupy.get_default_memory_pool().free_bytes()
+    pool = cupy.get_default_memory_pool()
+    free = cupy.cuda.Device().mem_info[0] + pool.free_bytes()
+    limit = pool.get_limit()  # 0: nobody has set one
+    return min(free, limit - pool.used_bytes()) if limit else free
 
 
 # Sizes and places by which the host decides what to launch.

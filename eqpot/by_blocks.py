@@ -14,9 +14,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from eqpot.backend import free_memory
 from eqpot.errors import UserError
 from eqpot.graph import Batch
-from eqpot.kernels.cuda import SIMULATED
 from eqpot.kernels.simd import whole
 from eqpot.model import Model, Stages
 from eqpot.ops import SIGNATURES, Operator
@@ -211,15 +211,3 @@ def _room(model: Model, pool: Pool, batch: Batch, free: float | None) -> float:
 def _rounded(size: int) -> int:
     """Up, by a thirty-second or 16 at most: sizes vary from call to call, what they take is remembered."""
     return whole(size, 1 << max(size.bit_length() - 6, 4))
-
-
-def free_memory() -> float:
-    """Bytes that the GPU at work still has for arrays; without end in the simulator."""
-    if SIMULATED:
-        return math.inf
-    import cupy
-
-    pool = cupy.get_default_memory_pool()
-    free = cupy.cuda.Device().mem_info[0] + pool.free_bytes()
-    limit = pool.get_limit()  # 0: nobody has set one
-    return min(free, limit - pool.used_bytes()) if limit else free

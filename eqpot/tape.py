@@ -100,7 +100,7 @@ class GpuPool(Pool):
 
     def __init__(self, dtype: np.dtype):
         super().__init__(dtype, "cuda")
-        self._zeroed = self.empty((0,), self.dtype)
+        self._zeroed = self._none = self.empty((0,), self.dtype)
         self._wanted = self._given = 0
 
     def full(self, shape: tuple[int, ...], value: float) -> np.ndarray:
@@ -109,8 +109,7 @@ class GpuPool(Pool):
             return super().full(shape, value)
         if start == 0:
             if len(self._zeroed) < self._wanted:
-                self.held -= self._zeroed.nbytes
-                self._zeroed = self.empty((0,), self.dtype)  # let go before the larger one is asked for
+                self._let_go()  # before the larger one is asked for
                 self._zeroed = self._made(self._wanted)
             self._zeroed[: self._wanted] = 0
         self._given += whole(size, 32)
@@ -121,6 +120,15 @@ class GpuPool(Pool):
     def release(self) -> None:
         super().release()
         self._wanted, self._given = self._given, 0
+
+    def clear(self) -> None:
+        super().clear()
+        if self._given == 0:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self.held -= self._zeroed.nbytes
+        self._zeroed = self._none
 
     def arrays(self) -> list[np.ndarray]:
         """All its buffers."""

@@ -15,6 +15,7 @@ from eqpot import Potential, by_blocks
 from eqpot import backend as backends
 from eqpot.by_blocks import BY_BLOCKS, RESERVE, WHOLE, needed, plan
 from eqpot.errors import UserError
+from eqpot.gpu_calls import RecordedCalls
 from eqpot.gpu_graph import GpuVerletList
 from eqpot.graph import Batch
 from eqpot.kernels import cuda as gpu
@@ -178,15 +179,16 @@ def test_free_memory(monkeypatch):
     device = SimpleNamespace(mem_info=(70, 100))
     cuda = SimpleNamespace(Device=lambda: device)
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(get_default_memory_pool=lambda: pool, cuda=cuda))
-    monkeypatch.setattr(by_blocks, "SIMULATED", False)
-    assert by_blocks.free_memory() == 80
+    monkeypatch.setattr(backends, "SIMULATED", False)
+    assert backends.free_memory() == 80
     pool.get_limit = lambda: 60
-    assert by_blocks.free_memory() == 35
+    assert backends.free_memory() == 35
 
 
 @on_gpu
 def test_too_little_memory(monkeypatch):
     """What fits by blocks only goes by blocks and keeps nothing; what CuPy cannot serve is said."""
+    monkeypatch.setattr(RecordedCalls, "take", lambda *_: False)
     p = potential("cuda")
     graph = batch(p, *STRUCTURES)
     expected = p.predict(graph).forces
