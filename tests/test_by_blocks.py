@@ -92,7 +92,7 @@ def test_room_for_the_graph():
 
 def hollow_launches(monkeypatch) -> None:
     """Arrays of "cuda" are NumPy's, and nothing is launched: what remains is what is asked for."""
-    for module in (gpu, backends, by_blocks):
+    for module in (gpu, backends):
         monkeypatch.setattr(module, "SIMULATED", True)
     monkeypatch.setattr(gpu.Kernel, "__call__", lambda *_: None)
     monkeypatch.setattr(dense, "add_matmul", lambda *_: None)
