@@ -226,6 +226,8 @@ def msd(trajectory, elements, fit, blocks, unwrapped, frames, skip, frame_time, 
             for symbol, d in found.diffusivity.items()
         ],
     )
+    if not all(a.pbc.all() for a in atoms):
+        click.echo("note: not periodic in all directions: motion within a molecule is no diffusion")
     if any(not 0.8 < d.exponent < 1.2 for d in found.diffusivity.values()):
         click.echo("note: it is diffusion where the power is 1; --fit chooses other lags")
     _tell(outputs)

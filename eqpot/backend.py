@@ -38,7 +38,7 @@ def obstacle() -> str:
     try:
         import cupy
     except ImportError:
-        return "CuPy is not installed: install its extra, eqpot[cuda]"
+        return "CuPy is not installed; on a machine with an NVIDIA GPU it comes with the extra cuda"
     runtime = cupy.cuda.runtime
     try:
         count = runtime.getDeviceCount()

@@ -380,7 +380,9 @@ def _simulate(simulation) -> None:
         console.print(f"warning: {line}", markup=False)
     config, resume = simulation.config, f"eqpot md --resume -o {shlex.quote(str(simulation.folder))}"
     if simulation.finished:
-        longer = "" if config.end_temperature else f"; to go on: {resume} --length LENGTH"
+        if not (simulation.folder / PICTURE).exists():  # killed before it was drawn
+            simulation.draw()
+        longer = "" if config.end_temperature else f"; to go on: {resume} --length LENGTH, longer than that"
         console.print(f"nothing was done, the run ended at step {simulation.step}{longer}", markup=False)
         return
     console.print(_about(simulation), markup=False)

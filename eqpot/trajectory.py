@@ -63,7 +63,11 @@ def read_frame(path: str | Path, index: int = -1) -> Atoms:
     try:
         (atoms,) = read_trajectory(path, slice(index, index + 1 or None))
     except NoFrames as e:
-        raise UserError(f"{path}: --index: expected the number of one of its frames, found {index}") from e
+        count = len(read_trajectory(path))
+        raise UserError(
+            f"{path}: --index: expected the number of one of its frames, of which there are {count}, "
+            f"found {index}"
+        ) from e
     return atoms
 
 
