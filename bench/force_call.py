@@ -196,6 +196,7 @@ def main() -> None:
             record.add(key, workload=name, symmetry=options.symmetry, **row)
             console.print(f"{key}: {1000 * row['predict_seconds']:.1f} ms")
     shown = [r for r in record.results.values() if r["symmetry"] == options.symmetry]
+    shown = [r for r in shown if "product_seconds" in r]  # not those recorded before there was such a thing
     shown.sort(key=lambda r: (r["threads"], r["atoms"]))
     draw(shown, PICTURE)
     console.print(table(shown))
