@@ -50,6 +50,7 @@ SETTINGS = {"l_max": 1, "features": 64, "blocks": 6, "basis_size": 8, "radial_de
 CUTOFF = {"formate_cu110_52": 5.0, "lips_83": 5.0}  # Å; 4 for the others
 SMALLEST = NAMES[0]
 SIDE = 2048  # of the matrices of the product beside
+TURN = 0.1  # s
 
 
 def measure(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
@@ -117,10 +118,18 @@ def in_turn(
         for count in threads:
             with on_threads(count), threadpool_limits(count, "blas"):
                 for name, action in actions.items():
-                    began = time.perf_counter()
-                    action()
-                    times[count][name].append(time.perf_counter() - began)
+                    times[count][name] += one_turn(action)
     return {count: {name: median(t) for name, t in found.items()} for count, found in times.items()}
+
+
+def one_turn(action: Callable[[], object]) -> list[float]:
+    """Seconds of each call of an action, as many calls as a turn has time for."""
+    found = []
+    while sum(found) < TURN:
+        began = time.perf_counter()
+        action()
+        found.append(time.perf_counter() - began)
+    return found
 
 
 def in_process(name: str, symmetry: str, threads: list[int], seconds: float) -> list[dict]:
