@@ -2,8 +2,8 @@
 
 A force call is some hundred kernels; from Python their launches take longer than they do. What a graph works
 on lies in fixed places, so that it serves every batch of its shape: as many atoms of each species in as many
-structures, and room for as many edges, in steps. Edges that are only room are longer than the
-cutoff, belong to no atom and change nothing, not a bit.
+structures, and room for as many edges, in steps. Edges that are only room are longer than the cutoff, belong
+to no atom and change nothing, not a bit.
 """
 
 import math
