@@ -354,7 +354,7 @@ def msd(
     if stop > lag[-1] * (1 + 1e-9) or np.count_nonzero(fitted) < 3:
         raise UserError(
             f"fit: expected a range of at least 3 lags, {step:g} ps apart, up to {lag[-1]:g} ps, the longest "
-            f"lag in one of {blocks} blocks, found {start:g}:{stop:g} ps"
+            f"lag in one of {blocks} blocks (fewer are longer), found {start:g}:{stop:g} ps"
         )
 
     moved = displacements(frames, unwrapped)

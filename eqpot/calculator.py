@@ -23,8 +23,9 @@ WITHOUT_FORCES = {"energy", "free_energy", "energies", "energy_std"}
 class EqpotCalculator(Calculator):
     """Energy, energies of the atoms (eV), forces (eV/Å) and stress (eV/Å^3) of one potential or several.
 
-    model: path of a model file, a Potential, or a list of these, a committee. A committee gives the mean over
-    its members and, in `results`, their standard deviations: energy_std (eV) and forces_std [n, 3] (eV/Å).
+    model: path of a model file, a Potential, or a list of these; two or more are a committee. It gives the
+    mean over its members and, in `results`, their standard deviations: energy_std (eV), forces_std [n, 3]
+    (eV/Å).
     The calculator keeps the weights as they are now.
     skin: how far beyond the cutoff neighbours are remembered, Å. A wider one is searched for less often and
     has more pairs to go through at every step; the results are the same to the last bit.
@@ -52,8 +53,8 @@ class EqpotCalculator(Calculator):
         paths_off: Selection = frozenset(),
     ):
         super().__init__()
-        self.is_committee = not isinstance(model, str | Path | Potential)
-        models = list(model) if self.is_committee else [model]
+        models = [model] if isinstance(model, str | Path | Potential) else list(model)
+        self.is_committee = len(models) > 1
         if not models:
             raise UserError("model: expected at least one, found an empty list")
         if not 0 <= skin < np.inf:

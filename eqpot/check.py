@@ -35,6 +35,7 @@ class Finding:
     value: float
     unit: str
     limit: float | None = None
+    remedy: str = ""
 
     @property
     def passed(self) -> bool:
@@ -141,7 +142,8 @@ def _dimer(potential: Potential, pair: tuple[int, int]) -> Iterator[Finding]:
     r = SQUEEZED * bond
     attracted = r[~(pulls(r) < 0)]
     turn = float(attracted.max(initial=0))
-    yield Finding(f"{name}: attract when squeezed to", turn, "Å", round(r.min(), 2) - 0.01)
+    remedy = "" if potential.config.zbl else "a fit with --set model.zbl=true keeps atoms apart"
+    yield Finding(f"{name}: attract when squeezed to", turn, "Å", round(r.min(), 2) - 0.01, remedy)
 
 
 def _dynamics(potential: Potential, atoms: Atoms) -> Iterator[Finding]:

@@ -455,9 +455,12 @@ def check(model, structure, index, device) -> None:
         findings = list(check(potential, atoms))
     console.print(table(findings, f"{model} on {structure}, {counted(len(atoms), 'atom')}"))
     judged = [finding for finding in findings if finding.limit is not None]
-    failed = sum(not finding.passed for finding in judged)
+    failed = [finding for finding in judged if not finding.passed]
     if failed:
-        raise UserError(f"{model}: {failed} of {len(judged)} checks failed on {structure}, see the table")
+        remedies = "".join(f"; {text}" for text in sorted({finding.remedy for finding in failed} - {""}))
+        raise UserError(
+            f"{model}: {len(failed)} of {len(judged)} checks failed on {structure}, see the table{remedies}"
+        )
 
 
 @cli.command("inspect")

@@ -112,7 +112,9 @@ def thermo(log: Mapping[str, np.ndarray], atoms: int, path: str | Path) -> None:
         if any(curves):
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
         else:
-            title = f"mean {values[there].mean():.4g}, standard deviation {values[there].std():.4g}"
+            unit = label.rpartition(", ")[2]
+            mean, spread = values[there].mean(), values[there].std()
+            title = f"mean {mean:.4g} {unit}, standard deviation {spread:.4g} {unit}"
             axes.set_title(title, loc="left", fontsize=10, color=INK)
     _save(figure, path)
 

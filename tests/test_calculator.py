@@ -178,6 +178,9 @@ def test_committee(tmp_path, dtype):
         assert np.array_equal(atoms.get_potential_energies(), np.mean([s.energies for s in single], axis=0))
         if atoms.pbc.all():
             check_close(atoms.get_stress(voigt=False), np.mean([s.stress for s in single], axis=0), 1e-14)
+    alone = EqpotCalculator([members[0]])  # no spread of 0 where there is nothing to compare
+    atoms.calc = alone
+    assert np.array_equal(atoms.get_forces(), forces[0]) and "forces_std" not in alone.results
     assert "forces_std" not in one.results
 
 
