@@ -147,7 +147,7 @@ def in_process(name: str, symmetry: str, threads: list[int], seconds: float) -> 
 def table(results: list[dict]) -> Table:
     found = Table(title=f"Force calls; {results[0]['machine']['cpu']}", title_justify="left")
     columns = ("threads", "predict, ms", "µs/atom", "of 192's", "calculator adds, ms", "kB/atom")
-    found.add_column("")
+    found.add_column("", no_wrap=True)
     for heading in (*columns, "Mflop/atom", "Gflop/s", "of product", "2 threads/1", "product's"):
         found.add_column(heading, justify="right")
     alone = {r["workload"]: r for r in results if r["threads"] == 1}
