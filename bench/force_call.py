@@ -199,7 +199,7 @@ def main() -> None:
     if options.worker:
         print(json.dumps(measure(*json.loads(options.worker))))
         return
-    console, record = Console(width=140), Record()
+    console, record = Console(width=170), Record()
     for name in options.only:
         for row in in_process(name, options.symmetry, options.threads, options.seconds):
             key = f"{name}, {row['threads']} threads, {options.symmetry}"

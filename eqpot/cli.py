@@ -77,7 +77,7 @@ cli.add_command(
 @click.option(
     "--max-time",
     metavar="TIME",
-    help="Stop after TIME (90, 90s, 45m, 2h), the rate falling to 0.",
+    help="Stop after TIME (seconds, or 90s, 45m, 2h), in which compiling counts; the rate falls to 0.",
 )
 @click.option("--seed", type=int, metavar="N", help="Of everything random.")
 @click.option("--resume", is_flag=True, help="Continue the run in DIR; only its stops may be changed.")

@@ -68,7 +68,7 @@ allocating = _compiled()
 
 
 def announce(function: Callable, minutes: str = "about a minute") -> None:
-    """Say on the terminal that a kernel is about to be compiled, if it never was on this machine."""
+    """Say on the terminal that a kernel is about to be compiled, if it never was for this installation."""
     name = f"{function.py_func.__module__.split('.')[-1]}.{function.py_func.__name__}-*.nbi"
-    if not function.signatures and not any(Path(CACHE).rglob(name)):
+    if not function.signatures and not any(Path(function.stats.cache_path).glob(name)):
         print(f"compiling the kernels, once on this machine: {minutes}", file=sys.stderr, flush=True)
