@@ -146,6 +146,34 @@ def is_under(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
+def test_compiling_is_announced_until_this_installation_has_compiled(capsys):
+    """Another installation's kernels are of no use to this one: Numba keeps them in folders of their own."""
+    from eqpot.kernels.compile import announce, kernel
+
+    @kernel
+    def nothing():
+        pass
+
+    announce(nothing, "an hour")
+    assert "compiling the kernels, once on this machine: an hour" in capsys.readouterr().err
+    folder = Path(nothing.stats.cache_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    compiled = folder / "test_packaging.nothing-1.py311.nbi"
+    other = folder.parent / "another" / compiled.name
+    other.parent.mkdir(exist_ok=True)
+    try:
+        other.touch()
+        announce(nothing)
+        assert capsys.readouterr().err
+        compiled.touch()
+        announce(nothing)
+        assert not capsys.readouterr().err
+    finally:
+        compiled.unlink(missing_ok=True)
+        other.unlink()
+        other.parent.rmdir()
+
+
 def test_no_module_imports_a_framework():
     for module, names in sources().items():
         assert not {n.split(".")[0] for n in names} & FRAMEWORKS, module
