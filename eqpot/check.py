@@ -8,8 +8,6 @@ from itertools import combinations_with_replacement
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from scipy.spatial.transform import Rotation
 
 from eqpot.bench import TIME_STEP, peak_memory
@@ -17,6 +15,7 @@ from eqpot.calculator import EqpotCalculator
 from eqpot.config import DynamicsConfig
 from eqpot.md import draw_momenta, freedom, integrator
 from eqpot.potential import Potential, Result
+from eqpot.printing import PlainTable
 
 SHAKE = 0.05  # Å, so that nothing is zero by symmetry or at a minimum
 # Å and 1: of the differences. A step of 0.005 Å is too coarse where the shake has squeezed a bond of
@@ -168,9 +167,9 @@ def _dynamics(potential: Potential, atoms: Atoms) -> Iterator[Finding]:
     yield Finding(f"dynamics in steps of {TIME_STEP:g} fs", 86400 / seconds * TIME_STEP * 1e-6, "ns/day")
 
 
-def table(findings: list[Finding], title: str) -> Table:
+def table(findings: list[Finding], title: str) -> PlainTable:
     """For a terminal."""
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    shown = PlainTable(title)
     shown.add_column("")
     for heading in ("found", "at most", "", ""):
         shown.add_column(heading, justify="left" if heading == "" else "right")
