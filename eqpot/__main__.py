@@ -8,7 +8,7 @@ def main() -> int:
     """The command line; a signal while modules are imported ends it, with nothing to put away yet."""
     from eqpot.stops import answering
 
-    with answering(lambda: os._exit(130)):
+    with answering(lambda: os._exit(130), at_once=True):
         from eqpot.cli import main
 
         return main()

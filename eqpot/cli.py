@@ -52,7 +52,17 @@ class Imported(click.Group):
         return getattr(import_module(self.module), self.name).get_command(context, name)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """An EOFError, of a damaged file, is an error: click takes it for the end of a user's input."""
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except EOFError as e:
+            raise RuntimeError(f"EOFError: {e}") from e
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="eqpot")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
@@ -674,14 +684,13 @@ def _run(arguments: list[str], debug: bool) -> int:
         return 2
     except click.exceptions.Exit as e:
         return e.exit_code
-    except Exception as e:
-        error = e.__cause__ if isinstance(e, click.Abort) and e.__cause__ is not None else e
-    if isinstance(error, click.Abort | KeyboardInterrupt):
+    except click.Abort:
         return 130
-    if debug:
-        traceback.print_exception(error)
-    _complain(_one_line(error))
-    return 2
+    except Exception as e:
+        if debug:
+            traceback.print_exc()
+        _complain(_one_line(e))
+        return 2
 
 
 def _complain(text: str) -> None:
@@ -691,7 +700,7 @@ def _complain(text: str) -> None:
 LONGEST = 4000  # characters of an error; whole files have been mistaken for names
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: Exception) -> str:
     if isinstance(error, click.UsageError):
         help_line = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
         text = error.format_message() + help_line

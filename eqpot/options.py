@@ -16,13 +16,14 @@ class Finite(click.FloatRange):
         return number
 
 
-class Whole(click.IntRange):
+class Whole(click.types.IntParamType):
     """A whole number that fits in 64 bits, from `low` on."""
 
-    name = "integer"
-
     def __init__(self, low: int = -sys.maxsize):
-        super().__init__(low, sys.maxsize)
+        self.min, self.max = low, sys.maxsize
 
-    def _describe_range(self) -> str:
-        return "" if self.min == -sys.maxsize else f"x>={self.min}"
+    def convert(self, value, param, ctx):
+        number = click.INT.convert(value, param, ctx)
+        if not self.min <= number <= self.max:
+            self.fail(f"expected an integer from {self.min} to {self.max}, found {number}", param, ctx)
+        return number
