@@ -283,7 +283,7 @@ def relax(model, structure, output, fmax, steps, cell, optimizer, index, overwri
     from eqpot.calculator import EqpotCalculator
     from eqpot.files import check_structure, write_structure
     from eqpot.potential import Potential
-    from eqpot.relax import Step, relax
+    from eqpot.relax import Lost, Step, advice, relax
 
     check_structure(output, overwrite)
     potential = Potential.load(model, device)
@@ -308,8 +308,12 @@ def relax(model, structure, output, fmax, steps, cell, optimizer, index, overwri
         row(f"{step.number}", f"{step.energy:.6f}", f"{step.force:.5f}", *more)
 
     row(*columns)
+    why = f"not relaxed after {counted(steps, 'step')}"
     try:
         reached = relax(atoms, fmax, steps, cell, optimizer, show)
+    except Lost as e:
+        reached, why = False, f"{e}; step {e.step.number} is kept"
+        found.append(e.step)
     except UserError as e:
         raise UserError(f"{structure}: {e}") from e
     except KeyboardInterrupt:
@@ -320,9 +324,9 @@ def relax(model, structure, output, fmax, steps, cell, optimizer, index, overwri
     say(f"wrote {output}")
     if not reached:
         raise UserError(
-            f"{structure}: not relaxed after {counted(steps, 'step')}: expected no force above {fmax:g} eV/Å"
+            f"{structure}: {why}: expected no force above {fmax:g} eV/Å"
             f"{' and as little stress' if cell else ''}, found {found[-1].force:.4g} eV/Å; "
-            f"go on from {output} with more --steps"
+            f"{advice(found, potential, atoms, output)}"
         )
 
 

@@ -459,6 +459,19 @@ def test_an_unfinished_relaxation_is_an_error_that_keeps_what_was_reached(relaxi
     assert len(after) == len(before) and not np.allclose(after.positions, before.positions, atol=1e-6)
 
 
+def test_a_relaxation_below_the_rounding_writes_the_best_step(relaxing, capsys, monkeypatch):
+    from test_relax import Rounded
+
+    monkeypatch.setattr("eqpot.calculator.EqpotCalculator", lambda _: Rounded())
+    ase.io.write("cu.xyz", ase.Atoms("O2", [[0, 0, 0], [0, 0, 1.5]]))
+    text = refused([*relaxing, "cu.xyz", "--fmax", "1e-9"], capsys)
+    found = re.search(
+        r"lost its way after step \d+ \(.*\); step (\d+) is kept: expected no force above", text
+    )
+    assert found and "that is the rounding of float32: give a larger --fmax" in text
+    assert np.isfinite(ase.io.read("relaxed.extxyz").positions).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
