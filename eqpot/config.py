@@ -66,6 +66,12 @@ def _shifts(value: Any) -> Any:
     return {k: float(v) for k, v in value.items()}
 
 
+def _auto(value: Any) -> Any:
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise ValueError('"auto", true or false')
+
+
 def _scale(value: Any) -> Any:
     if value == "force_rms":
         return value
@@ -229,6 +235,12 @@ class ModelConfig(_Table):
         choices=("species", "residual"),
     )
     zbl: bool = option(False, "add ZBL's repulsion of nuclei closer than the sum of their covalent radii")
+    isolated_atoms: Any = option(
+        "auto",
+        "true: an atom without neighbours has train.shifts as its energy, exactly; auto: true in a fit whose "
+        "shifts are given or come from frames of isolated atoms, else false",
+        parse=_auto,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
