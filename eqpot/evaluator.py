@@ -65,8 +65,8 @@ class Evaluator:
     def run(
         self, batch: Batch, forces: bool = True, by_edge: bool = True
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """x [n], energies without shift in units of the species' scale; forces [n, 3] and dE/d edge_vec [E, 3] (eV/Å) where
-        they are wanted, the latter with forces only.
+        """x [n], energies less shifts in units of the species' scale; forces [n, 3] and dE/d edge_vec [E, 3]
+        (eV/Å) where they are wanted, the latter with forces only.
 
         They may be views of buffers that the next call overwrites.
         """

@@ -167,7 +167,8 @@ class Trainer:
         train_data = read_dataset(data)
         valid_data = train_data if valid is None else read_dataset(valid)
         isolated = decide(config, train_data)
-        config = config.replace({"model": {"isolated_atoms": isolated.exact}})
+        if isolated.exact:
+            config = config.replace({"model": {"isolated_atoms": True}})
         chosen = choose_frames(config, train_data, None if valid is None else valid_data, isolated.told)
         sources = Sources(os.path.abspath(data), train_data.hash, *chosen, command=command)
         if valid is not None:
@@ -199,11 +200,10 @@ class Trainer:
         device, folder = resolve(device), Path(folder)
         path = folder / CHECKPOINT
         stored, arrays = checkpoint_of(folder)
-        stored["config"]["model"].setdefault("isolated_atoms", False)  # absent from older runs
-        if config.model.isolated_atoms == "auto":  # what that came to as the run began
-            isolated = stored["config"]["model"]["isolated_atoms"]
-            config = config.replace({"model": {"isolated_atoms": isolated}})
-        _only_stops_differ(config, Config.from_dict(stored["config"]), path)
+        began = Config.from_dict(stored["config"])
+        if config.model.isolated_atoms == "auto":  # decided as the run began
+            config = config.replace({"model": {"isolated_atoms": began.model.isolated_atoms}})
+        _only_stops_differ(config, began, path)
         sources = Sources(**stored["sources"], train=arrays["train_frames"], valid=arrays["valid_frames"])
         if valid is not None and not sources.valid_data:
             raise UserError(f"{path}: expected no --valid, since the run split {sources.data}, found {valid}")

@@ -58,8 +58,8 @@ class Prediction(Labels):
 
 class Potential:
     """E = sum over atoms of scale[species] x + shift[species], where x is the network's number for the atom,
-    with `isolated_atoms` less that for one without neighbours, plus the repulsion `zbl` where the settings ask
-    for it, else None.
+    with `isolated_atoms` less that for one without neighbours, plus the repulsion `zbl` where the settings
+    ask for it, else None.
 
     species: atomic numbers, rising; scale, shift: float64 [Z], eV; mean_neighbours: edges per atom in the
     training set, which normalises sums over neighbours; params: the weights, on the GPU where backend is
