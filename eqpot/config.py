@@ -237,8 +237,8 @@ class ModelConfig(_Table):
     zbl: bool = option(False, "add ZBL's repulsion of nuclei closer than the sum of their covalent radii")
     isolated_atoms: Any = option(
         "auto",
-        "true: an atom without neighbours has train.shifts as its energy, exactly; auto: true in a fit whose "
-        "shifts are given or come from frames of isolated atoms, else false",
+        "true: an atom without neighbours has exactly its shift; auto: if shifts are a table, or of "
+        "IsolatedAtom frames",
         parse=_auto,
     )
 
@@ -309,7 +309,7 @@ class TrainConfig(_Table):
     dtype: str = option("float32", "precision of the weights and kernels", choices=("float32", "float64"))
     shifts: Any = option(
         "least_squares",
-        "energy per atom of each element, eV: fitted, or a table {H = -13.6, ...}",
+        "energy per atom of each element, eV: fitted, or of IsolatedAtom frames; or a table {H = -13.6, ...}",
         parse=_shifts,
     )
     scale: Any = option(

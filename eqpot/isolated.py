@@ -15,16 +15,16 @@ from itertools import pairwise
 import numpy as np
 from ase.data import chemical_symbols
 
-from eqpot.backend import module_of
 from eqpot.config import Config
 from eqpot.data import Dataset, frame_pairs
 from eqpot.graph import Batch, FrameGraph, collate
 from eqpot.kernels.cuda import constant
+from eqpot.words import counted
 
 AGREE = 1e-3  # eV, between several energies of one isolated atom
 
 
-# ---- in a batch
+# ---- in a batch; slice by slice, as a CUDA graph can record it
 
 
 def lone_atoms(n_species: int) -> Batch:
@@ -35,11 +35,15 @@ def lone_atoms(n_species: int) -> Batch:
 
 def with_lone_atoms(batch: Batch) -> Batch:
     """The batch with a lone atom of each species for the network; what it does not read stays as it is."""
-    xp, ptr = module_of(batch.species), batch.species_ptr
+    ptr = batch.species_ptr
     species = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr) + 1)
 
     def starts(of_edges: np.ndarray) -> np.ndarray:
-        return xp.concatenate([*(of_edges[a : b + 1] for _, a, b in _ranges(ptr)), of_edges[-1:]])
+        found = np.empty_like(of_edges, shape=(len(species) + 1,))
+        for z, a, b in _ranges(ptr):
+            found[a + z : b + z + 1] = of_edges[a : b + 1]
+        found[-1:] = of_edges[-1:]
+        return found
 
     return replace(
         batch,
@@ -55,13 +59,19 @@ def with_lone_atoms(batch: Batch) -> Batch:
 
 def less_lone(x: np.ndarray, species_ptr: np.ndarray) -> np.ndarray:
     """x[n] of a batch's atoms less that of the lone one, from x[n + Z] of both."""
-    return module_of(x).concatenate([x[a + z : b + z] - x[b + z] for z, a, b in _ranges(species_ptr)])
+    found = np.empty_like(x, shape=(int(species_ptr[-1]),))
+    for z, a, b in _ranges(species_ptr):
+        found[a:b] = x[a + z : b + z] - x[b + z]
+    return found
 
 
 def with_lone_seeds(seed: np.ndarray, species_ptr: np.ndarray) -> np.ndarray:
     """The transpose: from the cotangents [n] of what `less_lone` gives those [n + Z] of what it takes."""
-    parts = [(seed[a:b], -seed[a:b].sum(keepdims=True)) for _, a, b in _ranges(species_ptr)]
-    return module_of(seed).concatenate([part for pair in parts for part in pair])
+    found = np.empty_like(seed, shape=(len(seed) + len(species_ptr) - 1,))
+    for z, a, b in _ranges(species_ptr):
+        found[a + z : b + z] = seed[a:b]
+        found[b + z] = -seed[a:b].sum()
+    return found
 
 
 def _ranges(species_ptr: np.ndarray) -> Iterator[tuple[int, int, int]]:
@@ -111,7 +121,7 @@ def decide(config: Config, data: Dataset) -> Decision:
     if all(s in found for s in needed):
         shifts = {s: found[s] for s in needed}
         note = (
-            f"energies of isolated atoms, from {len(frames)} frames that are not trained on: "
+            f"energies of isolated atoms, from {counted(len(frames), 'frame')} not to be trained on: "
             f"{_listed(shifts)}; an atom without neighbours has exactly this energy"
         )
         return Decision(True, shifts, frames, note)

@@ -244,7 +244,7 @@ def test_from_an_extxyz_file(tmp_path):
     (tmp_path / "all.xyz").write_text("\n".join(lines) + "\n")
     convert([tmp_path / "all.xyz"], tmp_path / "all.h5")
     trainer = Trainer.start(settings(), tmp_path / "all.h5", tmp_path / "run")
-    assert "energies of isolated atoms, from 2 frames that are not trained on: H 0.75, O -3.5 eV" in summary(
+    assert "energies of isolated atoms, from 2 frames not to be trained on: H 0.75, O -3.5 eV" in summary(
         trainer
     )
     trainer.run()
@@ -280,6 +280,20 @@ def test_resumed_equals_unbroken(tmp_path):
     off = config.replace({"model": {"isolated_atoms": False}})
     with pytest.raises(UserError, match="model.isolated_atoms: expected True as the run began, found False"):
         Trainer.resume(off, tmp_path / "broken")
+
+
+def test_runs_from_before_go_on_without(tmp_path):
+    """Their checkpoints have no such key, whatever their shifts."""
+    data, off = written(tmp_path / "a.h5", toy_dataset()), {"model": {"isolated_atoms": False}}
+    config = settings(shifts=TABLE)
+    Trainer.start(config.replace(off), data, tmp_path / "unbroken").run()
+    Trainer.start(config.replace(off | {"train": {"max_epochs": 2}}), data, tmp_path / "broken").run()
+    with h5py.File(tmp_path / "broken/checkpoint.h5", "r+") as file:
+        content = json.loads(file.attrs["content"])
+        del content["config"]["model"]["isolated_atoms"], content["provenance"]["shifts"]
+        file.attrs["content"] = json.dumps(content)
+    Trainer.resume(config, tmp_path / "broken").run()
+    assert same_arrays(tmp_path / "unbroken/model.h5", tmp_path / "broken/model.h5")
 
 
 @pytest.mark.parametrize(
