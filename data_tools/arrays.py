@@ -1,4 +1,4 @@
-"""Arrays of npz and npy files: no pickle is ever read, and nothing larger than its file or the memory allows."""
+"""Arrays of npz and npy files: no pickle is read, and nothing larger than its file or the memory allows."""
 
 import math
 import os
@@ -36,8 +36,14 @@ def check_size(name: str, size: int) -> None:
     limit = size_limit()
     if size > limit:
         raise UserError(
-            f"{name}: expected at most {limit / 1e9:.3g} GB, a quarter of the free memory, found {size / 1e9:.3g} GB"
+            f"{name}: expected at most {limit / 1e9:.3g} GB, a quarter of the free memory, "
+            f"found {size / 1e9:.3g} GB"
         )
+
+
+def check_frames(name: str, frames: int, each: int = 1000) -> None:
+    """UserError where so many frames, of that many bytes as objects of Python, are more than `size_limit`."""
+    check_size(f"{name}: {frames} frames", each * frames)
 
 
 def read_npz(path: str) -> dict[str, np.ndarray]:
@@ -106,6 +112,6 @@ def _read_array(file: BinaryIO, size: int, name: str) -> np.ndarray:
         raise UserError(f"{name}: expected numbers, found {RAGGED}")
     wanted, left = math.prod(shape) * dtype.itemsize, size - file.tell()
     if min(shape, default=0) < 0 or wanted != left:
-        raise UserError(f"{name}: expected {wanted} bytes for {dtype} of shape {shape}, found {left}")
+        raise UserError(f"{name}: expected the bytes of {dtype} of shape {str(shape)[:60]}, found {left}")
     data = np.frombuffer(file.read(wanted), dtype=dtype, count=math.prod(shape))
     return data.reshape(shape, order="F" if fortran_order else "C")

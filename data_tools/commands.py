@@ -62,15 +62,26 @@ def _key_options(command):
 )
 @click.option("--level-of-theory", metavar="TEXT", help="Kept in the file.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5.")
-def convert(files, energy_unit, length_unit, force_unit, stress_unit, type_map, allow_missing, level_of_theory, overwrite, **keys):
+def convert(
+    files,
+    energy_unit,
+    length_unit,
+    force_unit,
+    stress_unit,
+    type_map,
+    allow_missing,
+    level_of_theory,
+    overwrite,
+    **keys,
+):
     """Convert SRC... into the data set file OUT.h5, in eV and Å.
 
     A SRC is anything ASE reads (extxyz first), an npz (MD17, sGDML, rMD17, or the usual names), a
     folder of DeePMD systems, or a data set file. Forces are in energy/length, stress in energy/length^3 and
-    positive under tension, a virial is -stress times volume; six components are in the order xx yy zz yz xz xy,
-    which is not VASP's (xx yy zz xy yz zx). Energy and forces are required of all frames, stress of all periodic
-    ones or none. Labels are found by plain names or those of a reference (REF_energy); between two that differ,
-    --energy-key and its like decide.
+    positive under tension, a virial is -stress times volume; six components are in the order xx yy zz yz xz
+    xy, which is not VASP's (xx yy zz xy yz zx). Energy and forces are required of all frames, stress of all
+    periodic ones or none. Labels are found by plain names or those of a reference (REF_energy); between two
+    that differ, --energy-key and its like decide.
     """
     if len(files) < 2:
         raise click.UsageError(
@@ -300,7 +311,9 @@ def _print_parts(parts: dict[str, Part], title: str) -> None:
         _say(console, f"{counted(repeats, 'frame')} repeat another one: such frames are kept in one part")
     for name, part in parts.items():
         if len(part.frames) != part.wanted:
-            _say(console, f"{name}: {len(part.frames)} frames, not {part.wanted}, so that none is in two parts")
+            _say(
+                console, f"{name}: {len(part.frames)} frames, not {part.wanted}, so that none is in two parts"
+            )
 
 
 def _print_table(console: Console, table: Table, total: int, rows: int | None) -> None:

@@ -5,21 +5,17 @@ by its name; one path from there chooses the labels, assembles the frames, conve
 refuses to guess a label that is missing, and to choose between two.
 """
 
-import bz2
-import gzip
-import lzma
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers, covalent_radii
+from ase.data import atomic_numbers
 from ase.io.extxyz import per_atom_properties
 from ase.io.formats import UnknownFileTypeError
 
@@ -28,18 +24,18 @@ from eqpot.data import (
     MAX_NUMBER,
     Dataset,
     concatenate,
-    frame_pairs,
     read_dataset,
     validate,
     write_dataset,
 )
-from eqpot.data_tools.arrays import check_size, read_npy, read_npz, read_text, size_limit
+from eqpot.data_tools.arrays import check_frames, read_npy, read_npz, read_text
+from eqpot.data_tools.doubts import GPA, doubts, other_units
 from eqpot.data_tools.info import duplicates
-from eqpot.data_tools.labels import QUANTITIES, choose, is_weight, meaning, words
+from eqpot.data_tools.labels import QUANTITIES, choose, is_weight, meaning
+from eqpot.data_tools.text import COMPRESSED, check_xyz, lines, short
 from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 from eqpot.errors import UserError
 from eqpot.files import check_output
-from eqpot.xyz import columns as xyz_columns
 from eqpot.xyz import names_a_cell, parse_comment, reading
 
 # Spellings recognised in a plain npz, besides a key given by name; labels.py knows more of the labels'
@@ -58,9 +54,6 @@ MD17_KEYS = {
     "MD17/sGDML npz": {"R", "z", "E", "F"},
     "rMD17 npz": {"coords", "nuclear_charges", "energies", "forces"},
 }
-
-
-MAX_LINE = 1 << 24  # characters of a text file's line; longer ones are no structure
 
 
 @dataclass
@@ -89,7 +82,7 @@ class Source:
 
 @dataclass
 class Conversion:
-    """The result of ``convert``: all frames as written, the sources they came from, notes on them together."""
+    """The result of ``convert``: all frames as written, their sources, and notes on all of them together."""
 
     dataset: Dataset
     sources: list[Source]
@@ -139,19 +132,19 @@ def convert(
 ) -> Conversion:
     """Convert ``sources``, in that order, into the data set file ``out``.
 
-    energy_unit, length_unit: units of the sources (ENERGY_UNITS, LENGTH_UNITS). None means eV and Å, except for
-    the MD17 family of npz, which is in kcal/mol. force_unit: such as Hartree/Bohr, default energy/length.
+    energy_unit, length_unit: units of the sources (ENERGY_UNITS, LENGTH_UNITS). None means eV and Å, except
+    for the MD17 family of npz, which is in kcal/mol. force_unit: such as Hartree/Bohr, default energy/length.
     stress_unit: such as GPa or eV/Ang^3, default energy/length^3. A virial is in the unit of energy.
-    keys: array -> its name in the sources, for the arrays of SPELLINGS and "group" (default "config_type"). Names
-    that are not given are found by their spelling, see labels.choose.
+    keys: array -> its name in the sources, for the arrays of SPELLINGS and "group" (default "config_type").
+    Labels that are not named are found by their spelling, see labels.choose.
     type_map: element of each DeePMD type, where a folder has no type_map.raw.
     allow_missing: labels (energy, forces, stress) that frames may lack; they become NaN.
     attrs: free text for the file, such as level_of_theory.
 
-    Stress is positive under tension; a virial is taken as -stress * volume. Where both are there and neither is
-    in ``keys``, they must agree. Six components are in the order xx, yy, zz, yz, xz, xy. Energy and forces are required of
-    every frame; stress of all frames periodic in three directions, or of none. A data set file among the
-    sources is taken as it is. Raises UserError naming source, frame and array.
+    Stress is positive under tension; a virial is taken as -stress * volume. Where both are there and neither
+    is in ``keys``, they must agree. Six components are in the order xx, yy, zz, yz, xz, xy. Energy and forces
+    are required of every frame; stress of all frames periodic in three directions, or of none. A data set
+    file among the sources is taken as it is. Raises UserError naming source, frame and array.
     """
     try:
         return _convert(
@@ -236,10 +229,10 @@ def _read_ase(path: str, keys: dict) -> _Found:
     notes: list[str] = []
     how = reading(path)
     if how:
-        _check_xyz(path, notes)
+        check_xyz(path, notes)
         how["properties_parser"] = _parse_apart
-    elif path.lower().endswith(tuple(_COMPRESSED)):
-        for _ in _lines(path):
+    elif path.lower().endswith(tuple(COMPRESSED)):
+        for _ in lines(path):
             pass  # ends where there is too much of it
     frames: list[Frame] = []
     columns: dict[str, list] = {}
@@ -265,10 +258,15 @@ def _read_ase(path: str, keys: dict) -> _Found:
         raise _unrecognised(path, "no frames found")
     for column in columns.values():
         column += [None] * (len(frames) - len(column))
+    columns.pop(_SPECIES, None)
     _check_group(path, keys, columns)
-    columns = {name: column for name, column in columns.items() if name not in _COLUMNS_TAKEN}
     return _Found(
-        path, "ASE", frames, columns, hint=f"the names there are: {', '.join(columns) or 'none'}", notes=notes
+        path,
+        "ASE",
+        frames,
+        columns,
+        hint="; ".join([f"the names there are: {', '.join(columns) or 'none'}", *notes]),
+        notes=notes,
     )
 
 
@@ -286,11 +284,9 @@ def _unrecognised(path: str, why: str) -> UserError:
     )
 
 
-_COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-# Where the parts of a comment line and the species wait, out of ASE's reach: it would take the upper half of a
-# stress for all of it, and Cu from CU
+# Where the parts of a comment line and the species wait, out of ASE's reach: it would take one half of a
+# stress for all of it, and CU for Cu
 _REST, _SPECIES = "rest of the comment", "names_of_atoms"
-_COLUMNS_TAKEN = {_REST, _SPECIES}
 
 
 def _parse_apart(line: str) -> dict[str, Any]:
@@ -302,86 +298,16 @@ def _parse_apart(line: str) -> dict[str, Any]:
     return {**kept, "Properties": ":".join(fields), _REST: info}
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """Lines of a text file, compressed or not, and their numbers from 1. UserError at too much of it."""
-    limit, size = size_limit(), 0
-    with _COMPRESSED.get(Path(path).suffix.lower(), open)(path, "rt", errors="replace") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), ""), start=1):
-            size += len(line)
-            if len(line) == MAX_LINE:
-                raise UserError(f"{path}: line {number}: expected fewer than {MAX_LINE} characters")
-            if size > limit:
-                check_size(path, size)
-            yield number, line
-
-
-def _check_xyz(path: str, notes: list[str]) -> None:
-    """UserError where frames do not follow one another, or a comment line is not what ASE reads of it.
-
-    ASE ends in silence at a blank line, whatever follows, and cannot say which frame has the wrong length.
-    """
-    unnamed = 0
-    for frame, (comment, row, vectors) in enumerate(_xyz_frames(path)):
-        if vectors:  # ASE then reads nothing of the comment
-            if "Lattice=" in comment or "Properties=" in comment:
-                raise UserError(
-                    f"{path}: frame {frame}: expected VEC lines or Lattice and Properties, found both"
-                )
-            continue
-        try:
-            info = parse_comment(comment)
-        except UserError as error:
-            raise UserError(f"{path}: frame {frame}, {error}") from error
-        unnamed += len(row.split()) > xyz_columns(info)
-    if unnamed:
-        notes.append(f"columns that Properties does not name are not used, in {unnamed} frames")
-
-
-def _xyz_frames(path: str) -> Iterator[tuple[str, str, bool]]:
-    """Comment, first line of atoms, and whether VEC lines follow, of each frame."""
-    lines = _lines(path)
-    frame = 0
-    number, line = next(lines, (1, ""))
-    while line:
-        if not line.strip():
-            rest = next((number for number, line in lines if line.strip()), None)
-            if rest:
-                raise UserError(f"{path}: expected nothing after the blank line {number}, found line {rest}")
-            return
-        atoms = _count_of_atoms(f"{path}: frame {frame}, line {number}", line)
-        comment, row = (next(lines, (0, ""))[1] for _ in range(2))
-        found = bool(row) + sum(1 for _ in islice(lines, atoms - 1))
-        if found < atoms:
-            raise UserError(f"{path}: frame {frame}: expected {atoms} lines of atoms, found {found}")
-        vectors = False
-        number, line = next(lines, (0, ""))
-        while line.lstrip().startswith("VEC"):
-            vectors = True
-            if len(line.split()) != 4:
-                raise UserError(
-                    f"{path}: frame {frame}, line {number}: expected three numbers, found {_short(line)}"
-                )
-            number, line = next(lines, (0, ""))
-        yield comment, row, vectors
-        frame += 1
-
-
-def _count_of_atoms(place: str, line: str) -> int:
-    try:
-        atoms = int(line)
-    except ValueError:
-        atoms = 0
-    if not 0 < atoms < 10**12:
-        raise UserError(f"{place}: expected a number of atoms, found {_short(line.strip())}")
-    return atoms
-
-
 def _beside(atoms: Atoms) -> dict[str, Any]:
     """Everything in ``atoms`` beside its geometry. ASE moves the standard names to the calculator."""
     info = dict(atoms.info)
     info |= info.pop(_REST, {})
     if "comment" in info:  # of a frame with VEC lines
-        info |= parse_comment(str(info.pop("comment")) + " pbc=F")
+        info |= {
+            name: value
+            for name, value in parse_comment("pbc=F " + info.pop("comment")).items()
+            if name != "pbc"
+        }
     per_atom = {name: value for name, value in atoms.arrays.items() if name not in ("numbers", "positions")}
     for name, value in (atoms.calc.results if atoms.calc else {}).items():
         (per_atom if name in per_atom_properties else info)[name] = value
@@ -420,6 +346,7 @@ def _read_npz(path: str, keys: dict) -> _Found:
         raise UserError(f"{path}: positions: expected shape (frames, atoms, 3), found {positions.shape}")
     if not positions.size:
         raise UserError(f"{path}: positions: expected at least one frame, found none")
+    check_frames(path, len(positions))
     _check_cell_names(path, arrays, value)
     count, atoms = len(positions), positions.shape[1:2]
     cell = value["cell"]
@@ -477,8 +404,8 @@ def _check_cell_names(path: str, arrays: dict, value: dict) -> None:
     for name, array in arrays.items():
         if names_a_cell(name) and array.dtype.kind in "iuf" and np.any(array):
             raise UserError(
-                f"{path}: cell: expected one of the keys {', '.join(SPELLINGS['cell'])}, found {name}; name it by "
-                f"--cell-key {name}, or add pbc = False where nothing repeats"
+                f"{path}: cell: expected one of the keys {', '.join(SPELLINGS['cell'])}, found {name}; "
+                f"name it by --cell-key {name}, or add pbc = False where nothing repeats"
             )
 
 
@@ -586,7 +513,7 @@ def _integers(file: Path) -> np.ndarray:
     try:
         return np.array([int(word) for word in found])
     except ValueError as error:
-        raise UserError(f"{file}: expected integers, found {_short(found[:3])}") from error
+        raise UserError(f"{file}: expected integers, found {short(found[:3])}") from error
 
 
 def _read_deepmd_set(
@@ -594,18 +521,22 @@ def _read_deepmd_set(
 ) -> _Found:
     name = os.fspath(folder)
 
-    def load(array: str, *shapes: tuple[int, ...]) -> list:
+    def load(array: str, *shapes: tuple[int, ...], strict: bool = True) -> list:
         file = folder / f"{array}.npy"
         values = read_npy(file)
         count = len(values) if values.ndim else 0
+        check_frames(str(file), count)
         for shape in shapes:
             size = int(np.prod(shape))
             if count and values.size == count * size and (size > 1 or values.ndim < 3):
                 return list(values.reshape(count, *shape))
+        if count and not strict:
+            return list(values)
         expected = " or ".join(f"(frames, {int(np.prod(shape))})" for shape in shapes)
         raise UserError(f"{file}: expected shape {expected}, found {values.shape}")
 
-    n = len(types)
+    if not (n := len(types)):
+        raise UserError(f"{folder.parent / 'type.raw'}: expected a type of each atom, found none")
     positions = load("coord", (n, 3))
     geometry = {
         "types": load("real_atom_types", (n,))
@@ -620,10 +551,11 @@ def _read_deepmd_set(
     for file in files:
         named = [quantity for quantity in QUANTITIES if keys.get(quantity) == file]
         found = meaning(file)
-        if named or (found and not found[1]):
-            columns[file] = load(file, *shapes[named[0] if named else found[0]])
-        elif found or is_weight(file):
-            columns[file] = [read_npy(folder / f"{file}.npy")] * len(positions)
+        if named or found:
+            strict = bool(named) or not found[1]
+            columns[file] = load(file, *shapes[named[0] if named else found[0]], strict=strict)
+        elif is_weight(file):
+            columns[file] = [None] * len(positions)  # to be told of
     for array, column in (geometry | columns).items():
         if column is not None and len(column) != len(positions):
             raise UserError(
@@ -631,6 +563,8 @@ def _read_deepmd_set(
             )
     numbers = []
     for k, kinds in enumerate(geometry["types"]):
+        if kinds.dtype.kind not in "iu":
+            raise UserError(f"{name}: frame {k}, types: expected integers, found {short(kinds.tolist())}")
         if kinds.min() < 0 or kinds.max() >= len(elements):
             wrong = kinds.min() if kinds.min() < 0 else kinds.max()
             raise UserError(
@@ -677,7 +611,7 @@ def _finish(
         "virial": energy_unit,
         "length": length_unit,
     }
-    notes += _other_units(found.columns, used) + _doubts(dataset)
+    notes += other_units(found.columns, used) + doubts(dataset)
     other = [f"forces in {force[0]}"] * bool(given["force"]) + [f"stress in {stress[0]}"] * bool(
         given["stress"]
     )
@@ -776,89 +710,6 @@ def _check_virial(
     )
 
 
-def _other_units(columns: dict[str, list], used: dict[str, str]) -> list[str]:
-    """Notes on units that the source states, such as energy_unit=Hartree, and that are not those used."""
-    notes = []
-    for name, column in columns.items():
-        said = next(value for value in column if value is not None)
-        found = [word.rstrip("s") for word in words(name)]
-        quantity = next((q for q in used if q.rstrip("s") in found), None)
-        if not isinstance(said, str) or quantity is None or not {"unit"} & set(found):
-            continue
-        try:
-            same = _spelling(quantity, said) == used[quantity]
-        except UserError:
-            same = False
-        if not same:
-            option = {"forces": "force", "virial": "energy"}.get(quantity, quantity)
-            notes.append(f"{name} says {said}, {quantity} was read in {used[quantity]} (--{option}-unit)")
-    return notes
-
-
-def _spelling(quantity: str, name: str) -> str:
-    if quantity == "forces":
-        return force_unit(name)[0]
-    if quantity == "stress":
-        return stress_unit(name)[0]
-    return unit(name, LENGTH_UNITS if quantity == "length" else ENERGY_UNITS, quantity)
-
-
-GPA = 1 / 160.21766  # eV/Å^3
-_THOMAS_FERMI = 0.7687 * 27.2114  # eV; an atom's electrons bind with about this times Z^(7/3), all of them
-_CHECKED = 100  # frames whose distances are compared with radii
-
-
-def _doubts(dataset: Dataset) -> list[str]:
-    """Notes on numbers that are implausible in eV and Å: mostly, they are in other units."""
-    notes = []
-    if dataset.stress is not None and np.nanmax(abs(dataset.stress)) > 10:
-        known = dataset.known("stress")
-        volume = abs(np.linalg.det(dataset.cell[known]))
-        most = abs(dataset.stress[known]).max(axis=(1, 2))
-        like = "a virial's (--virial-key), or in kbar or GPa (--stress-unit)"
-        if (most / volume).max() > 1:
-            like = "in kbar or GPa (--stress-unit)"
-        notes.append(f"warning: stress of up to {most.max():.4g} eV/Å^3 is implausible; perhaps it is {like}")
-    if dataset.forces is not None:
-        known = dataset.forces[np.isfinite(dataset.forces).all(axis=1)]
-        rms = np.sqrt(np.mean(known**2)) if len(known) else 0.0
-        if rms > 15:
-            notes.append(
-                f"warning: forces of {rms:.4g} eV/Å (RMS) are implausible; is that their unit (--force-unit)?"
-            )
-    known = dataset.known("energy")
-    if known.any():
-        bound = _THOMAS_FERMI * np.add.reduceat(
-            dataset.numbers.astype(float) ** (7 / 3), dataset.atom_ptr[:-1]
-        )
-        beyond = np.flatnonzero(known & (abs(dataset.energy) > 1.5 * bound))
-        if len(beyond):
-            k = beyond[0]
-            notes.append(
-                f"warning: an energy of {dataset.energy[k]:.6g} eV (frame {k}) is more than all electrons of its atoms "
-                "have; is that its unit (--energy-unit)?"
-            )
-    ratio, distance = _shortest(dataset)
-    if distance and not (0.6 < ratio < 1.6 and 0.5 < distance < 4):
-        notes.append(
-            f"warning: shortest distances of {distance:.3g} Å, {ratio:.3g} times the sum of covalent radii, are "
-            "implausible; are lengths in another unit, such as Bohr (--length-unit)?"
-        )
-    return notes
-
-
-def _shortest(dataset: Dataset) -> tuple[float, float]:
-    """Median over frames of the shortest distance: in sums of covalent radii, and in Å; 0 where there is none."""
-    found = []
-    for k in range(0, len(dataset), max(1, len(dataset) // _CHECKED)):
-        radii = covalent_radii[dataset.numbers[dataset.atom_ptr[k] : dataset.atom_ptr[k + 1]]]
-        first, second, distance = frame_pairs(dataset, k, 6.0)
-        if len(distance):
-            at = np.argmin(distance / (radii[first] + radii[second]))
-            found.append((distance[at] / (radii[first[at]] + radii[second[at]]), distance.min()))
-    return tuple(np.median(found, axis=0)) if found else (0.0, 0.0)
-
-
 def _check_stress(parts: list[Source], allow_missing: Collection[str]) -> None:
     """Stress is wanted of every frame that is periodic in three directions, once one of them has it."""
     if "stress" in allow_missing or all(part.dataset.stress is None for part in parts):
@@ -883,12 +734,13 @@ def _numbers(name: str, k: int, value) -> np.ndarray:
                     "; a column of atomic numbers is Z:I:1 in Properties" if symbol.isdigit() else ""
                 )
                 raise UserError(
-                    f"{name}: frame {k}, atom {atom}: expected a chemical symbol such as Cu, found {symbol!r}{hint}"
+                    f"{name}: frame {k}, atom {atom}: expected a chemical symbol such as Cu, "
+                    f"found {short(symbol)}{hint}"
                 )
         numbers = np.array([atomic_numbers[symbol] for symbol in symbols])
     integral = numbers.dtype.kind in "iuf" and numbers.ndim == 1 and len(numbers)
     if not integral or (numbers != np.round(numbers)).any():
-        raise UserError(f"{name}: frame {k}, numbers: expected a list of integers, found {_short(value)}")
+        raise UserError(f"{name}: frame {k}, numbers: expected a list of integers, found {short(value)}")
     bad = numbers[(numbers < 1) | (numbers > MAX_NUMBER)]
     if len(bad):
         raise UserError(
@@ -901,9 +753,9 @@ def _floats(name: str, k: int, array: str, value, shapes: set[tuple[int, ...]]) 
     try:
         values = np.asarray(value)
     except ValueError as error:  # lists of unequal lengths
-        raise UserError(f"{name}: frame {k}, {array}: expected numbers, found {_short(value)}") from error
+        raise UserError(f"{name}: frame {k}, {array}: expected numbers, found {short(value)}") from error
     if values.dtype.kind not in "iuf":
-        raise UserError(f"{name}: frame {k}, {array}: expected numbers, found {_short(value)}")
+        raise UserError(f"{name}: frame {k}, {array}: expected numbers, found {short(value)}")
     if values.shape not in shapes:
         expected = " or ".join(str(shape) for shape in sorted(shapes))
         raise UserError(f"{name}: frame {k}, {array}: expected shape {expected}, found {values.shape}")
@@ -913,7 +765,7 @@ def _floats(name: str, k: int, array: str, value, shapes: set[tuple[int, ...]]) 
 def _tensor(name: str, k: int, array: str, value) -> tuple[np.ndarray, bool]:
     """A symmetric 3x3 tensor from nine numbers, or from six in ASE's Voigt order xx, yy, zz, yz, xz, xy.
 
-    Nine may be symmetric but for noise: then also True. UserError where they are not, as where one half is zero.
+    Nine may be symmetric but for noise: then also True. UserError where they are not, as with one half zero.
     """
     values = _floats(name, k, array, value, {(3, 3), (9,), (6,)})
     if values.shape == (6,):
@@ -934,8 +786,3 @@ def _tensor(name: str, k: int, array: str, value) -> tuple[np.ndarray, bool]:
             f"{'xyz'[i]}{'xyz'[j]} and {'xyz'[j]}{'xyz'[i]}"
         )
     return (values + values.T) / 2, bool(uneven.max() > 1e-3 * size)
-
-
-def _short(value) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) < 60 else text[:57] + "..."

@@ -45,8 +45,8 @@ class Duplicates:
             return ""
         place = (lambda k: places[k]) if places else "frame {}".format
         text = (
-            f"warning: {len(self.repeats)} of {self.frames} frames repeat an earlier one ({place(self.repeats[0])} "
-            f"is {place(self.first[0])})"
+            f"warning: {len(self.repeats)} of {self.frames} frames repeat an earlier one "
+            f"({place(self.repeats[0])} is {place(self.first[0])})"
         )
         if len(self.different):
             text += f", {len(self.different)} of them with other labels ({place(self.different[0])})"

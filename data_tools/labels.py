@@ -50,9 +50,9 @@ def choose(
 ) -> dict[str, str]:
     """The array of each of QUANTITIES that is there, by quantity; what is worth telling goes to ``notes``.
 
-    A name given in ``keys`` is obeyed. Otherwise a plain name (energy, forces, virials, with ``letters`` E and F)
-    is taken, or one that says reference (REF_energy, dft_forces). UserError, naming the options that decide: two
-    that differ, or energy and forces of different origin; one of ``keys`` that is not there.
+    A name given in ``keys`` is obeyed. Otherwise a plain name (energy, forces, virials; with ``letters`` E,
+    F) is taken, or one that says reference (REF_energy, dft_forces). UserError, naming options that decide:
+    two that differ, or energy and forces of different origin; one of ``keys`` that is not there.
     """
     meanings = {name: found for name in columns if (found := meaning(name))}
     if letters:
@@ -88,7 +88,7 @@ _ASKED, _NEVER = 3, 4
 
 
 def _rank(origin: str, methods: set[str], named: str) -> int:
-    """How near an origin is to a plain name: 0; from _ASKED on it is not taken, from _NEVER on no rival either."""
+    """0 for a plain name; from _ASKED on it is not taken unless named, from _NEVER on no rival either."""
     if not origin:
         return 0
     if _is_reference(origin):
@@ -158,8 +158,8 @@ def _check_origins(source, chosen, keys, meanings, methods, notes) -> None:
     guessed = [quantity for quantity in names if quantity not in keys]
     if len(guessed) == 2 or any(origin[quantity] for quantity in guessed):
         raise UserError(
-            f"{source}: expected energy and forces of one origin, found that {told}; "
-            "choose by --energy-key and --forces-key"
+            f"{source}: expected energy and forces of one origin, found {' and '.join(names.values())}; "
+            f"take them by --energy-key {names['energy']} --forces-key {names['forces']}, or others"
         )
     if guessed and any(_is_reference(o) or o in methods for o in origin.values() if o):
         notes.append(f"{told}: of different origin by their names")
@@ -204,6 +204,6 @@ def _free_energy(columns: Columns, energy: str, free: str) -> str:
         default=0,
     )
     return (
-        f"{energy} and {free} differ by up to {most:.3g}: where electrons are smeared, forces belong to the free "
-        f"energy; --energy-key {free} takes it"
+        f"{energy} and {free} differ by up to {most:.3g}: where electrons are smeared, forces belong to the "
+        f"free energy; --energy-key {free} takes it"
     )

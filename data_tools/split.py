@@ -40,8 +40,8 @@ def split(
 ) -> dict[str, Part]:
     """Write ``{prefix}_train.h5``, ``_valid.h5``, ``_test.h5``; no frame is in two of them.
 
-    Frames of the same atoms in the same places stay together: where that does not allow the number wanted, a part
-    gets fewer, or the first of them more where every frame is to be used.
+    Frames of the same atoms in the same places stay together: where that does not allow the number wanted, a
+    part gets fewer, or the first of them more where every frame is to be used.
 
     train, valid, test: an int is a number of frames, a float a fraction of all; None writes no such file.
     All None means 0.8, 0.1, 0.1. Fractions that add up to one use every frame.
@@ -70,7 +70,9 @@ def split(
     frames = choose(dataset, counts, seed, method, fraction)
     for name, indices in frames.items():
         if not len(indices):
-            raise UserError(f"{path}: {name}: expected at least 1 frame, found none that repeats no other part's")
+            raise UserError(
+                f"{path}: {name}: expected at least 1 frame, found none that repeats no other part's"
+            )
     parts = {}
     for name, indices in frames.items():
         part = dataset.subset(indices)
@@ -137,7 +139,9 @@ def choose(
 
 def _take(order: np.ndarray, kind: np.ndarray, room: int) -> np.ndarray:
     """Frames from the beginning of ``order``, no more than ``room``, with all or none of each kind."""
-    _, first, inverse, sizes = np.unique(kind[order], return_index=True, return_inverse=True, return_counts=True)
+    _, first, inverse, sizes = np.unique(
+        kind[order], return_index=True, return_inverse=True, return_counts=True
+    )
     taken = np.zeros(len(sizes), dtype=bool)
     for of in np.argsort(first):
         if sizes[of] <= room:

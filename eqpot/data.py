@@ -375,10 +375,10 @@ ALIKE = 1e-4  # Å; coordinates nearer than this are the same but for rounding
 
 
 def first_alike(dataset: Dataset) -> np.ndarray:
-    """For each frame the first with the same atoms in the same places and cell, int64 [frames]; mostly itself.
+    """For each frame the first with the same atoms in the same places and cell, int64 [frames]; or itself.
 
-    Labels do not matter. Places are the same to ALIKE: frames are sorted by one projection of all coordinates,
-    and only those are compared that it does not tell apart.
+    Labels do not matter. Places are the same to ALIKE: frames are sorted by one projection of coordinates,
+    and only those that it does not tell apart are compared.
     """
     groups: dict[tuple[bytes, bytes], list[int]] = {}
     for k in range(len(dataset)):

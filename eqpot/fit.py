@@ -507,8 +507,8 @@ def choose_frames(config: Config, data: Dataset, valid: Dataset | None) -> tuple
     """Frames of `data` to train on, and of `valid` (None: of `data` too) to validate on, drawn by the seed.
 
     In one file the first frame of every element goes to the training side, so that no element is met only in
-    validation, and no frame repeats one of the other side, even if there are fewer than `n_valid` then. UserError
-    where there are too few frames.
+    validation, and no frame repeats one of the other side, even if there are fewer than `n_valid` then.
+    UserError where there are too few frames.
     """
     random = np.random.default_rng(config.train.seed)
     n_train, n_valid = config.train.n_train, config.train.n_valid
@@ -538,8 +538,8 @@ def choose_frames(config: Config, data: Dataset, valid: Dataset | None) -> tuple
     rest = rest[~np.isin(kind[rest], kind[train])]
     if not len(rest):
         raise UserError(
-            f"{data.path}: expected frames to validate on that are not among the {n_train} to train on, found only "
-            "repeats of these"
+            f"{data.path}: expected frames to validate on besides the {n_train} to train on, found only "
+            "repeats of these; give --valid FILE to validate on them all the same"
         )
     return np.sort(train), np.sort(rest[:n_valid])
 

@@ -60,17 +60,18 @@ def reading(path: str | Path) -> dict[str, Any]:
 
 
 def parse_comment(line: str) -> dict[str, Any]:
-    """Keys and values of a comment line, for ASE: `Lattice` [3, 3] of columns, `pbc`, `Properties`, the rest.
+    """Keys and values of a comment line, for ASE: `Lattice` [3, 3] by columns, `pbc`, `Properties`, the rest.
 
-    UserError, without file and frame: a key twice, a lattice that is not nine numbers or has another name, pbc
-    that is not T and F.
+    UserError, without file and frame: a key twice, a lattice that is not nine numbers or has another name,
+    pbc that is not T and F.
     """
     from ase.io.extxyz import key_val_str_to_dict
 
-    keys = [key.lower() for key in _KEY.findall(re.sub(_QUOTED, '""', line))]
-    for key in KEYS:
-        if keys.count(key) > 1:
-            raise UserError(f"comment: expected {KEYS[key]} once, found it {keys.count(key)} times")
+    found = _KEY.findall(re.sub(_QUOTED, '""', line))
+    keys = [key.lower() for key in found]
+    for key in (*KEYS, *(key for key in found if re.search(r"(?i)energ|stress|virial", key))):
+        if max(keys.count(key), found.count(key)) > 1:
+            raise UserError(f"comment: expected {key} once, found it more than once")
     try:
         parsed = key_val_str_to_dict(_NINE.sub(lambda found: found[0].upper(), line)) if line.strip() else {}
     except Exception as error:  # of ASE and of JSON
