@@ -311,7 +311,8 @@ def _beside(atoms: Atoms) -> dict[str, Any]:
     per_atom = {name: value for name, value in atoms.arrays.items() if name not in ("numbers", "positions")}
     for name, value in (atoms.calc.results if atoms.calc else {}).items():
         (per_atom if name in per_atom_properties else info)[name] = value
-    there = {name: value for name, value in info.items() if value is not None}
+    # True is a lone word of a comment, such as `energy:`
+    there = {name: value for name, value in info.items() if value is not None and value is not True}
     for name, value in per_atom.items():
         found = meaning(name)
         # an energy or a stress of each atom is no frame's

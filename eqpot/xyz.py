@@ -69,9 +69,10 @@ def parse_comment(line: str) -> dict[str, Any]:
 
     found = _KEY.findall(re.sub(_QUOTED, '""', line))
     keys = [key.lower() for key in found]
-    for key in (*KEYS, *(key for key in found if re.search(r"(?i)energ|stress|virial", key))):
-        if max(keys.count(key), found.count(key)) > 1:
-            raise UserError(f"comment: expected {key} once, found it more than once")
+    twice = [key for key in KEYS if keys.count(key) > 1]
+    twice += [key for key in found if found.count(key) > 1 and re.search(r"(?i)energ|stress|virial", key)]
+    if twice:  # ASE takes the last
+        raise UserError(f"comment: expected {twice[0]} once, found it more than once")
     try:
         parsed = key_val_str_to_dict(_NINE.sub(lambda found: found[0].upper(), line)) if line.strip() else {}
     except Exception as error:  # of ASE and of JSON
@@ -155,7 +156,8 @@ def _free_numbers(text: str) -> str:
     ends = [-1, *(k for k, word in enumerate(words) if not _NUMBER.match(word)), len(words)]
     for start, end in pairwise(ends):
         values = np.array(words[start + 1 : end], dtype=float)
-        vectors = len(values) == 9 and abs(np.linalg.det(values.reshape(3, 3))) > 1e-3
+        # the number of a step may stand before them
+        vectors = len(values) in (9, 10) and abs(np.linalg.det(values[-9:].reshape(3, 3))) > 1e-3
         angles = len(values) == 6 and (values[:3] > 1).all() and (abs(values[3:] - 90) <= 70).all()
         lengths = len(values) == 3 and len(words) == 3 and (values > 2).all()
         if vectors or angles or lengths or (named and len(values) in (3, 6, 9)):
