@@ -34,9 +34,8 @@ def data() -> None:
 
 def _key_options(command):
     for name in reversed((*SPELLINGS, "group")):
-        command = click.option(f"--{name}-key", metavar="NAME", help=f"Name of {name} in the sources.")(
-            command
-        )
+        where = "in an npz" if name in ("positions", "numbers", "cell", "pbc") else "in the sources"
+        command = click.option(f"--{name}-key", metavar="NAME", help=f"Name of {name} {where}.")(command)
     return command
 
 

@@ -591,7 +591,8 @@ def _finish(
     scales = _Units(ENERGY_UNITS[energy_unit], LENGTH_UNITS[length_unit], force[1], stress[1])
     notes = [found.assumed] if found.assumed and not given["energy"] else []
     chosen = choose(found.name, found.columns, keys, told := list(found.notes), found.letters)
-    dataset = _assemble(found, chosen, scales, notes)
+    with np.errstate(all="ignore"):  # validate tells of what is not finite
+        dataset = _assemble(found, chosen, scales, notes)
     notes += told
     validate(dataset, found.name)
     for label in ("energy", "forces"):
@@ -635,7 +636,12 @@ def _assemble(found: _Found, chosen: dict[str, str], scales: _Units, notes: list
         n = len(z)
         numbers.append(z)
         positions.append(_floats(found.name, k, "positions", frame.positions, {(n, 3)}) * scales.length)
-        pbc[k] = np.ravel(frame.pbc) != 0
+        flags = np.asarray(frame.pbc)
+        if flags.dtype.kind not in "biuf":
+            raise UserError(
+                f"{found.name}: frame {k}, pbc: expected true and false, found {short(frame.pbc)}"
+            )
+        pbc[k] = flags.ravel() != 0
         if pbc[k].any():
             if frame.cell is None:
                 raise UserError(f"{found.name}: frame {k}, cell: expected one where pbc is true, found none")

@@ -38,7 +38,7 @@ def _spelling(quantity: str, name: str) -> str:
 
 GPA = 1 / 160.21766  # eV/Å^3
 _THOMAS_FERMI = 0.7687 * 27.2114  # eV; an atom's electrons bind with about this times Z^(7/3), all of them
-_CHECKED = 100  # frames whose distances are compared with radii
+_CHECKED = 20000  # atoms, or some more, whose distances are compared with radii
 
 
 def doubts(dataset: Dataset) -> list[str]:
@@ -83,7 +83,7 @@ def doubts(dataset: Dataset) -> list[str]:
 def _shortest(dataset: Dataset) -> tuple[float, float]:
     """Median of frames' shortest distances: in sums of covalent radii, and in Å; 0 where there are none."""
     found = []
-    for k in range(0, len(dataset), max(1, len(dataset) // _CHECKED)):
+    for k in range(0, len(dataset), max(1, len(dataset.numbers) // _CHECKED)):
         radii = covalent_radii[dataset.numbers[dataset.atom_ptr[k] : dataset.atom_ptr[k + 1]]]
         first, second, distance = frame_pairs(dataset, k, 6.0)
         if len(distance):

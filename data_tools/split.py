@@ -71,7 +71,7 @@ def split(
     for name, indices in frames.items():
         if not len(indices):
             raise UserError(
-                f"{path}: {name}: expected at least 1 frame, found none that repeats no other part's"
+                f"{path}: {name}: expected at least 1 frame, found none: repeats of others stay together"
             )
     parts = {}
     for name, indices in frames.items():

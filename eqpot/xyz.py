@@ -155,7 +155,11 @@ def _free_numbers(text: str) -> str:
     named = re.search(r"(?i)lattice|cell|\bbox\b|\bpbc\b|periodic|cryst", text)
     ends = [-1, *(k for k, word in enumerate(words) if not _NUMBER.match(word)), len(words)]
     for start, end in pairwise(ends):
+        if end - start - 1 not in (3, 6, 9, 10):
+            continue
         values = np.array(words[start + 1 : end], dtype=float)
+        if not np.isfinite(values).all():
+            continue
         # the number of a step may stand before them
         vectors = len(values) in (9, 10) and abs(np.linalg.det(values[-9:].reshape(3, 3))) > 1e-3
         angles = len(values) == 6 and (values[:3] > 1).all() and (abs(values[3:] - 90) <= 70).all()
