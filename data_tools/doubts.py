@@ -38,7 +38,7 @@ def _spelling(quantity: str, name: str) -> str:
 
 GPA = 1 / 160.21766  # eV/Å^3
 _THOMAS_FERMI = 0.7687 * 27.2114  # eV; an atom's electrons bind with about this times Z^(7/3), all of them
-_CHECKED = 20000  # atoms, or some more, whose distances are compared with radii
+_CHECKED = 5000  # atoms, or some more, whose distances are compared with radii
 
 
 def doubts(dataset: Dataset) -> list[str]:

@@ -47,6 +47,7 @@ _KEY = re.compile(r"([A-Za-z_][\w.-]*)\s*=(?!=)")
 _KEY_AND_VALUE = re.compile(rf"{_KEY.pattern}\s*(?:{_QUOTED}|\S+)?")
 # Keys that ASE refuses unless they have nine numbers: in capitals it lets them pass
 _NINE = re.compile(r"(?i)(?<!\S)(?:lattice|stress|virial)(?=\s*=)")
+_COUNTS = re.compile(r"(?i)(?<!\S)properties\s*=\s*[\"'{]?([^\s\"'}]+)")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$")
 _REMEDY = 'write it as Lattice="ax ay az bx by bz cx cy cz" (Å), or pbc="F F F" where nothing repeats'
 
@@ -100,9 +101,10 @@ def parse_comment(line: str) -> dict[str, Any]:
     return info
 
 
-def columns(info: dict[str, Any]) -> int:
-    """How many columns the atoms' lines have by what `parse_comment` returned."""
-    return sum(int(count) for count in info.get("Properties", "species:S:1:pos:R:3").split(":")[2::3])
+def columns(line: str) -> int:
+    """How many columns the atoms' lines have by a comment line."""
+    found = _COUNTS.search(line)
+    return sum(map(int, re.findall(r":(\d{1,6})(?=:|$)", found[1]))) if found else 4
 
 
 def names_a_cell(name: str) -> bool:
@@ -113,11 +115,8 @@ def names_a_cell(name: str) -> bool:
 
 def _pbc(value: Any) -> list[bool]:
     flags = np.asarray(value)
-    if (
-        flags.dtype.kind not in "bi"
-        or flags.shape not in {(), (1,), (3,)}
-        or not np.isin(flags, (0, 1)).all()
-    ):
+    legal = flags.dtype.kind in "bi" and flags.shape in {(), (1,), (3,)}
+    if not legal or ((flags != 0) & (flags != 1)).any():
         raise UserError(f"pbc: expected T or F in each of three directions, found {_short(value)}")
     return [bool(flag) for flag in np.broadcast_to(flags, 3)]
 
