@@ -369,3 +369,50 @@ def _flags(pbc: np.ndarray) -> str:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+ALIKE = 1e-4  # Å; coordinates nearer than this are the same but for rounding
+
+
+def first_alike(dataset: Dataset) -> np.ndarray:
+    """For each frame the first with the same atoms in the same places and cell, int64 [frames]; or itself.
+
+    Labels do not matter. Places are the same to ALIKE: frames are sorted by one projection of coordinates,
+    and only those that it does not tell apart are compared.
+    """
+    groups: dict[tuple[bytes, bytes], list[int]] = {}
+    for k in range(len(dataset)):
+        rows = slice(dataset.atom_ptr[k], dataset.atom_ptr[k + 1])
+        groups.setdefault((dataset.numbers[rows].tobytes(), dataset.pbc[k].tobytes()), []).append(k)
+    first = np.arange(len(dataset))
+    for frames in groups.values():
+        if len(frames) > 1:
+            _find_alike(dataset, np.array(frames), first)
+    return first
+
+
+def _find_alike(dataset: Dataset, frames: np.ndarray, first: np.ndarray) -> None:
+    places = np.stack(
+        [
+            np.concatenate(
+                [dataset.positions[dataset.atom_ptr[k] : dataset.atom_ptr[k + 1]], dataset.cell[k]]
+            ).ravel()
+            for k in frames
+        ]
+    )
+    direction = np.random.default_rng(0).normal(size=places.shape[1])
+    projection = places @ direction
+    reach = 3 * ALIKE * np.linalg.norm(direction)  # five standard deviations of what rounding does
+    kinds: list[list[int]] = []  # rows that are alike, those first whose projection is largest
+    for row in np.argsort(projection, kind="stable"):
+        for kind in reversed(kinds):
+            if projection[row] - projection[kind[0]] > reach:
+                kinds.append([row])
+                break
+            if abs(places[row] - places[kind[0]]).max() < ALIKE:
+                kind.append(row)
+                break
+        else:
+            kinds.append([row])
+    for kind in kinds:
+        first[frames[kind]] = frames[kind].min()

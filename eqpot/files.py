@@ -11,6 +11,7 @@ import h5py
 from ase import Atoms
 
 from eqpot.errors import UserError
+from eqpot.xyz import reading
 
 # attribute "format" of what eqpot writes -> what it is, what makes it, what it is for
 KINDS = {
@@ -99,7 +100,7 @@ def read_structure(path: str | Path) -> Atoms:
     import ase.io  # with all of its formats, longer to import than eqpot
 
     try:
-        atoms = ase.io.read(path, do_not_split_by_at_sign=True)
+        atoms = ase.io.read(path, do_not_split_by_at_sign=True, **reading(path))
     except Exception as error:  # ASE's readers raise what they please on a broken file
         what = " ".join(str(error).split())[:200]
         if h5py.is_hdf5(path):

@@ -30,7 +30,7 @@ from eqpot import evaluate
 from eqpot.adam import Adam, MovingAverage
 from eqpot.backend import moved, resolve, to_device
 from eqpot.config import Config
-from eqpot.data import Dataset, read_dataset
+from eqpot.data import Dataset, first_alike, read_dataset
 from eqpot.errors import UserError
 from eqpot.evaluate import Frames
 from eqpot.files import replacing
@@ -521,7 +521,8 @@ def choose_frames(
     """Frames of `data` to train on, and of `valid` (None: of `data` too) to validate on, drawn by the seed.
 
     left_out: frames of `data` that are not drawn. In one file the first frame of every element goes to the
-    training side, so that no element is met only in validation. UserError where there are too few frames.
+    training side, so that no element is met only in validation, and no frame repeats one of the other side,
+    even if there are fewer than `n_valid` then. UserError where there are too few frames.
     """
     if len(left_out):
         kept = np.setdiff1d(np.arange(len(data)), left_out)
@@ -543,11 +544,22 @@ def choose_frames(
             f"{data.path}: no frames are left to train on: expected more than train.n_valid = {n_valid}, "
             f"found {len(data)}"
         )
+    kind = first_alike(data)
+    place = np.zeros(len(data), int)
+    place[kind[order[::-1]]] = np.arange(len(data))[::-1]  # of the first of its kind
+    order = order[np.argsort(place[kind[order]], kind="stable")]
     held = data.composition()[order] > 0
     brings_an_element = np.zeros(len(data), bool)
     brings_an_element[held.argmax(axis=0)] = True
     order = np.concatenate([order[brings_an_element], order[~brings_an_element]])
-    return np.sort(order[:n_train]), np.sort(order[n_train : n_train + n_valid])
+    train, rest = np.split(order, [n_train])
+    rest = rest[~np.isin(kind[rest], kind[train])]
+    if not len(rest):
+        raise UserError(
+            f"{data.path}: expected frames to validate on besides the {n_train} to train on, found only "
+            "repeats of these; give --valid FILE to validate on them all the same"
+        )
+    return np.sort(train), np.sort(rest[:n_valid])
 
 
 def _at_least(wanted: int, found: int, key: str, data: Dataset) -> None:

@@ -12,6 +12,7 @@ from ase import Atoms
 from eqpot.data import check_cell, read_dataset
 from eqpot.errors import UserError
 from eqpot.files import read_structure
+from eqpot.xyz import reading
 
 EVERYTHING = slice(None)
 
@@ -74,7 +75,7 @@ def read_frame(path: str | Path, index: int = -1) -> Atoms:
 def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
     count, what = 0, "no frame"
     try:
-        for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True):
+        for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True, **reading(path)):
             yield count, atoms
             count += 1
     except Exception as error:  # ASE's readers raise what they please on a broken file
