@@ -163,6 +163,7 @@ class _Table:
     """What the three tables share. Construction checks every value."""
 
     section: str
+    later: tuple[str, ...] = ()  # settings that files of older versions lack: there they have their defaults
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -182,6 +183,14 @@ class _Table:
             if key not in valid:
                 raise UserError(f"{cls.called(key)}: unknown key, {nearest(key, valid)}")
         return cls(**values)
+
+    @classmethod
+    def from_file(cls, values: Mapping[str, Any]) -> Self:
+        """From what `to_dict` wrote into a file; UserError where one is missing, but for those `later`."""
+        for field in dataclasses.fields(cls):
+            if field.name not in values and field.name not in cls.later:
+                raise UserError(f"{cls.called(field.name)}: expected a setting, found none")
+        return cls.from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -214,6 +223,7 @@ class ModelConfig(_Table):
     """The potential: what is computed from a structure."""
 
     section = "model"
+    later = ("zbl", "isolated_atoms")
 
     symmetry: str = option(
         "o3", "o3 tracks parity (energy is mirror invariant), so3 does not", choices=("o3", "so3")
@@ -327,6 +337,7 @@ class DynamicsConfig(_Table):
     """All settings of `eqpot md`."""
 
     section = "md"
+    later = ("index",)
 
     ensemble: str = option("nvt", "what is kept constant", choices=("nve", "nvt", "npt"))
     thermostat: str = option("nose-hoover", "of nvt", choices=("nose-hoover", "langevin"))
@@ -416,6 +427,14 @@ class Config:
             if not isinstance(table, Mapping):
                 raise UserError(f"{name}: expected a table [{name}], found {json.dumps(table, default=str)}")
         return cls(**{name: parts[name].from_dict(table) for name, table in tables.items()})
+
+    @classmethod
+    def from_file(cls, tables: Mapping[str, Any]) -> Self:
+        """From what `to_dict` wrote into a file: every table, and in them what their `from_file` wants."""
+        self = cls.from_dict(tables)
+        for field in dataclasses.fields(cls):
+            field.type.from_file(tables.get(field.name, {}))
+        return self
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
