@@ -5,12 +5,10 @@ from pathlib import Path
 import click
 import numpy as np
 from ase.data import chemical_symbols
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import Progress
-from rich.table import Table
+from rich.text import Text
 
 from eqpot.data import LABELS, Dataset, read_dataset
 from eqpot.data_tools.convert import SPELLINGS, Conversion
@@ -22,7 +20,8 @@ from eqpot.data_tools.sample import sample as make_sample
 from eqpot.data_tools.split import METHODS, PARTS, Part
 from eqpot.data_tools.split import split as split_file
 from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, PRESSURE_UNITS
-from eqpot.words import counted
+from eqpot.printing import PlainTable
+from eqpot.words import counted, plain
 
 ROWS = 20  # of a table that could be as long as the data
 
@@ -208,17 +207,17 @@ def recipes(name):
 
 
 def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
+    width = None if Console().is_terminal else 140
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(escape(text), soft_wrap=True)
+    console.print(plain(text), soft_wrap=True)
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
+def _table(title: str, *columns: str, left: int = 1) -> PlainTable:
     """A table whose first ``left`` columns hold words, the others numbers."""
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD)
+    table = PlainTable(title)
     for k, column in enumerate(columns):
         table.add_column(column, justify="left" if k < left else "right", overflow="fold", no_wrap=k >= left)
     return table
@@ -236,7 +235,7 @@ def _print_conversion(result: Conversion, out: str) -> None:
         )
         _say(console, source.name)  # a line to itself: no table has room for a path
         for line in ("; ".join(facts), _cells(part)):
-            console.print(Padding(escape(line), (0, 0, 0, 2), expand=False))
+            console.print(Padding(Text(plain(line)), (0, 0, 0, 2), expand=False))
     if len(result.sources) > ROWS:
         _say(console, f"and {len(result.sources) - ROWS} more sources")
     for source in result.sources:
@@ -265,7 +264,7 @@ def _print_info(dataset: Dataset, found: Info, rows: int | None) -> None:
     if found.groups:
         table = _table("groups", "group", "frames")
         for group, count in found.groups.most_common(rows):
-            table.add_row(escape(str(group)) or "(none)", str(count))
+            table.add_row(str(group) or "(none)", str(count))
         _print_table(console, table, len(found.groups), rows)
 
     table = _table("statistics", "quantity", "unit", "mean", "std", "min", "max", left=2)
@@ -304,7 +303,7 @@ def _print_parts(parts: dict[str, Part], title: str) -> None:
     console = _console()
     table = _table(title, "part", "file", "frames", left=2)
     for name, part in parts.items():
-        table.add_row(name, escape(part.path), str(len(part.frames)))
+        table.add_row(name, part.path, str(len(part.frames)))
     console.print(table)
     if repeats := sum(part.repeats for part in parts.values()):
         _say(console, f"{counted(repeats, 'frame')} repeat another one: such frames are kept in one part")
@@ -315,13 +314,13 @@ def _print_parts(parts: dict[str, Part], title: str) -> None:
             )
 
 
-def _print_table(console: Console, table: Table, total: int, rows: int | None) -> None:
+def _print_table(console: Console, table: PlainTable, total: int, rows: int | None) -> None:
     console.print(table)
     if rows is not None and total > rows:
         _say(console, f"and {total - rows} more (--all)")
 
 
-def _add(table: Table, name: str, unit: str, statistics: Statistics | None) -> None:
+def _add(table: PlainTable, name: str, unit: str, statistics: Statistics | None) -> None:
     if statistics is not None:
         values = (statistics.mean, statistics.std, statistics.min, statistics.max)
         noise = 1e-9 * statistics.rms

@@ -1,6 +1,7 @@
 """The potential: settings, weights and constants in one object; energies, forces and stress of structures."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -49,6 +50,7 @@ ELEMENTS = {
 }
 FROM_VOIGT = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # the nine components among xx yy zz yz xz xy
 NO_PAIRS = np.empty(0)
+MOST_PARAMETERS = 50_000_000  # far more than fits have needed; training keeps several copies
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Potential:
         self.shift = np.zeros(len(self.species))
         self.mean_neighbours = 1.0
         self.zbl = ZBL(self.species, config.cutoff, config.envelope_p) if config.zbl else None
-        self.params = Params(self._model.shapes(), dtype)
+        self.params = Params(_affordable(self._model.shapes(), config, dtype), dtype)
         self.provenance: dict[str, Any] = {}
         self._work_on(backend)
 
@@ -514,6 +516,22 @@ def _weights(params: Params) -> dict[str, Array]:
 
 def _are_distances(value: Any) -> bool:
     return isinstance(value, dict) and all(number(above=0)[1](x) for x in value.values())
+
+
+def _affordable(
+    shapes: dict[str, tuple[int, ...]], config: ModelConfig, dtype: str
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights; UserError where they are too many to be meant."""
+    count = sum(map(math.prod, shapes.values()))
+    if count > MOST_PARAMETERS:
+        size = count * np.dtype(dtype).itemsize / 1e9
+        names = ("features", "blocks", "basis_size", "radial_depth", "radial_width")
+        settings = ", ".join(f"{name} {getattr(config, name)}" for name in names)
+        raise UserError(
+            f"model: expected settings with at most {MOST_PARAMETERS:,} parameters, found {count:,}, which "
+            f"would take {size:.3g} GB as {dtype} ({settings})"
+        )
+    return shapes
 
 
 def _numbers(species: Sequence[str | int]) -> list[int]:
