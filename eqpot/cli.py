@@ -172,7 +172,6 @@ def _train(trainer) -> None:
 
 def summary(trainer) -> list[str]:
     """What is about to be trained, on what."""
-    note = trainer.note()
     train, valid, model = trainer.train, trainer.valid, trainer.config.model
     return [
         f"{counted(len(train), 'training frame')}, {counted(len(valid), 'validation frame')}, "
@@ -180,7 +179,7 @@ def summary(trainer) -> list[str]:
         f"{len(trainer.weights)} parameters ({model.symmetry}, l_max {model.l_max}, "
         f"{counted(model.blocks, 'block')}, {model.features} features, {trainer.config.train.dtype}), "
         f"run folder {trainer.folder}",
-        *([f"note: {note}"] if note else []),
+        *(f"note: {note}" for note in trainer.notes()),
     ]
 
 

@@ -77,6 +77,12 @@ def _shifts(value: Any) -> Any:
     return {k: float(v) for k, v in value.items()}
 
 
+def _auto(value: Any) -> Any:
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise ValueError('"auto", true or false')
+
+
 def _scale(value: Any) -> Any:
     if value == "force_rms":
         return value
@@ -187,6 +193,7 @@ class _Table:
     """What the three tables share. Construction checks every value."""
 
     section: str
+    later: tuple[str, ...] = ()  # settings that files of older versions lack: there they have their defaults
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -206,6 +213,14 @@ class _Table:
             if key not in valid:
                 raise UserError(f"{cls.called(key[:LONGEST])}: unknown key, {nearest(key, valid)}")
         return cls(**values)
+
+    @classmethod
+    def from_file(cls, values: Mapping[str, Any]) -> Self:
+        """From what `to_dict` wrote into a file; UserError where one is missing, but for those `later`."""
+        for field in dataclasses.fields(cls):
+            if field.name not in values and field.name not in cls.later:
+                raise UserError(f"{cls.called(field.name)}: expected a setting, found none")
+        return cls.from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -238,6 +253,7 @@ class ModelConfig(_Table):
     """The potential: what is computed from a structure."""
 
     section = "model"
+    later = ("zbl", "isolated_atoms")
 
     symmetry: str = option(
         "o3", "o3 tracks parity (energy is mirror invariant), so3 does not", choices=("o3", "so3")
@@ -260,6 +276,12 @@ class ModelConfig(_Table):
         choices=("species", "residual"),
     )
     zbl: bool = option(False, "add ZBL's repulsion of nuclei closer than the sum of their covalent radii")
+    isolated_atoms: Any = option(
+        "auto",
+        "true: an atom without neighbours has exactly its shift; auto: if shifts are a table, or of "
+        "IsolatedAtom frames",
+        parse=_auto,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -335,7 +357,7 @@ class TrainConfig(_Table):
     dtype: str = option("float32", "precision of the weights and kernels", choices=("float32", "float64"))
     shifts: Any = option(
         "least_squares",
-        "energy per atom of each element, eV: fitted, or a table {H = -13.6, ...}",
+        "energy per atom of each element, eV: fitted, or of IsolatedAtom frames; or a table {H = -13.6, ...}",
         parse=_shifts,
     )
     scale: Any = option(
@@ -353,6 +375,7 @@ class DynamicsConfig(_Table):
     """All settings of `eqpot md`."""
 
     section = "md"
+    later = ("index",)
 
     ensemble: str = option("nvt", "what is kept constant", choices=("nve", "nvt", "npt"))
     thermostat: str = option("nose-hoover", "of nvt", choices=("nose-hoover", "langevin"))
@@ -457,6 +480,14 @@ class Config:
             if not isinstance(table, Mapping):
                 raise UserError(f"{name}: expected a table [{name}], found {_shown(table)}")
         return cls(**{name: parts[name].from_dict(table) for name, table in tables.items()})
+
+    @classmethod
+    def from_file(cls, tables: Mapping[str, Any]) -> Self:
+        """From what `to_dict` wrote into a file: every table, and in them what their `from_file` wants."""
+        self = cls.from_dict(tables)
+        for field in dataclasses.fields(cls):
+            field.type.from_file(tables.get(field.name, {}))
+        return self
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:

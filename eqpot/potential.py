@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,12 +20,14 @@ from eqpot.errors import UserError
 from eqpot.evaluator import Evaluator
 from eqpot.files import new_hdf5, own_hdf5
 from eqpot.graph import Batch, FrameGraph, collate, frame_graph
+from eqpot.isolated import less_lone, with_lone_atoms, with_lone_seeds
 from eqpot.kernels import forces as force_kernels
 from eqpot.kernels.cuda import constant
 from eqpot.loss import Labels
 from eqpot.model import ALL, Model, Selection
 from eqpot.ops import convolution, operators
 from eqpot.params import Params
+from eqpot.schema import TABLE, Array, Rule, check, number
 from eqpot.tape import GpuPool, Node, Pool, Tape
 from eqpot.zbl import ZBL
 
@@ -34,6 +36,18 @@ if TYPE_CHECKING:
     from eqpot.gpu_calls import RecordedCalls
 
 FORMAT, VERSION = "eqpot-model", 2
+# What a model file holds beside the settings, "config"; the weights are `_weights`.
+DTYPE: Rule = ("float32 or float64", lambda value: value in ("float32", "float64"))
+MEAN_NEIGHBOURS = number(above=0, high=1e6)
+PROVENANCE: Rule = (
+    "a table, in which closest holds distances above 0 by pair of elements",
+    lambda value: isinstance(value, dict) and _are_distances(value.get("closest", {})),
+)
+ELEMENTS = {
+    "species": Array(np.integer, ("elements",), low=1, high=len(chemical_symbols) - 1, rising=True),
+    "scale": Array(np.float64, ("elements",)),
+    "shift": Array(np.float64, ("elements",)),
+}
 FROM_VOIGT = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # the nine components among xx yy zz yz xz xy
 NO_PAIRS = np.empty(0)
 MOST_PARAMETERS = 50_000_000  # far more than fits have needed; training keeps several copies
@@ -59,7 +73,8 @@ class Prediction(Labels):
 
 class Potential:
     """E = sum over atoms of scale[species] x + shift[species], where x is the network's number for the atom,
-    plus the repulsion `zbl` where the settings ask for it, else None.
+    with `isolated_atoms` less that for one without neighbours, plus the repulsion `zbl` where the settings
+    ask for it, else None.
 
     species: atomic numbers, rising; scale, shift: float64 [Z], eV; mean_neighbours: edges per atom in the
     training set, which normalises sums over neighbours; params: the weights, on the GPU where backend is
@@ -69,7 +84,7 @@ class Potential:
     def __init__(self, config: ModelConfig, species: Sequence[int], dtype: str, backend: str = "cpu"):
         if dtype not in ("float32", "float64"):
             raise UserError(f"dtype: expected float32 or float64, found {dtype!r}")
-        self.config = config
+        self.config = replace(config, isolated_atoms=config.isolated_atoms is True)
         self.species = tuple(sorted(int(z) for z in species))
         self.dtype = dtype
         self.scale = np.ones(len(self.species))
@@ -179,7 +194,13 @@ class Potential:
     # ---- files
 
     def save(self, path: str | Path) -> None:
-        """Write a model file (HDF5: arrays, and JSON for settings and origin)."""
+        """Write a model file (HDF5: arrays, and JSON for settings and origin); UserError where `load` would
+        not take it."""
+        arrays = {"species": np.array(self.species, np.int64), "scale": self.scale, "shift": self.shift}
+        arrays |= {f"params/{name}": backends.to_host(array) for name, array in self.params.items()}
+        for name, array in (ELEMENTS | _weights(self.params)).items():
+            array.check_values(arrays[name], f"{path}: {name}")
+        check(self.mean_neighbours, MEAN_NEIGHBOURS, f"{path}: mean_neighbours")
         with new_hdf5(path) as file:
             file.attrs.update(
                 format=FORMAT,
@@ -189,32 +210,26 @@ class Potential:
                 mean_neighbours=self.mean_neighbours,
                 provenance=json.dumps(self.provenance),
             )
-            file["species"] = np.array(self.species, np.int64)
-            file["scale"], file["shift"] = self.scale, self.shift
-            for name, array in self.params.items():
-                file[f"params/{name}"] = backends.to_host(array)
+            for name, array in arrays.items():
+                file[name] = array
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Self:
         """Read a model file; UserError where it is missing, damaged or something else, and as in `to`."""
-        try:
-            with own_hdf5(path, FORMAT, VERSION) as file:
-                config = ModelConfig.from_dict(json.loads(file.attrs["config"]))
-                potential = cls(config, file["species"][()], str(file.attrs["dtype"]))
-                potential.mean_neighbours = file.attrs["mean_neighbours"]
-                potential.provenance = json.loads(file.attrs["provenance"])
-                arrays = {"scale": potential.scale, "shift": potential.shift}
-                arrays |= {f"params/{name}": array for name, array in potential.params.items()}
-                for name, array in arrays.items():
-                    if file[name].shape != array.shape:
-                        raise UserError(
-                            f"{path}: {name}: expected shape {array.shape}, found {file[name].shape}"
-                        )
-                    array[...] = file[name][()]
-                    if not np.isfinite(array).all():
-                        raise UserError(f"{path}: {name}: expected finite numbers, found NaN or infinity")
-        except (OSError, KeyError, ValueError, RuntimeError) as e:
-            raise UserError(f"{path}: cannot be read as a model file ({str(e).splitlines()[0]})") from e
+        with own_hdf5(path, FORMAT, VERSION) as file:
+            dtype, settings = file.attribute("dtype", DTYPE), file.json("config", TABLE)
+            try:
+                config = ModelConfig.from_file(settings)
+            except UserError as e:
+                raise UserError(f"{path}: {e}") from e
+            arrays = file.arrays(ELEMENTS)
+            potential = cls(config, arrays["species"].tolist(), dtype)
+            potential.mean_neighbours = file.attribute("mean_neighbours", MEAN_NEIGHBOURS)
+            potential.provenance = file.json("provenance", PROVENANCE)
+            potential.scale[:], potential.shift[:] = arrays["scale"], arrays["shift"]
+            weights = file.arrays(_weights(potential.params))
+            for name, array in potential.params.items():
+                array[...] = weights[f"params/{name}"]
         return potential.to(device)
 
     # ---- structures
@@ -348,6 +363,8 @@ class Potential:
             for name, node in nodes.items():
                 node.td = views[name]
             seed = self._of_species(self.scale, batch) * grad_energy[batch.frame]
+            if self.config.isolated_atoms:
+                seed = with_lone_seeds(seed, batch.species_ptr)
             tape.reverse_tangent({x: self._column(seed)}, nodes.values())
         finally:
             self._pool.release()
@@ -364,6 +381,8 @@ class Potential:
     ) -> tuple[Prediction, Tape, Node, Node, dict]:
         """Walks one and two; where `evaluated`, the last, by fused operators of a GPU."""
         batch = backends.moved(batch, self.backend)
+        alone = self.config.isolated_atoms
+        walked = with_lone_atoms(batch) if alone else batch
         lean = evaluated or way == by_blocks.BY_BLOCKS
         tape = Tape(operators(self.backend), self._pool, lean)
         arrays, blocks = self.params, None
@@ -378,12 +397,12 @@ class Potential:
                 arrays[ALL] = self.params.flat[None]
         nodes = {name: Node(array) for name, array in arrays.items()}
         edge_vec = Node(batch.edge_vec.astype(self.dtype))
-        seed = self._column(self._of_species(self.scale, batch)) if forces else None
+        seed = self._column(self._of_species(self.scale, walked)) if forces else None
         fused = convolution() if evaluated else None
         if way == by_blocks.BY_BLOCKS:
-            x = by_blocks.run(self._model, tape, nodes, batch, edge_vec, seed, fused)
+            x = by_blocks.run(self._model, tape, nodes, walked, edge_vec, seed, fused)
         else:
-            x = self._model.run(tape, nodes, batch, edge_vec, blocks, fused)
+            x = self._model.run(tape, nodes, walked, edge_vec, blocks, fused)
             if forces:
                 tape.reverse({x: seed}, [edge_vec])
         found = d = None
@@ -392,7 +411,8 @@ class Potential:
             found = np.empty_like(batch.edge_vec, shape=(len(batch.species), 3))
             run = force_kernels.forces_cuda if self.backend == "cuda" else force_kernels.forces_cpu
             run(found, d, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
-        prediction = self._prediction(batch, x.value[:, 0], found, d if stress else None)
+        numbers = less_lone(x.value[:, 0], batch.species_ptr) if alone else x.value[:, 0]
+        prediction = self._prediction(batch, numbers, found, d if stress else None)
         return prediction, tape, x, edge_vec, nodes
 
     def _prediction(
@@ -487,6 +507,15 @@ def _frame_sums(values: np.ndarray, batch: Batch) -> np.ndarray:
     sums = np.empty_like(values, shape=(batch.n_frames, values.shape[1]))
     force_kernels.frame_sums_cuda(sums, values, batch.frame)
     return sums
+
+
+def _weights(params: Params) -> dict[str, Array]:
+    """Arrays of a model file."""
+    return {f"params/{name}": Array(params.flat.dtype.type, array.shape) for name, array in params.items()}
+
+
+def _are_distances(value: Any) -> bool:
+    return isinstance(value, dict) and all(number(above=0)[1](x) for x in value.values())
 
 
 def _affordable(

@@ -64,6 +64,7 @@ SETTINGS = {
     "zbl": {"zbl": True},
     "no hidden layer": {"radial_depth": 0},
     "odd widths": {"features": 5, "symmetry": "so3", "radial_depth": 2},
+    "isolated atoms": {"isolated_atoms": True},
 }
 STRUCTURES = [molecule(5), crystal(3), Atoms("O", positions=[[0, 0, 0]])]
 
@@ -99,7 +100,7 @@ def test_energy_forces_stress(settings):
 
 
 @usable
-@pytest.mark.parametrize("name", ["o3", "norm", "zbl"])
+@pytest.mark.parametrize("name", ["o3", "norm", "zbl", "isolated atoms"])
 def test_loss_gradient(name):
     potential, reference = pair(**SETTINGS[name])
     graph = batch(potential, *STRUCTURES)
@@ -333,14 +334,14 @@ def test_batches_made_on_the_gpu():
 
 
 @usable
-@pytest.mark.parametrize("amsgrad", [False, True])
-def test_training_steps(tmp_path, amsgrad):
+@pytest.mark.parametrize(("amsgrad", "isolated"), [(False, "auto"), (True, True)])
+def test_training_steps(tmp_path, amsgrad, isolated):
     """Recorded steps on frames that stay on the GPU against plain ones on batches made on the host."""
     path = tmp_path / "data.h5"
     write_dataset(path, mixed_dataset())
     config = Config.from_dict(
         {
-            "model": {**SMALL, "features": 2, "cutoff": 2.5},
+            "model": {**SMALL, "features": 2, "cutoff": 2.5, "isolated_atoms": isolated},
             "loss": {"stress": 1.0, "element_weights": "balanced"},
             "train": {"dtype": "float64", "amsgrad": amsgrad, "n_train": 5, "n_valid": 1},
         }
