@@ -439,7 +439,7 @@ def test_all_arrays_of_a_checkpoint_may_be_too_short(copy):
 
     edit(copy / "fit/checkpoint.h5", shorten)
     before = contents(copy)
-    with pytest.raises(UserError, match=r"checkpoint.h5: weights: expected \d+ numbers"):
+    with pytest.raises(UserError, match=r"checkpoint.h5: weights: expected \d+ numbers, as the settings"):
         Trainer.resume(SETTINGS, copy / "fit")
     assert contents(copy) == before
 
