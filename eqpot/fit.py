@@ -38,6 +38,7 @@ from eqpot.files import replacing
 from eqpot.graph import Batch, shortest_edges
 from eqpot.isolated import decide
 from eqpot.loss import Labels, loss_and_gradient
+from eqpot.model import Model
 from eqpot.potential import PROVENANCE, Potential
 from eqpot.runs import Hold, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
 from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
@@ -246,7 +247,11 @@ class Trainer:
             _check_drawn(sources.valid, valid_data, path)
             self = cls(config, folder, sources, train_data, valid_data, device)
             self.hold = hold
-            _same_lengths(arrays, {"weights": self.weights, "scale": self.potential.scale}, path)
+            if len(arrays["scale"]) != len(self.potential.scale):
+                raise UserError(
+                    f"{path}: scale: expected {len(self.potential.scale)} numbers, as many as elements in "
+                    f"training, found {len(arrays['scale'])}"
+                )
             rows = _read_log(folder / LOG)
             self.potential.scale[:] = arrays["scale"]
             self.potential.shift[:] = arrays["shift"]
@@ -659,6 +664,13 @@ def checkpoint_of(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndar
         raise UserError(f"{path}: state.best_rmse: expected one of a best epoch, found {state['best_rmse']}")
     if bool(sources["valid_data"]) != bool(sources["valid_hash"]):
         raise UserError(f"{path}: sources.valid_hash: expected one of valid_data, found another")
+    model = Model(Config.from_file(content["config"]).model, len(arrays["scale"]), 1.0)
+    expected = sum(math.prod(shape) for shape in model.shapes().values())
+    if len(arrays["weights"]) != expected:
+        raise UserError(
+            f"{path}: weights: expected {expected:,} numbers, as the settings have it, "
+            f"found {len(arrays['weights']):,}"
+        )
     return content, arrays
 
 
@@ -681,15 +693,6 @@ def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
 def _check_drawn(frames: np.ndarray, data: Dataset, path: Path) -> None:
     if not len(frames) or frames[-1] >= len(data):
         raise UserError(f"{path}: expected some of the {len(data)} frames of {data.path}, found {frames}")
-
-
-def _same_lengths(arrays: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], path: Path) -> None:
-    for name, array in expected.items():
-        if len(arrays[name]) != len(array):
-            raise UserError(
-                f"{path}: {name}: expected {len(array)} numbers, as settings and elements have it, "
-                f"found {len(arrays[name])}"
-            )
 
 
 def _only_stops_differ(config: Config, stored: Config, path: Path) -> None:

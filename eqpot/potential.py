@@ -198,7 +198,7 @@ class Potential:
         not take it."""
         arrays = {"species": np.array(self.species, np.int64), "scale": self.scale, "shift": self.shift}
         arrays |= {f"params/{name}": backends.to_host(array) for name, array in self.params.items()}
-        for name, array in (ELEMENTS | _weights(self.params)).items():
+        for name, array in (ELEMENTS | _weights(self.model, self.dtype)).items():
             array.check_values(arrays[name], f"{path}: {name}")
         check(self.mean_neighbours, MEAN_NEIGHBOURS, f"{path}: mean_neighbours")
         with new_hdf5(path) as file:
@@ -222,14 +222,16 @@ class Potential:
                 config = ModelConfig.from_file(settings)
             except UserError as e:
                 raise UserError(f"{path}: {e}") from e
+            mean_neighbours = file.attribute("mean_neighbours", MEAN_NEIGHBOURS)
+            provenance = file.json("provenance", PROVENANCE)
             arrays = file.arrays(ELEMENTS)
-            potential = cls(config, arrays["species"].tolist(), dtype)
-            potential.mean_neighbours = file.attribute("mean_neighbours", MEAN_NEIGHBOURS)
-            potential.provenance = file.json("provenance", PROVENANCE)
-            potential.scale[:], potential.shift[:] = arrays["scale"], arrays["shift"]
-            weights = file.arrays(_weights(potential.params))
-            for name, array in potential.params.items():
-                array[...] = weights[f"params/{name}"]
+            species = arrays["species"].tolist()
+            weights = file.arrays(_weights(Model(config, len(species), mean_neighbours), dtype))
+        potential = cls(config, species, dtype)
+        potential.mean_neighbours, potential.provenance = mean_neighbours, provenance
+        potential.scale[:], potential.shift[:] = arrays["scale"], arrays["shift"]
+        for name, array in potential.params.items():
+            array[...] = weights[f"params/{name}"]
         return potential.to(device)
 
     # ---- structures
@@ -509,9 +511,9 @@ def _frame_sums(values: np.ndarray, batch: Batch) -> np.ndarray:
     return sums
 
 
-def _weights(params: Params) -> dict[str, Array]:
+def _weights(model: Model, dtype: str) -> dict[str, Array]:
     """Arrays of a model file."""
-    return {f"params/{name}": Array(params.flat.dtype.type, array.shape) for name, array in params.items()}
+    return {f"params/{name}": Array(np.dtype(dtype).type, shape) for name, shape in model.shapes().items()}
 
 
 def _are_distances(value: Any) -> bool:

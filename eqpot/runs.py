@@ -6,6 +6,7 @@ import json
 import os
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -137,7 +138,8 @@ def _holder(path: Path) -> str:
 
 def _unlock(path: Path, number: int, process: int) -> None:
     if os.getpid() == process and _is_at(number, path):  # not in a child that was forked
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
     os.close(number)
 
 
