@@ -13,8 +13,8 @@ Layout (lengths in Å, energies in eV; ``frames`` structures with ``atoms`` atom
     /stress      float64 [frames, 3, 3]   eV/Å^3   } positive under tension (ASE's sign)
     /group       str     [frames]         optional label, reported separately by an evaluation
 
-Arrays are plain: in the file itself, compressed by deflate at most, or lzf; no links. Other arrays are ignored.
-In HDF5's user block there is a checksum, see `eqpot.hdf5`; a file may be without.
+Arrays lie in the file itself, plain or compressed by deflate or lzf; none is a link. Other names are ignored.
+HDF5's user block has a checksum, see `eqpot.hdf5`, or there is none.
 """
 
 import os
