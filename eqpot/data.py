@@ -12,6 +12,9 @@ Layout (lengths in Å, energies in eV; ``frames`` structures with ``atoms`` atom
     /forces      float64 [atoms, 3]       eV/Å     } where it is unknown
     /stress      float64 [frames, 3, 3]   eV/Å^3   } positive under tension (ASE's sign)
     /group       str     [frames]         optional label, reported separately by an evaluation
+
+Arrays lie in the file itself, plain or compressed by deflate or lzf; none is a link. Other names are ignored.
+HDF5's user block has a checksum, see `eqpot.hdf5`, or there is none.
 """
 
 import os

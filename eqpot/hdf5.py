@@ -27,7 +27,7 @@ MOST_OBJECTS, DEEPEST = 10_000, 3
 PLAIN = (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED)
 FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF)
 REFUSED, DAMAGED = 3, 4  # exit status of the process
-SECONDS, PER_SECOND = 20, 1e7  # it gets, and one more for so many bytes
+SECONDS, PER_SECOND = 10, 1e7  # it gets, and one more for so many bytes
 MEMORY = 2**31  # bytes it gets, and 40 for each of the file
 
 

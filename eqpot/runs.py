@@ -105,8 +105,9 @@ def _locked(path: Path) -> int:
         try:
             _lock(number)
             if _is_at(number, path):  # and was not removed by who had it
-                os.ftruncate(number, 0)
-                os.pwrite(number, str(os.getpid()).encode(), 0)
+                with suppress(OSError):  # a full disk; the number is only for a message
+                    os.ftruncate(number, 0)
+                    os.pwrite(number, str(os.getpid()).encode(), 0)
                 return number
         except BaseException:
             os.close(number)
