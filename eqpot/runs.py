@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from eqpot.backend import to_host
 from eqpot.errors import UserError
 from eqpot.files import check_folder, new_hdf5, own_hdf5, remove_stale
 from eqpot.schema import Array, Rule
@@ -151,7 +150,7 @@ def write_checkpoint(
     with new_hdf5(path) as file:
         file.attrs.update(format=kind, version=version, content=json.dumps(content))
         for name, array in arrays.items():
-            file[name] = to_host(array)
+            file[name] = array
 
 
 def read_checkpoint(
