@@ -9,9 +9,10 @@ import h5py
 import numpy as np
 from ase import Atoms
 
-from eqpot.data import check_cell, read_dataset
+from eqpot.data import read_dataset
 from eqpot.errors import UserError
 from eqpot.files import read_structure
+from eqpot.neighbours import check_cell
 
 EVERYTHING = slice(None)
 
