@@ -1,7 +1,7 @@
 """What trajectories are asked for: radial and angular distributions, mean square displacement, diffusivity.
 
-Lengths in Å, angles in degrees, times in ps, diffusivities in cm²/s. Neighbours come from vesin, which finds
-all periodic images, an atom's own too, so that no distance is too long for a small cell.
+Lengths in Å, angles in degrees, times in ps, diffusivities in cm²/s. All periodic images are neighbours, an
+atom's own too, so that no distance is too long for a small cell.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from ase.geometry import complete_cell
-from vesin import NeighborList
 
 from eqpot.errors import UserError
+from eqpot.neighbours import search
 from eqpot.trajectory import frame_name, interval
 
 MOST_BINS, MOST_PAIRS = 100_000, 50_000_000  # of a histogram, of a frame, and angles: more is a slip
@@ -58,12 +58,6 @@ def _check_pairs(frames: Sequence[Atoms], reach: float) -> None:
                 f"{frame_name(frames, k)}: expected a distance with at most {MOST_PAIRS} pairs, found "
                 f"{reach:g} Å with some {pairs:.0e}"
             )
-
-
-def _neighbours(finder: NeighborList, atoms: Atoms, quantities: str) -> tuple[np.ndarray, ...]:
-    box = np.where(atoms.pbc[:, None], atoms.cell[:], 0.0)
-    i, j, *rest = finder.compute(atoms.positions, box, atoms.pbc, quantities)
-    return i.astype(np.int64), j.astype(np.int64), *rest
 
 
 def peaks(x: np.ndarray, y: np.ndarray, blur: float) -> np.ndarray:
@@ -154,11 +148,11 @@ def rdf(
     # [a, b, bin]: of b around a
     found, expected, centres = np.zeros((count, count, bins)), np.zeros((count, count, bins)), np.zeros(count)
     shells = np.diff(balls)
-    finder = NeighborList(cutoff=r_max, full_list=False, n_threads=1)
-    for atoms in frames:
+    for k, atoms in enumerate(frames):
         species = element[atoms.numbers]
         sizes = np.bincount(species, minlength=count)
-        i, j, d = _neighbours(finder, atoms, "ijd")
+        geometry = atoms.positions, atoms.cell[:], atoms.pbc
+        i, j, d = search(*geometry, r_max, "ijd", frame_name(frames, k), full=False)
         into = np.minimum((d / edges[1]).astype(int), bins - 1)
         at = (species[i] * count + species[j]) * bins + into
         pairs_found = np.bincount(at, minlength=found.size).reshape(found.shape)
@@ -233,10 +227,10 @@ def adf(
     edges = _bins(180.0, bin_width, "degrees")
     _check_pairs(frames, max(cutoffs))
     found, vertices, total, squares = np.zeros(len(edges) - 1), 0, 0.0, 0.0
-    finder = NeighborList(cutoff=max(cutoffs), full_list=True, n_threads=1)
     for k, atoms in enumerate(frames):
         numbers = atoms.numbers
-        i, j, d, vectors = _neighbours(finder, atoms, "ijdD")
+        geometry = atoms.positions, atoms.cell[:], atoms.pbc
+        i, j, d, vectors = search(*geometry, max(cutoffs), "ijdD", frame_name(frames, k))
         if d.min(initial=np.inf) < 1e-12:
             raise UserError(
                 f"{frame_name(frames, k)}, positions: expected atoms apart from each other, found two at the "
