@@ -71,8 +71,8 @@ class Outcome:
     seconds: float = 0.0
 
 
-def execute(arguments: list[str], folder: Path, logs: Path, seconds: float = SECONDS) -> Outcome:
-    """Run a command in a folder, in a process of its own."""
+def execute(arguments: list[str], folder: Path, logs: Path, longer: float = 1.0) -> Outcome:
+    """Run a command in a folder, in a process of its own, which gets SECONDS times `longer`."""
     logs.mkdir(exist_ok=True)
     began = time.monotonic()
     sys.stdout.flush()
@@ -86,7 +86,7 @@ def execute(arguments: list[str], folder: Path, logs: Path, seconds: float = SEC
         os.kill(child, signal.SIGINT)
         ended = "stopped"
     if status is None:
-        status = _wait(child, seconds - LONG)
+        status = _wait(child, longer * SECONDS - LONG)
     if status is None:
         status, ended = -signal.SIGKILL, "hang"
     with suppress(ProcessLookupError):
@@ -170,7 +170,7 @@ def judge(
         if Path(name).name.startswith(".") or name == "unpickled":
             faults.append(f"a stray file: {name}")
         elif outcome.status == 2 and not case.resumed and not KEPT.search(outcome.err):
-            faults.append(f"left behind: {name} ({outcome.err[:200]})")
+            faults.append(f"left behind: {name} ({outcome.err.strip()[:200]})")
     for name in new + [n for n in after if case.resumed and after[n] != before.get(n)]:
         if name != case.damaged and (fault := broken(folder / name)):
             faults.append(f"an output broken: {name}: {fault}")
@@ -309,7 +309,7 @@ def build(seed: int, number: int, only: str, work: Path) -> tuple[str, Case, Pat
     return kind, KINDS[kind][0](np.random.default_rng([seed, number, 1]), folder), folder
 
 
-def run_case(seed: int, number: int, only: str, work: Path, keep: Path | None) -> Report:
+def run_one(seed: int, number: int, only: str, work: Path, keep: Path | None) -> Report:
     """Build a case, run its command, judge what came of it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     kind, case, folder = build(seed, number, only, work)
@@ -318,9 +318,7 @@ def run_case(seed: int, number: int, only: str, work: Path, keep: Path | None) -
     outcome = execute(case.arguments, folder, logs)
     if outcome.ended == "hang":  # once more: this machine may have been busy, or compiling
         build(seed, number, only, work)
-        outcome = execute(
-            case.arguments, folder, logs, 20 * SECONDS if "compiling" in outcome.err else 2 * SECONDS
-        )
+        outcome = execute(case.arguments, folder, logs, 20 if "compiling" in outcome.err else 2)
     sound = sound_numbers(case, work) if case.own and case.legal is None and outcome.status == 0 else None
     faults = judge(case, outcome, before, folder, sound)
     if faults and keep:
@@ -335,6 +333,16 @@ def run_case(seed: int, number: int, only: str, work: Path, keep: Path | None) -
     shutil.rmtree(logs)
     line = f"eqpot {shlex.join(case.arguments)}"
     return Report(number, kind, outcome.status == 0, outcome.ended, faults, case.said, line, outcome.seconds)
+
+
+def run_case(seed: int, number: int, only: str, work: Path, keep: Path | None) -> Report:
+    """As `run_one`; what goes wrong in here is a failure like others."""
+    try:
+        return run_one(seed, number, only, work, keep)
+    except Exception:
+        last = traceback.format_exc().splitlines()
+        fault = f"the fuzzer itself: {last[-1]} in {last[-3].strip()}"
+        return Report(number, kind_of(seed, number, only), False, "", [fault], "", "", 0.0)
 
 
 def sound_numbers(case: Case, work: Path) -> dict[str, object]:

@@ -434,7 +434,8 @@ def _filled(random, file, name, path):
             return "not changed", LEGAL
     elif old.dtype.kind == "O":
         value = choose(random, WORDS)
-        old.reshape(-1)[int(random.integers(old.size))] = "x" if "\0" in value else value
+        text = value.replace("\0", "x").encode(errors="surrogateescape")
+        old.reshape(-1)[int(random.integers(old.size))] = text
         _replaced(file, name, old, dtype=h5py.string_dtype())
         return f"a text is {value!r}", LEGAL
     else:
