@@ -30,7 +30,7 @@ from eqpot.ops import convolution, operators
 from eqpot.params import Params
 from eqpot.schema import TABLE, Array, Rule, check, number
 from eqpot.tape import GpuPool, Node, Pool, Tape
-from eqpot.threads import one_at_a_time
+from eqpot.threads import new_lock, one_at_a_time
 from eqpot.zbl import ZBL
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Potential:
     def __init__(self, config: ModelConfig, species: Sequence[int], dtype: str, backend: str = "cpu"):
         if dtype not in ("float32", "float64"):
             raise UserError(f"dtype: expected float32 or float64, found {dtype!r}")
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self.config = replace(config, isolated_atoms=config.isolated_atoms is True)
         self.species = tuple(sorted(int(z) for z in species))
         self.dtype = dtype

@@ -8,6 +8,7 @@ functions that are inlined into it, so the folder is named after the content of 
 kernel is never mixed with an old one.
 """
 
+import ctypes
 import hashlib
 import os
 import sys
@@ -22,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from numba import config, njit  # noqa: E402
+from numba.np.ufunc import parallel  # noqa: E402
 
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 
@@ -72,3 +74,18 @@ def announce(function: Callable, minutes: str = "about a minute") -> None:
     name = f"{function.py_func.__module__.split('.')[-1]}.{function.py_func.__name__}-*.nbi"
     if not function.signatures and not any(Path(function.stats.cache_path).glob(name)):
         print(f"compiling the kernels, once on this machine: {minutes}", file=sys.stderr, flush=True)
+
+
+def _on_one_thread() -> None:
+    """A forked child has none of its parent's threads, and GNU's OpenMP, asked for them, ends it or waits for
+    ever: from now on kernels ask for none, whatever number is set."""
+    if parallel._is_initialized and parallel.threading_layer() == "omp":
+        from numba.np.ufunc import omppool
+
+        ctypes.CFUNCTYPE(None, ctypes.c_int)(omppool.launch_threads)(1)
+        parallel._set_num_threads(1)
+        parallel._set_num_threads = lambda count: None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_on_one_thread)
