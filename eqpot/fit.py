@@ -38,6 +38,7 @@ from eqpot.graph import Batch, shortest_edges
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.potential import Potential
 from eqpot.runs import check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
+from eqpot.soap import Soap, places
 
 MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
     "model.h5",
@@ -136,7 +137,7 @@ class Trainer:
         )
         self.backend = self.potential.backend
         self.weights = self.potential.params.flat
-        self.adam = Adam(self.weights, config.train.amsgrad, self.backend)
+        self.optimizer = self._optimizer()
         self.average = MovingAverage(self.weights, config.train.ema, self.backend)
         self.best = self.weights.copy()
         self.random = np.random.default_rng([config.train.seed, 1])
@@ -212,8 +213,9 @@ class Trainer:
         for name, place in places.items():
             place[:] = to_device(arrays[name], self.backend)
         self.average.steps = stored["average_steps"]
-        adam = {name: arrays[f"adam_{name}"] for name in self.adam.state() if name != "steps"}
-        self.adam.restore({"steps": stored["adam_steps"], **adam})
+        kind = config.train.optimizer
+        moments = {name: arrays[f"{kind}_{name}"] for name in self.optimizer.state() if name != "steps"}
+        self.optimizer.restore({"steps": stored[f"{kind}_steps"], **moments})
         self.random.bit_generator.state = stored["random"]
         self.state = State(**stored["state"])
         self.began -= self.state.seconds
@@ -259,7 +261,7 @@ class Trainer:
         return {key: _mean([row[key] for row in losses], frames) for key in losses[0]}
 
     def step(self, chosen: np.ndarray) -> dict[str, float]:
-        """One step of Adam on the frames `chosen`."""
+        """One step of the optimizer on the frames `chosen`."""
         if self._gpu is not None:
             value, parts, gradient, finite = self._gpu.step(chosen)
         else:
@@ -270,7 +272,7 @@ class Trainer:
             value, parts = float(value), {name: float(part) for name, part in parts.items()}
             finite = math.isfinite(value) and bool(np.isfinite(gradient).all())
             if finite:
-                self.adam.step(self.weights, gradient, self.rate())
+                self.optimizer.step(self.weights, gradient, self.rate())
                 self.average.update(self.weights)
         if not finite:
             largest = float(np.abs(gradient).max())
@@ -290,8 +292,8 @@ class Trainer:
 
     def arrays(self) -> list[np.ndarray]:
         """The arrays that a step changes."""
-        adam = [array for name, array in self.adam.state().items() if name != "steps"]
-        return [self.weights, self.average.weights, *adam]
+        moments = [array for name, array in self.optimizer.state().items() if name != "steps"]
+        return [self.weights, self.average.weights, *moments]
 
     def validate(self) -> dict[str, float | None]:
         """Errors of the averaged weights on the validation frames."""
@@ -358,7 +360,7 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Everything that the next epoch depends on, in one HDF5 file."""
-        sources = dataclasses.asdict(self.sources)
+        sources, kind = dataclasses.asdict(self.sources), self.config.train.optimizer
         arrays = {
             "train_frames": sources.pop("train"),
             "valid_frames": sources.pop("valid"),
@@ -368,18 +370,24 @@ class Trainer:
             "scale": self.potential.scale,
             "shift": self.potential.shift,
             "mean_neighbours": self.potential.mean_neighbours,
-            **{f"adam_{name}": array for name, array in self.adam.state().items() if name != "steps"},
+            **{f"{kind}_{name}": array for name, array in self.optimizer.state().items() if name != "steps"},
         }
         content = {
             "config": self.config.to_dict(),
             "state": dataclasses.asdict(self.state),
             "sources": sources,
             "random": self.random.bit_generator.state,
-            "adam_steps": self.adam.steps,
+            f"{kind}_steps": self.optimizer.steps,
             "average_steps": self.average.steps,
             "provenance": self.potential.provenance,
         }
         write_checkpoint(self.folder / CHECKPOINT, FORMAT, VERSION, content, arrays)
+
+    def _optimizer(self) -> Adam | Soap:
+        if self.config.train.optimizer == "soap":
+            params = self.potential.params
+            return Soap(self.weights, places(self.potential.model, params.starts), self.backend)
+        return Adam(self.weights, self.config.train.amsgrad, self.backend)
 
     def _fit_statistics(self) -> None:
         """Shift and scale of each element and the mean number of neighbours, from the training frames."""
