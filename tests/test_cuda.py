@@ -357,9 +357,9 @@ def test_soap(monkeypatch):
 def test_training_steps(tmp_path, optimizer):
     """Recorded steps on frames that stay on the GPU against plain ones on batches made on the host.
 
-    SOAP scales what round-off leaves in directions that have no gradient as it does any other.
+    SOAP's first bases are those of one gradient: where it has no component, round-off chooses.
     """
-    close = 1e-6 if "optimizer" in optimizer else 1e-9
+    same_loss, same_weights = (1e-6, 1e-2) if "optimizer" in optimizer else (1e-9, 1e-7)
     path = tmp_path / "data.h5"
     write_dataset(path, mixed_dataset())
     config = Config.from_dict(
@@ -374,9 +374,9 @@ def test_training_steps(tmp_path, optimizer):
     for chosen in ([0, 3], [4, 1], [3, 0]):
         plain, recorded = (trainer.step(np.array(chosen)) for trainer in trainers)
         for name, value in plain.items():
-            assert recorded[name] == pytest.approx(value, rel=close, nan_ok=True), name
+            assert recorded[name] == pytest.approx(value, rel=same_loss, nan_ok=True), name
     for one, other in zip(*(trainer.arrays()[:2] for trainer in trainers), strict=True):
-        check_close(backends.to_host(other), one, 100 * close)
+        check_close(backends.to_host(other), one, same_weights)
     trainers[1].weights[:] = np.nan
     with pytest.raises(UserError, match="training diverged"):
         trainers[1].step(np.array([0, 1]))
