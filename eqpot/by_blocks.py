@@ -113,6 +113,8 @@ def _beside(model: Model, n: int, E: int, dtype: str) -> int:
 @lru_cache(maxsize=256)
 def _pool(model: Model, n: int, E: int, dtype: str, by_blocks: bool, forces: bool) -> int:
     """Of all buffers that a fresh pool comes to hold."""
+    if model.config.isolated_atoms:
+        n += model.n_species
     pool, batch = _HollowPool(dtype), _hollow_batch(model, n, E)
     tape = Tape(dict.fromkeys(SIGNATURES, NOTHING), pool, lean=True)
     p = {name: Node(_hollow(shape, dtype)) for name, shape in model.shapes().items()}

@@ -29,7 +29,7 @@ SQUEEZED = np.arange(80, 49, -1) / 100  # lengths at which two atoms must repel,
 
 @dataclass(frozen=True)
 class Finding:
-    """One question and its answer; without a limit it is for information."""
+    """One question and its answer; without a limit it is for information, `remedy` is what may help."""
 
     question: str
     value: float
@@ -142,7 +142,7 @@ def _dimer(potential: Potential, pair: tuple[int, int]) -> Iterator[Finding]:
     r = SQUEEZED * bond
     attracted = r[~(pulls(r) < 0)]
     turn = float(attracted.max(initial=0))
-    remedy = "" if potential.config.zbl else "a fit with --set model.zbl=true keeps atoms apart"
+    remedy = "" if potential.config.zbl else "a fit with --set model.zbl=true adds repulsion there"
     yield Finding(f"{name}: attract when squeezed to", turn, "Å", round(r.min(), 2) - 0.01, remedy)
 
 

@@ -166,14 +166,13 @@ def _train(trainer) -> None:
 
 def summary(trainer) -> str:
     """What is about to be trained, on what."""
-    note = trainer.note()
     train, valid, model = trainer.train, trainer.valid, trainer.config.model
     return (
         f"{counted(len(train), 'training frame')}, {counted(len(valid), 'validation frame')}, "
         f"{trainer.potential.mean_neighbours:.1f} neighbours per atom within {model.cutoff:g} Å\n"
         f"{len(trainer.weights)} parameters ({model.symmetry}, l_max {model.l_max}, "
         f"{counted(model.blocks, 'block')}, {model.features} features, {trainer.config.train.dtype}), "
-        f"run folder {trainer.folder}" + (f"\nnote: {note}" if note else "")
+        f"run folder {trainer.folder}" + "".join(f"\nnote: {note}" for note in trainer.notes())
     )
 
 

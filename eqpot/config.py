@@ -66,6 +66,12 @@ def _shifts(value: Any) -> Any:
     return {k: float(v) for k, v in value.items()}
 
 
+def _auto(value: Any) -> Any:
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise ValueError('"auto", true or false')
+
+
 def _scale(value: Any) -> Any:
     if value == "force_rms":
         return value
@@ -229,6 +235,12 @@ class ModelConfig(_Table):
         choices=("species", "residual"),
     )
     zbl: bool = option(False, "add ZBL's repulsion of nuclei closer than the sum of their covalent radii")
+    isolated_atoms: Any = option(
+        "auto",
+        "true: an atom without neighbours has exactly its shift; auto: if shifts are a table, or of "
+        "IsolatedAtom frames",
+        parse=_auto,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -300,7 +312,7 @@ class TrainConfig(_Table):
     dtype: str = option("float32", "precision of the weights and kernels", choices=("float32", "float64"))
     shifts: Any = option(
         "least_squares",
-        "energy per atom of each element, eV: fitted, or a table {H = -13.6, ...}",
+        "energy per atom of each element, eV: fitted, or of IsolatedAtom frames; or a table {H = -13.6, ...}",
         parse=_shifts,
     )
     scale: Any = option(

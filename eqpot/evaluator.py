@@ -6,6 +6,7 @@ import numpy as np
 from numba import get_num_threads
 
 from eqpot.graph import Batch
+from eqpot.isolated import lone_atoms
 from eqpot.kernels.compile import announce
 from eqpot.kernels.force_call import (
     ATOMS,
@@ -48,6 +49,9 @@ class Evaluator:
         self._room = (0, 0, 0)
         self._places: np.ndarray | None = None  # of edges in the order of a walk
         announce(force_call_cpu)
+        self._alone: np.ndarray | None = None  # x [Z] of lone atoms, where the others are less that
+        if model.config.isolated_atoms:
+            self._alone = self.run(lone_atoms(model.n_species), forces=False)[0].copy()
 
     @staticmethod
     def supports(model: Model) -> bool:
@@ -61,8 +65,8 @@ class Evaluator:
     def run(
         self, batch: Batch, forces: bool = True, by_edge: bool = True
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """x [n], energies in units of the species' scale; forces [n, 3] and dE/d edge_vec [E, 3] (eV/Å) where
-        they are wanted, the latter with forces only.
+        """x [n], energies less shifts in units of the species' scale; forces [n, 3] and dE/d edge_vec [E, 3]
+        (eV/Å) where they are wanted, the latter with forces only.
 
         They may be views of buffers that the next call overwrites.
         """
@@ -84,6 +88,8 @@ class Evaluator:
         if batch.walk is not None:
             found = [None if a is None else a[back] for a in found]
             d = None if d is None else d[self._places[:E]]
+        if self._alone is not None:
+            found[0] = found[0] - self._alone[batch.species]
         return *found, d
 
     def _walked(self, old: Graph, walk: np.ndarray, back: np.ndarray) -> Graph:

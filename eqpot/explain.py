@@ -164,11 +164,17 @@ def steps(model: Model) -> list[Step]:
             operations=Count(4 * number.size),
             moved=Count(2 * (half + 1)),
         ),
+        *(
+            [Step("readout", "x0", ("n",), "x without messages", "that of a lone atom of the species")]
+            if c.isolated_atoms
+            else []
+        ),
         Step(
-            *("readout", "energies", ("n",), f"scale x + shift{' + ZBL' * c.zbl}"),
+            *("readout", "energies", ("n",)),
+            f"scale {'(x - x0)' if c.isolated_atoms else 'x'} + shift{' + ZBL' * c.zbl}",
             *("of the atoms; scale, shift by species", "eV"),
-            operations=Count(3),
-            moved=Count(2),
+            operations=Count(3 + c.isolated_atoms),
+            moved=Count(2 + c.isolated_atoms),
         ),
         Step(
             *("forces", "forces", ("n", 3), "-dE/dr", "back through all steps", "eV/Å"),

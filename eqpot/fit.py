@@ -16,7 +16,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import combinations_with_replacement
@@ -35,6 +35,7 @@ from eqpot.errors import UserError
 from eqpot.evaluate import Frames
 from eqpot.files import replacing
 from eqpot.graph import Batch, shortest_edges
+from eqpot.isolated import decide
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.potential import Potential
 from eqpot.runs import check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
@@ -166,13 +167,17 @@ class Trainer:
         folder = Path(folder)
         train_data = read_dataset(data)
         valid_data = train_data if valid is None else read_dataset(valid)
-        chosen = choose_frames(config, train_data, None if valid is None else valid_data)
+        isolated = decide(config, train_data)
+        if isolated.exact:
+            config = config.replace({"model": {"isolated_atoms": True}})
+        chosen = choose_frames(config, train_data, None if valid is None else valid_data, isolated.told)
         sources = Sources(os.path.abspath(data), train_data.hash, *chosen, command=command)
         if valid is not None:
             sources.valid_data, sources.valid_hash = os.path.abspath(valid), valid_data.hash
         self = cls(config, folder, sources, train_data, valid_data, device)
-        self._fit_statistics()
-        self.potential.provenance.update(self._provenance(train_data))
+        self._fit_statistics(isolated.shifts)
+        notes = {"shifts": isolated.note, "note": self._left_open(isolated.shifts)}
+        self.potential.provenance.update(self._provenance(train_data) | notes)
         clear_run(folder, held)
         self.checkpoint()
         self._write_settings()
@@ -196,7 +201,10 @@ class Trainer:
         device, folder = resolve(device), Path(folder)
         path = folder / CHECKPOINT
         stored, arrays = checkpoint_of(folder)
-        _only_stops_differ(config, Config.from_dict(stored["config"]), path)
+        began = Config.from_dict(stored["config"])
+        if config.model.isolated_atoms == "auto":  # decided as the run began
+            config = config.replace({"model": {"isolated_atoms": began.model.isolated_atoms}})
+        _only_stops_differ(config, began, path)
         sources = Sources(**stored["sources"], train=arrays["train_frames"], valid=arrays["valid_frames"])
         if valid is not None and not sources.valid_data:
             raise UserError(f"{path}: expected no --valid, since the run split {sources.data}, found {valid}")
@@ -343,10 +351,15 @@ class Trainer:
             lines.append(f"{self.sources.data}: no energies; the potential learns from forces alone")
         return [line for line in lines if line]
 
-    def note(self) -> str:
-        """What the fitted shifts are good for, where that is not everything; else empty."""
+    def notes(self) -> list[str]:
+        """Where the shifts are from and what they are good for, where that is not as usual."""
+        provenance = self.potential.provenance
+        return [line for line in (provenance.get("shifts"), provenance["note"]) if line]
+
+    def _left_open(self, shifts: str | Mapping[str, float]) -> str:
+        """What fitted shifts are good for, where that is not everything; else empty."""
         known = self.train.dataset.known("energy")
-        if self.config.train.shifts != "least_squares" or not known.any():
+        if shifts != "least_squares" or not known.any():
             return ""
         compositions = self.train.dataset.composition()[known]
         elements, independent = compositions.shape[1], np.linalg.matrix_rank(compositions)
@@ -389,10 +402,10 @@ class Trainer:
             return Soap(self.weights, places(self.potential.model, params.starts), self.backend)
         return Adam(self.weights, self.config.train.amsgrad, self.backend)
 
-    def _fit_statistics(self) -> None:
+    def _fit_statistics(self, shifts: str | Mapping[str, float]) -> None:
         """Shift and scale of each element and the mean number of neighbours, from the training frames."""
         train, potential = self._for_network(), self.potential
-        potential.shift[:] = energy_shifts(train, self.config.train.shifts)
+        potential.shift[:] = energy_shifts(train, shifts)
         scale = self.config.train.scale
         if scale == "force_rms":
             known = train.forces[np.isfinite(train.forces)]
@@ -428,7 +441,6 @@ class Trainer:
             "command": self.sources.command,
             "seed": self.config.train.seed,
             "version": version("eqpot"),
-            "note": self.note(),
             "closest": self._closest(),
             "config": self.config.to_dict(),
         }
@@ -511,12 +523,18 @@ class Watch:
             self.next_drawing = end + max(10.0, 100 * (end - now))
 
 
-def choose_frames(config: Config, data: Dataset, valid: Dataset | None) -> tuple[np.ndarray, np.ndarray]:
+def choose_frames(
+    config: Config, data: Dataset, valid: Dataset | None, left_out: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Frames of `data` to train on, and of `valid` (None: of `data` too) to validate on, drawn by the seed.
 
-    In one file the first frame of every element goes to the training side, so that no element is met only in
-    validation. UserError where there are too few frames.
+    left_out: frames of `data` that are not drawn. In one file the first frame of every element goes to the
+    training side, so that no element is met only in validation. UserError where there are too few frames.
     """
+    if len(left_out):
+        kept = np.setdiff1d(np.arange(len(data)), left_out)
+        train, other = choose_frames(config, data.subset(kept), valid)
+        return kept[train], kept[other] if valid is None else other
     random = np.random.default_rng(config.train.seed)
     n_train, n_valid = config.train.n_train, config.train.n_valid
     order = random.permutation(len(data))

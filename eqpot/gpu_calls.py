@@ -26,8 +26,9 @@ class RecordedCalls:
 
     @staticmethod
     def take(batch: Batch) -> bool:
-        """Whether a batch is small enough; there is no cuBLAS in what is recorded."""
-        return max(room_for(batch.edge_count), 3 * len(batch.species)) <= RECORDED_ROWS
+        """Whether a batch, with lone atoms too, is small enough; there is no cuBLAS in what is recorded."""
+        atoms = len(batch.species) + len(batch.species_ptr) - 1
+        return max(room_for(batch.edge_count), 3 * atoms) <= RECORDED_ROWS
 
     def predict(self, batch: Batch, forces: bool, stress: bool):
         """What `Potential.evaluated` returns, of a small batch; valid until the next call."""

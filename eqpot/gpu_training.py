@@ -127,7 +127,8 @@ class GpuSteps:
         if recorded:
             constants = trainer.optimizer.advance(trainer.rate()), trainer.average.advance()
         room = room_for(int(self._most[len(chosen) - 1]))
-        if max(room, 3 * species_ptr[-1]) > RECORDED_ROWS:
+        atoms = species_ptr[-1] + len(species_ptr) - 1  # perhaps with lone ones
+        if max(room, 3 * atoms) > RECORDED_ROWS:
             there = [to_device(x, "cuda") for x in (plan, *constants)]
             outcome, gradient = self._compute(
                 there, species_ptr, len(chosen), int(self._frames.edges[chosen].sum())

@@ -148,7 +148,8 @@ def trace(model: Potential | str | Path, atoms: Atoms) -> dict[str, Quantity]:
     of PATHS. UserError as in `Potential.evaluate`, and at a structure without atoms.
     """
     network = _Network(model, atoms)
-    batch, found = network.batch, _arrays(network, *network.run())
+    batch, alone = network.batch, network.run(0.0)[2].value.copy()
+    found = _arrays(network, *network.run()) | {"x0": alone}
     prediction = network.potential.predict(batch)
     found |= {"energies": prediction.energies, "forces": prediction.forces}
     receivers, senders = batch.order[batch.receivers], batch.order[batch.senders]
@@ -177,10 +178,11 @@ def path_contributions(model: Potential | str | Path, atoms: Atoms) -> Contribut
     exponentially: nodes are doubled until the shares miss E(1) - E(0) by round-off only.
 
     What it means. energy_rest is the energy of atoms that hear nothing of each other: embedding,
-    self-connections, readout and shifts, besides ZBL's repulsion. A share is what a path adds while all paths
-    grow together at one rate. Axioms single this division out (Mirman and Tauman, Math. Oper. Res. 7, 40,
-    1982), among them: what has no effect gets nothing, shares of a sum of energies are sums of shares, and a
-    path cut into parts, by atom or by channel, gets what its parts get together.
+    self-connections, readout and shifts, or shifts alone with `isolated_atoms`, besides ZBL's repulsion. A
+    share is what a path adds while all paths grow together at one rate. Axioms single this division out
+    (Mirman and Tauman, Math. Oper. Res. 7, 40, 1982), among them: what has no effect gets nothing, shares of
+    a sum of energies are sums of shares, and a path cut into parts, by atom or by channel, gets what its
+    parts get together.
 
     What it does not mean. A share is not the change when the path is switched off: where paths need each
     other, as 1x1->0 needs the vectors of 0x1->1, their common effect is lost with either, so such changes
@@ -404,7 +406,7 @@ def _contributions(network: _Network) -> Contributions:
             f"the shares of the paths: expected them to sum to {gained:.6g} eV with {count} nodes, found "
             f"{shares.sum():.6g} eV"
         )
-    rest = alone + potential.shift[batch.species]
+    rest = potential.shift[batch.species] + (0 if potential.config.isolated_atoms else alone)
     if potential.zbl is not None:
         rest += potential.zbl.run(batch)[0]
     energy = potential.predict(batch, forces=False).energy[0]

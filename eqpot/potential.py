@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +19,7 @@ from eqpot.errors import UserError
 from eqpot.evaluator import Evaluator
 from eqpot.files import new_hdf5, own_hdf5
 from eqpot.graph import Batch, FrameGraph, collate, frame_graph
+from eqpot.isolated import less_lone, with_lone_atoms, with_lone_seeds
 from eqpot.kernels import forces as force_kernels
 from eqpot.kernels.cuda import constant
 from eqpot.loss import Labels
@@ -57,7 +58,8 @@ class Prediction(Labels):
 
 class Potential:
     """E = sum over atoms of scale[species] x + shift[species], where x is the network's number for the atom,
-    plus the repulsion `zbl` where the settings ask for it, else None.
+    with `isolated_atoms` less that for one without neighbours, plus the repulsion `zbl` where the settings
+    ask for it, else None.
 
     species: atomic numbers, rising; scale, shift: float64 [Z], eV; mean_neighbours: edges per atom in the
     training set, which normalises sums over neighbours; params: the weights, on the GPU where backend is
@@ -67,7 +69,7 @@ class Potential:
     def __init__(self, config: ModelConfig, species: Sequence[int], dtype: str, backend: str = "cpu"):
         if dtype not in ("float32", "float64"):
             raise UserError(f"dtype: expected float32 or float64, found {dtype!r}")
-        self.config = config
+        self.config = replace(config, isolated_atoms=config.isolated_atoms is True)
         self.species = tuple(sorted(int(z) for z in species))
         self.dtype = dtype
         self.scale = np.ones(len(self.species))
@@ -346,6 +348,8 @@ class Potential:
             for name, node in nodes.items():
                 node.td = views[name]
             seed = self._of_species(self.scale, batch) * grad_energy[batch.frame]
+            if self.config.isolated_atoms:
+                seed = with_lone_seeds(seed, batch.species_ptr)
             tape.reverse_tangent({x: self._column(seed)}, nodes.values())
         finally:
             self._pool.release()
@@ -362,6 +366,8 @@ class Potential:
     ) -> tuple[Prediction, Tape, Node, Node, dict]:
         """Walks one and two; where `evaluated`, the last, by fused operators of a GPU."""
         batch = backends.moved(batch, self.backend)
+        alone = self.config.isolated_atoms
+        walked = with_lone_atoms(batch) if alone else batch
         lean = evaluated or way == by_blocks.BY_BLOCKS
         tape = Tape(operators(self.backend), self._pool, lean)
         arrays, blocks = self.params, None
@@ -376,12 +382,12 @@ class Potential:
                 arrays[ALL] = self.params.flat[None]
         nodes = {name: Node(array) for name, array in arrays.items()}
         edge_vec = Node(batch.edge_vec.astype(self.dtype))
-        seed = self._column(self._of_species(self.scale, batch)) if forces else None
+        seed = self._column(self._of_species(self.scale, walked)) if forces else None
         fused = convolution() if evaluated else None
         if way == by_blocks.BY_BLOCKS:
-            x = by_blocks.run(self._model, tape, nodes, batch, edge_vec, seed, fused)
+            x = by_blocks.run(self._model, tape, nodes, walked, edge_vec, seed, fused)
         else:
-            x = self._model.run(tape, nodes, batch, edge_vec, blocks, fused)
+            x = self._model.run(tape, nodes, walked, edge_vec, blocks, fused)
             if forces:
                 tape.reverse({x: seed}, [edge_vec])
         found = d = None
@@ -390,7 +396,8 @@ class Potential:
             found = np.empty_like(batch.edge_vec, shape=(len(batch.species), 3))
             run = force_kernels.forces_cuda if self.backend == "cuda" else force_kernels.forces_cpu
             run(found, d, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
-        prediction = self._prediction(batch, x.value[:, 0], found, d if stress else None)
+        numbers = less_lone(x.value[:, 0], batch.species_ptr) if alone else x.value[:, 0]
+        prediction = self._prediction(batch, numbers, found, d if stress else None)
         return prediction, tape, x, edge_vec, nodes
 
     def _prediction(

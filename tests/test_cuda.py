@@ -66,6 +66,7 @@ SETTINGS = {
     "zbl": {"zbl": True},
     "no hidden layer": {"radial_depth": 0},
     "odd widths": {"features": 5, "symmetry": "so3", "radial_depth": 2},
+    "isolated atoms": {"isolated_atoms": True},
 }
 STRUCTURES = [molecule(5), crystal(3), Atoms("O", positions=[[0, 0, 0]])]
 
@@ -101,7 +102,7 @@ def test_energy_forces_stress(settings):
 
 
 @usable
-@pytest.mark.parametrize("name", ["o3", "norm", "zbl"])
+@pytest.mark.parametrize("name", ["o3", "norm", "zbl", "isolated atoms"])
 def test_loss_gradient(name):
     potential, reference = pair(**SETTINGS[name])
     graph = batch(potential, *STRUCTURES)
@@ -353,8 +354,12 @@ def test_soap(monkeypatch):
 
 
 @usable
-@pytest.mark.parametrize("optimizer", [{}, {"amsgrad": True}, {"optimizer": "soap"}], ids=str)
-def test_training_steps(tmp_path, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "isolated"),
+    [({}, "auto"), ({"amsgrad": True}, True), ({"optimizer": "soap"}, "auto")],
+    ids=["adam", "amsgrad", "soap"],
+)
+def test_training_steps(tmp_path, optimizer, isolated):
     """Recorded steps on frames that stay on the GPU against plain ones on batches made on the host.
 
     SOAP's first bases are those of one gradient: where it has no component, round-off chooses.
@@ -364,7 +369,7 @@ def test_training_steps(tmp_path, optimizer):
     write_dataset(path, mixed_dataset())
     config = Config.from_dict(
         {
-            "model": {**SMALL, "features": 2, "cutoff": 2.5},
+            "model": {**SMALL, "features": 2, "cutoff": 2.5, "isolated_atoms": isolated},
             "loss": {"stress": 1.0, "element_weights": "balanced"},
             "train": {"dtype": "float64", "n_train": 5, "n_valid": 1, **optimizer},
         }

@@ -260,7 +260,8 @@ def test_shifts_by_least_squares():
 )
 def test_shifts_that_the_frames_leave_open_are_told(symbols, shifts, told, tmp_path):
     write_dataset(tmp_path / "a.h5", concatenate([toy_dataset(6, k, s) for k, s in enumerate(symbols)]))
-    note = Trainer.start(settings(shifts=shifts), tmp_path / "a.h5", tmp_path / "run").note()
+    trainer = Trainer.start(settings(shifts=shifts), tmp_path / "a.h5", tmp_path / "run")
+    note = trainer.potential.provenance["note"]
     assert told in note and bool(told) == bool(note)
 
 

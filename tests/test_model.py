@@ -38,6 +38,10 @@ SETTINGS = {
     "two_blocks": dict(blocks=2, radial_depth=0),
     "deep_radial": dict(radial_depth=2, envelope_p=4),
     "odd_features": dict(symmetry="so3", features=5),
+    "isolated_atoms": dict(isolated_atoms=True),
+    "isolated_atoms_norm_residual": dict(
+        isolated_atoms=True, nonlinearity="norm", self_connection="residual"
+    ),
 }
 over_settings = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
@@ -99,17 +103,19 @@ def reference_energies_and_forces(model: Potential, atoms: Atoms):
     order = np.argsort(species, kind="stable")
     cell = atoms.cell[:] if atoms.pbc.all() else None
     receivers, senders, edge_vec = neighbours(atoms.positions[order], cell, model.config.cutoff)
-    arguments = (
-        model.config,
-        len(model.species),
-        {name: np.asarray(w, np.float64) for name, w in model.params.items()},
-        species[order],
-        *(edge_vec, senders, receivers),
-        model.mean_neighbours,
-    )
+    params = {name: np.asarray(w, np.float64) for name, w in model.params.items()}
+
+    def arguments(of_atoms, *edges):
+        return model.config, len(model.species), params, of_atoms, *edges, model.mean_neighbours
+
+    whole = arguments(species[order], edge_vec, senders, receivers)
+    x, lone = reference.energies(*whole), np.zeros(len(model.species))
+    if model.config.isolated_atoms:
+        none = np.empty(0, int)
+        lone = reference.energies(*arguments(np.arange(len(lone)), np.empty((0, 3)), none, none))
     energies, forces = np.empty(len(atoms)), np.empty((len(atoms), 3))
-    energies[order] = model.scale[species[order]] * reference.energies(*arguments)
-    forces[order] = reference.forces(*arguments, model.scale)
+    energies[order] = model.scale[species[order]] * (x - lone[species[order]])
+    forces[order] = reference.forces(*whole, model.scale)
     return energies + model.shift[species], forces
 
 
