@@ -3,16 +3,15 @@
 from pathlib import Path
 
 import click
+import numpy as np
 from ase.data import chemical_symbols
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import Progress
-from rich.table import Table
+from rich.text import Text
 
 from eqpot.data import LABELS, Dataset, read_dataset
-from eqpot.data_tools.convert import ENERGY_UNITS, LENGTH_UNITS, SPELLINGS, Conversion
+from eqpot.data_tools.convert import SPELLINGS, Conversion
 from eqpot.data_tools.convert import convert as convert_sources
 from eqpot.data_tools.info import Info, Statistics, describe
 from eqpot.data_tools.recipe import recipe
@@ -20,7 +19,9 @@ from eqpot.data_tools.recipe import recipes as all_recipes
 from eqpot.data_tools.sample import sample as make_sample
 from eqpot.data_tools.split import METHODS, PARTS, Part
 from eqpot.data_tools.split import split as split_file
-from eqpot.words import counted
+from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, PRESSURE_UNITS
+from eqpot.printing import PlainTable
+from eqpot.words import counted, plain
 
 ROWS = 20  # of a table that could be as long as the data
 
@@ -32,9 +33,8 @@ def data() -> None:
 
 def _key_options(command):
     for name in reversed((*SPELLINGS, "group")):
-        command = click.option(f"--{name}-key", metavar="NAME", help=f"Name of {name} in the sources.")(
-            command
-        )
+        where = "in an npz" if name in ("positions", "numbers", "cell", "pbc") else "in the sources"
+        command = click.option(f"--{name}-key", metavar="NAME", help=f"Name of {name} {where}.")(command)
     return command
 
 
@@ -42,6 +42,12 @@ def _key_options(command):
 @click.argument("files", nargs=-1, metavar="SRC... OUT.h5")
 @click.option("--energy-unit", metavar="|".join(ENERGY_UNITS), help="Of the sources. [eV; MD17: kcal/mol]")
 @click.option("--length-unit", metavar="|".join(LENGTH_UNITS), help="Of the sources. [Ang]")
+@click.option("--force-unit", metavar="ENERGY/LENGTH", help="Such as Hartree/Bohr. [of the two above]")
+@click.option(
+    "--stress-unit",
+    metavar="|".join((*PRESSURE_UNITS, "ENERGY/LENGTH^3")),
+    help="Such as kbar. [energy/length^3; a virial is always in that of energy]",
+)
 @_key_options
 @click.option("--type-map", metavar="EL,EL,...", help="Element of each DeePMD type, without type_map.raw.")
 @click.option(
@@ -54,12 +60,26 @@ def _key_options(command):
 )
 @click.option("--level-of-theory", metavar="TEXT", help="Kept in the file.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5.")
-def convert(files, energy_unit, length_unit, type_map, allow_missing, level_of_theory, overwrite, **keys):
+def convert(
+    files,
+    energy_unit,
+    length_unit,
+    force_unit,
+    stress_unit,
+    type_map,
+    allow_missing,
+    level_of_theory,
+    overwrite,
+    **keys,
+):
     """Convert SRC... into the data set file OUT.h5, in eV and Å.
 
     A SRC is anything ASE reads (extxyz first), an npz (MD17, sGDML, rMD17, or the usual names), a
     folder of DeePMD systems, or a data set file. Forces are in energy/length, stress in energy/length^3 and
-    positive under tension. Energy and forces are required of all frames, stress of all periodic ones or none.
+    positive under tension, a virial is -stress times volume; six components are in the order xx yy zz yz xz
+    xy, which is not VASP's (xx yy zz xy yz zx). Energy and forces are required of all frames, stress of all
+    periodic ones or none. Labels are found by plain names or those of a reference (REF_energy); between two
+    that differ, --energy-key and its like decide.
     """
     if len(files) < 2:
         raise click.UsageError(
@@ -71,6 +91,8 @@ def convert(files, energy_unit, length_unit, type_map, allow_missing, level_of_t
         out,
         energy_unit=energy_unit,
         length_unit=length_unit,
+        force_unit=force_unit,
+        stress_unit=stress_unit,
         keys={name.removesuffix("_key"): key for name, key in keys.items() if key is not None},
         type_map=type_map.split(",") if type_map else None,
         allow_missing=allow_missing,
@@ -185,17 +207,17 @@ def recipes(name):
 
 
 def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
+    width = None if Console().is_terminal else 140
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(escape(text), soft_wrap=True)
+    console.print(plain(text), soft_wrap=True)
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
+def _table(title: str, *columns: str, left: int = 1) -> PlainTable:
     """A table whose first ``left`` columns hold words, the others numbers."""
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD)
+    table = PlainTable(title)
     for k, column in enumerate(columns):
         table.add_column(column, justify="left" if k < left else "right", overflow="fold", no_wrap=k >= left)
     return table
@@ -208,15 +230,19 @@ def _print_conversion(result: Conversion, out: str) -> None:
         facts = (
             f"{counted(len(part), 'frame')} of {_range(part.sizes)} ({_elements(part)})",
             f"labels: {_labels(part)}",
-            f"{source.kind} in {source.energy_unit}, {source.length_unit}",
+            f"{source.kind} in {source.energy_unit}, {source.length_unit}"
+            + (f", {source.other_units}" if source.other_units else ""),
         )
         _say(console, source.name)  # a line to itself: no table has room for a path
-        console.print(Padding(escape("; ".join(facts)), (0, 0, 0, 2), expand=False))
+        for line in ("; ".join(facts), _cells(part)):
+            console.print(Padding(Text(plain(line)), (0, 0, 0, 2), expand=False))
     if len(result.sources) > ROWS:
         _say(console, f"and {len(result.sources) - ROWS} more sources")
     for source in result.sources:
         for note in source.notes:
             _say(console, f"{source.name}: {note}")
+    for note in result.notes:
+        _say(console, note)
     _say(console, f"{out}: {_contents(result.dataset)}, {_size(out)}, in eV and Å")
 
 
@@ -238,7 +264,7 @@ def _print_info(dataset: Dataset, found: Info, rows: int | None) -> None:
     if found.groups:
         table = _table("groups", "group", "frames")
         for group, count in found.groups.most_common(rows):
-            table.add_row(escape(str(group)) or "(none)", str(count))
+            table.add_row(str(group) or "(none)", str(count))
         _print_table(console, table, len(found.groups), rows)
 
     table = _table("statistics", "quantity", "unit", "mean", "std", "min", "max", left=2)
@@ -266,6 +292,8 @@ def _print_info(dataset: Dataset, found: Info, rows: int | None) -> None:
         )
     elif found.isolated:
         _say(console, f"warning: {found.isolated} atoms have no neighbour within {found.cutoff:g} Å")
+    if told := found.duplicates.told():
+        _say(console, told)
     for label, count in found.known.items():
         if 0 < count < found.frames:
             _say(console, f"warning: {label} is known in {count} of {found.frames} frames")
@@ -275,17 +303,24 @@ def _print_parts(parts: dict[str, Part], title: str) -> None:
     console = _console()
     table = _table(title, "part", "file", "frames", left=2)
     for name, part in parts.items():
-        table.add_row(name, escape(part.path), str(len(part.frames)))
+        table.add_row(name, part.path, str(len(part.frames)))
     console.print(table)
+    if repeats := sum(part.repeats for part in parts.values()):
+        _say(console, f"{counted(repeats, 'frame')} repeat another one: such frames are kept in one part")
+    for name, part in parts.items():
+        if len(part.frames) != part.wanted:
+            _say(
+                console, f"{name}: {len(part.frames)} frames, not {part.wanted}, so that none is in two parts"
+            )
 
 
-def _print_table(console: Console, table: Table, total: int, rows: int | None) -> None:
+def _print_table(console: Console, table: PlainTable, total: int, rows: int | None) -> None:
     console.print(table)
     if rows is not None and total > rows:
         _say(console, f"and {total - rows} more (--all)")
 
 
-def _add(table: Table, name: str, unit: str, statistics: Statistics | None) -> None:
+def _add(table: PlainTable, name: str, unit: str, statistics: Statistics | None) -> None:
     if statistics is not None:
         values = (statistics.mean, statistics.std, statistics.min, statistics.max)
         noise = 1e-9 * statistics.rms
@@ -312,6 +347,22 @@ def _labels(dataset: Dataset) -> str:
         if count
     ]
     return ", ".join(names) or "none"
+
+
+def _cells(dataset: Dataset) -> str:
+    """Periodic directions of the frames, and lengths of the vectors there."""
+    told = []
+    for directions in np.unique(dataset.pbc.sum(axis=1)):
+        frames = dataset.pbc.sum(axis=1) == directions
+        count = "" if frames.all() else f"{frames.sum()} "
+        if not directions:
+            told.append(f"{count}not periodic")
+            continue
+        lengths = np.linalg.norm(dataset.cell[frames], axis=2)
+        ends = [(f"{column.min():.4g}", f"{column.max():.4g}") for column in lengths.T if column.any()]
+        cell = " x ".join(low if low == high else f"{low}..{high}" for low, high in ends)
+        told.append(f"{count}periodic in {counted(int(directions), 'direction')}, cell {cell} Å")
+    return "; ".join(told)
 
 
 def _range(sizes) -> str:

@@ -1,23 +1,22 @@
 """Bring published data into the data set format: anything ASE reads, npz files, DeePMD folders.
 
-Every reader turns its source into frames in the source's own units; one path from there assembles them,
-converts to eV and Å, checks, and refuses to guess a label that is missing.
+Every reader turns its source into frames in the source's own units and everything that was found beside them,
+by its name; one path from there chooses the labels, assembles the frames, converts to eV and Å and checks. It
+refuses to guess a label that is missing, and to choose between two.
 """
 
 import os
-import pickle
 import warnings
-import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ase.io
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.data import atomic_numbers
+from ase.io.extxyz import per_atom_properties
 from ase.io.formats import UnknownFileTypeError
 
 from eqpot.data import (
@@ -29,21 +28,17 @@ from eqpot.data import (
     validate,
     write_dataset,
 )
+from eqpot.data_tools.arrays import check_frames, read_npy, read_npz, read_text
+from eqpot.data_tools.doubts import GPA, doubts, other_units
+from eqpot.data_tools.info import duplicates
+from eqpot.data_tools.labels import QUANTITIES, choose, is_weight, meaning
+from eqpot.data_tools.text import COMPRESSED, check_xyz, lines, short
+from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 from eqpot.errors import UserError
 from eqpot.files import check_output
+from eqpot.xyz import names_a_cell, parse_comment, reading
 
-ENERGY_UNITS = {
-    "eV": 1.0,
-    "meV": 1e-3,
-    "kcal/mol": units.kcal / units.mol,
-    "kJ/mol": units.kJ / units.mol,
-    "Hartree": units.Hartree,
-    "Ry": units.Rydberg,
-}
-LENGTH_UNITS = {"Ang": 1.0, "Bohr": units.Bohr, "nm": units.nm}
-ALIASES = {"ha": "Hartree", "rydberg": "Ry", "a": "Ang", "å": "Ang", "angstrom": "Ang"}
-
-# Spellings recognised in a plain npz, besides a key given by name
+# Spellings recognised in a plain npz, besides a key given by name; labels.py knows more of the labels'
 SPELLINGS = {
     "positions": ("positions", "pos", "coords", "R", "coordinates", "coord"),
     "numbers": ("atomic_numbers", "numbers", "z", "Z", "nuclear_charges"),
@@ -69,10 +64,6 @@ class Frame:
     positions: Any
     cell: Any = None
     pbc: Any = False
-    energy: Any = None
-    forces: Any = None
-    stress: Any = None
-    virial: Any = None
     group: str = ""
 
 
@@ -86,28 +77,43 @@ class Source:
     energy_unit: str
     length_unit: str
     notes: list[str] = field(default_factory=list)
+    other_units: str = ""  # of forces and stress, where they were given
 
 
 @dataclass
 class Conversion:
-    """The result of ``convert``: all frames as written, and the sources they came from."""
+    """The result of ``convert``: all frames as written, their sources, and notes on all of them together."""
 
     dataset: Dataset
     sources: list[Source]
+    notes: list[str]
 
 
 @dataclass
 class _Found:
-    """A source before units and checks."""
+    """A source before labels are chosen, units and checks."""
 
     name: str
     kind: str
     frames: list[Frame]
+    columns: dict[str, list]  # all else by its name: value of each frame, None where it has none
     energy_unit: str = "eV"
     length_unit: str = "Ang"
+    letters: bool = False  # whether E and F are labels
     hint: str = ""  # what a message about a missing label may add
+    assumed: str = ""  # a note on units, void where they are given
     notes: list[str] = field(default_factory=list)
     attrs: dict = field(default_factory=dict)
+
+
+@dataclass
+class _Units:
+    """What one of each is in eV and Å."""
+
+    energy: float
+    length: float
+    forces: float
+    stress: float
 
 
 def convert(
@@ -116,6 +122,8 @@ def convert(
     *,
     energy_unit: str | None = None,
     length_unit: str | None = None,
+    force_unit: str | None = None,
+    stress_unit: str | None = None,
     keys: Mapping[str, str] | None = None,
     type_map: Sequence[str] | None = None,
     allow_missing: Collection[str] = (),
@@ -124,17 +132,36 @@ def convert(
 ) -> Conversion:
     """Convert ``sources``, in that order, into the data set file ``out``.
 
-    energy_unit, length_unit: units of the sources (ENERGY_UNITS, LENGTH_UNITS), forces in energy/length and
-    stress in energy/length^3. None means eV and Å, except for the MD17 family of npz, which is in kcal/mol.
+    energy_unit, length_unit: units of the sources (ENERGY_UNITS, LENGTH_UNITS). None means eV and Å, except
+    for the MD17 family of npz, which is in kcal/mol. force_unit: such as Hartree/Bohr, default energy/length.
+    stress_unit: such as GPa or eV/Ang^3, default energy/length^3. A virial is in the unit of energy.
     keys: array -> its name in the sources, for the arrays of SPELLINGS and "group" (default "config_type").
+    Labels that are not named are found by their spelling, see labels.choose.
     type_map: element of each DeePMD type, where a folder has no type_map.raw.
     allow_missing: labels (energy, forces, stress) that frames may lack; they become NaN.
     attrs: free text for the file, such as level_of_theory.
 
-    Stress is positive under tension; a virial is taken as -stress * volume. Energy and forces are required of
-    every frame; stress of all frames periodic in three directions, or of none. A data set file among the
-    sources is taken as it is. Raises UserError naming source, frame and array.
+    Stress is positive under tension; a virial is taken as -stress * volume. Where both are there and neither
+    is in ``keys``, they must agree. Six components are in the order xx, yy, zz, yz, xz, xy. Energy and forces
+    are required of every frame; stress of all frames periodic in three directions, or of none. A data set
+    file among the sources is taken as it is. Raises UserError naming source, frame and array.
     """
+    try:
+        return _convert(
+            sources,
+            out,
+            {"energy": energy_unit, "length": length_unit, "force": force_unit, "stress": stress_unit},
+            dict(keys or {}),
+            type_map,
+            allow_missing,
+            dict(attrs or {}),
+            overwrite,
+        )
+    except MemoryError as error:
+        raise UserError("convert: the sources need more memory than there is") from error
+
+
+def _convert(sources, out, given, keys, type_map, allow_missing, attrs, overwrite) -> Conversion:
     if isinstance(sources, str | os.PathLike):
         sources = [sources]
     check_output(out, overwrite)
@@ -142,24 +169,21 @@ def convert(
         raise UserError(f"{out}: expected a name that ends in .h5 for what is written")
     if any(Path(out).resolve() == Path(source).resolve() for source in sources):
         raise UserError(f"{out}: expected another file than those that are read")
-    keys = dict(keys or {})
     for name in keys:
         if name not in (*SPELLINGS, "group"):
             raise UserError(f"keys: expected one of {', '.join(SPELLINGS)}, group; found {name}")
     for name in allow_missing:
         if name not in LABELS:
             raise UserError(f"allow_missing: expected one of {', '.join(LABELS)}; found {name}")
-    given = {
-        "energy": energy_unit and _unit(energy_unit, ENERGY_UNITS, "energy"),
-        "length": length_unit and _unit(length_unit, LENGTH_UNITS, "length"),
-    }
+    for what, table in (("energy", ENERGY_UNITS), ("length", LENGTH_UNITS)):
+        given[what] = given[what] and unit(given[what], table, what)
     parts: list[Source] = []
     for path in sources:
         for found in _read(os.fspath(path), keys, type_map):
             if isinstance(found, Source):
                 parts.append(found)
             else:
-                parts.append(_finish(found, given, allow_missing))
+                parts.append(_finish(found, given, keys, allow_missing))
     if not parts:
         raise UserError("convert: expected at least one source, found none")
     _check_stress(parts, allow_missing)
@@ -168,16 +192,28 @@ def convert(
     theories = {part.dataset.attrs.get("level_of_theory") for part in parts}
     if len(theories) == 1 and None not in theories:
         about["level_of_theory"] = theories.pop()
-    dataset = concatenate([part.dataset for part in parts], about | dict(attrs or {}))
+    dataset = concatenate([part.dataset for part in parts], about | attrs)
+    notes = [told] if (told := duplicates(dataset).told(_places(parts))) else []
     write_dataset(out, dataset)
-    return Conversion(dataset, parts)
+    return Conversion(dataset, parts, notes)
+
+
+def _places(parts: list[Source]) -> list[str]:
+    """What to call each frame of all sources together."""
+    return [
+        f"frame {k}" + (f" of {part.name}" if len(parts) > 1 else "")
+        for part in parts
+        for k in range(len(part.dataset))
+    ]
 
 
 def _read(path: str, keys: dict, type_map: Sequence[str] | None) -> Iterator["_Found | Source"]:
     if os.path.isdir(path):
-        yield from _read_deepmd(path, type_map)
+        yield from _read_deepmd(path, keys, type_map)
     elif not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder")
+    elif not os.path.isfile(path):
+        raise UserError(f"{path}: expected a file or a folder, found a device or a pipe")
     elif path.endswith(".npz"):
         yield _read_npz(path, keys)
     elif path.endswith((".h5", ".hdf5")):
@@ -190,18 +226,29 @@ def _read(path: str, keys: dict, type_map: Sequence[str] | None) -> Iterator["_F
 
 
 def _read_ase(path: str, keys: dict) -> _Found:
-    if path.endswith((".xyz", ".extxyz")):
-        _check_xyz_lines(path)
+    notes: list[str] = []
+    how = reading(path)
+    if how:
+        check_xyz(path, notes)
+        how["properties_parser"] = _parse_apart
+    elif path.lower().endswith(tuple(COMPRESSED)):
+        for _ in lines(path):
+            pass  # ends where there is too much of it
     frames: list[Frame] = []
-    names: dict[str, None] = {}
+    columns: dict[str, list] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for atoms in ase.io.iread(path, index=":", do_not_split_by_at_sign=True):
-                frames.append(_frame_of_atoms(atoms, keys))
-                names.update(dict.fromkeys(_labels_of(atoms)))
+            for atoms in ase.io.iread(path, index=":", do_not_split_by_at_sign=True, **how):
+                there = _beside(atoms)
+                for name, value in there.items():
+                    column = columns.setdefault(name, [])
+                    column += [None] * (len(frames) - len(column)) + [value]
+                frames.append(_frame_of_atoms(atoms, there, keys))
         except UnknownFileTypeError as error:
             raise _unrecognised(path, str(error)) from error
+        except UserError as error:
+            raise UserError(f"{path}: frame {len(frames)}, {error}") from error
         except Exception as error:  # ASE's readers raise what they please on a broken file
             what = " ".join(str(error).split())[:200]
             raise UserError(
@@ -209,7 +256,25 @@ def _read_ase(path: str, keys: dict) -> _Found:
             ) from error
     if not frames:
         raise _unrecognised(path, "no frames found")
-    return _Found(path, "ASE", frames, hint=f"the names there are: {', '.join(names) or 'none'}")
+    for column in columns.values():
+        column += [None] * (len(frames) - len(column))
+    columns.pop(_SPECIES, None)
+    _check_group(path, keys, columns)
+    return _Found(
+        path,
+        "ASE",
+        frames,
+        columns,
+        hint="; ".join([f"the names there are: {', '.join(columns) or 'none'}", *notes]),
+        notes=notes,
+    )
+
+
+def _check_group(path: str, keys: dict, columns: Collection[str]) -> None:
+    if "group" in keys and keys["group"] not in columns:
+        raise UserError(
+            f"{path}: group: expected the key {keys['group']!r}, found {', '.join(columns) or 'none'}"
+        )
 
 
 def _unrecognised(path: str, why: str) -> UserError:
@@ -219,58 +284,56 @@ def _unrecognised(path: str, why: str) -> UserError:
     )
 
 
-def _check_xyz_lines(path: str) -> None:
-    """UserError where the frames do not follow one another.
-
-    ASE ends in silence at a blank line, whatever follows, and cannot say which frame has the wrong length.
-    """
-    with open(path, errors="replace") as file:
-        lines = enumerate(file, start=1)
-        frame = 0
-        for number, line in lines:
-            if line.lstrip().startswith("VEC"):
-                continue
-            if not line.strip():
-                rest = next((number for number, line in lines if line.strip()), None)
-                if rest:
-                    raise UserError(
-                        f"{path}: expected nothing after the blank line {number}, found line {rest}"
-                    )
-                return
-            try:
-                atoms = int(line)
-            except ValueError as error:
-                raise UserError(
-                    f"{path}: frame {frame}, line {number}: expected a number of atoms, "
-                    f"found {_short(line.strip())}"
-                ) from error
-            found = sum(1 for _ in islice(lines, atoms + 1)) - 1
-            if found < atoms:
-                raise UserError(
-                    f"{path}: frame {frame}: expected {atoms} lines of atoms, found {max(found, 0)}"
-                )
-            frame += 1
+# Where the parts of a comment line and the species wait, out of ASE's reach: it would take one half of a
+# stress for all of it, and CU for Cu
+_REST, _SPECIES = "rest of the comment", "names_of_atoms"
 
 
-def _labels_of(atoms: Atoms) -> dict[str, Any]:
-    """Everything in ``atoms`` that could be a label. ASE moves the standard names to the calculator."""
-    arrays = {name: value for name, value in atoms.arrays.items() if name not in ("numbers", "positions")}
-    return {**(atoms.calc.results if atoms.calc else {}), **atoms.info, **arrays}
+def _parse_apart(line: str) -> dict[str, Any]:
+    info = parse_comment(line)
+    kept = {name: info.pop(name) for name in ("Lattice", "pbc", "Properties") if name in info}
+    fields = kept.get("Properties", "species:S:1:pos:R:3").split(":")
+    if "Z" not in fields[::3]:
+        fields[::3] = [_SPECIES if name == "species" else name for name in fields[::3]]
+    return {**kept, "Properties": ":".join(fields), _REST: info}
 
 
-def _frame_of_atoms(atoms: Atoms, keys: dict) -> Frame:
-    there = _labels_of(atoms)
-    labels = {name: there.get(keys.get(name, name)) for name in ("energy", "forces", "stress", "virial")}
+def _beside(atoms: Atoms) -> dict[str, Any]:
+    """Everything in ``atoms`` beside its geometry. ASE moves the standard names to the calculator."""
+    info = dict(atoms.info)
+    info |= info.pop(_REST, {})
+    if "comment" in info:  # of a frame with VEC lines
+        info |= {
+            name: value
+            for name, value in parse_comment("pbc=F " + info.pop("comment")).items()
+            if name != "pbc"
+        }
+    per_atom = {name: value for name, value in atoms.arrays.items() if name not in ("numbers", "positions")}
+    for name, value in (atoms.calc.results if atoms.calc else {}).items():
+        (per_atom if name in per_atom_properties else info)[name] = value
+    # True is a lone word of a comment, such as `energy:`
+    there = {name: value for name, value in info.items() if value is not None and value is not True}
+    for name, value in per_atom.items():
+        found = meaning(name)
+        # an energy or a stress of each atom is no frame's
+        there[name if not found or found[0] == "forces" else f"{name} (per atom)"] = value
+    return there
+
+
+def _frame_of_atoms(atoms: Atoms, there: dict[str, Any], keys: dict) -> Frame:
     group = there.get(keys.get("group", "config_type"), "")
-    return Frame(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, group=str(group), **labels)
+    numbers = there.get(_SPECIES, atoms.numbers)
+    return Frame(numbers, atoms.positions, atoms.cell.array, atoms.pbc, str(group))
 
 
 # ---------------------------------------------------------------- npz
 
 
 def _read_npz(path: str, keys: dict) -> _Found:
-    arrays = _load_npz(path)
-    value = {name: _pick(path, arrays, name, keys.get(name)) for name in SPELLINGS}
+    arrays = read_npz(path)
+    value = {
+        name: _pick(path, arrays, name, keys.get(name)) for name in ("positions", "numbers", "cell", "pbc")
+    }
     for name in ("positions", "numbers"):
         if value[name] is None:
             raise UserError(
@@ -278,15 +341,15 @@ def _read_npz(path: str, keys: dict) -> _Found:
                 f"found {', '.join(arrays) or 'none'}; name it by --{name}-key"
             )
     positions, numbers = value["positions"], value["numbers"]
-    if positions.ndim == 2 and positions.dtype != object and numbers.shape == positions.shape[:1]:
+    if positions.ndim == 2 and numbers.shape == positions.shape[:1]:
         positions = positions[None]
-    if positions.dtype != object and (positions.ndim != 3 or positions.shape[2] != 3):
+    if positions.ndim != 3 or positions.shape[2] != 3:
         raise UserError(f"{path}: positions: expected shape (frames, atoms, 3), found {positions.shape}")
-    count = len(positions)
-    if not count:
+    if not positions.size:
         raise UserError(f"{path}: positions: expected at least one frame, found none")
-    sizes = {np.shape(p)[:1] for p in positions}
-    atoms = sizes.pop() if len(sizes) == 1 else (-1,)
+    check_frames(path, len(positions))
+    _check_cell_names(path, arrays, value)
+    count, atoms = len(positions), positions.shape[1:2]
     cell = value["cell"]
     cells = {(3, 3), (9,)} | ({(3,)} if cell is not None and cell.shape != (3, 3) else set())
     tensor = {(3, 3), (9,), (6,)}
@@ -299,24 +362,70 @@ def _read_npz(path: str, keys: dict) -> _Found:
         "stress": tensor,
         "virial": tensor,
     }
-    columns = {
-        name: _per_frame(
-            path, name, value[name], count, shapes[name], shared=name in ("numbers", "cell", "pbc")
-        )
-        for name in shapes
+    geometry = {
+        name: _per_frame(path, name, value[name], count, shapes[name], shared=name != "positions")
+        for name in ("numbers", "cell", "pbc")
     }
-    if columns["pbc"] is None and columns["cell"] is not None:
-        columns["pbc"] = [np.any(c) for c in columns["cell"]]
-    columns = {name: column for name, column in columns.items() if column is not None}
+    if geometry["pbc"] is None and geometry["cell"] is not None:
+        geometry["pbc"] = [np.any(c) for c in geometry["cell"]]
+    geometry = {name: column for name, column in geometry.items() if column is not None}
+    _check_group(path, keys, arrays)
+    if "group" in keys:
+        geometry["group"] = [
+            _text(np.asarray(g)) for g in _per_frame(path, "group", arrays[keys["group"]], count, {()})
+        ]
     frames = [
-        Frame(positions=positions[k], **{name: column[k] for name, column in columns.items()})
+        Frame(positions=positions[k], **{name: column[k] for name, column in geometry.items()})
         for k in range(count)
     ]
-    found = _Found(path, "npz", frames, hint=f"the keys there are: {', '.join(arrays)}")
+    for quantity in QUANTITIES:
+        _pick(path, arrays, quantity, keys.get(quantity), ())
+    columns = {}
+    for name, array in arrays.items():
+        quantity = _npz_quantity(name, keys)
+        if quantity:
+            columns[name] = _npz_column(
+                path, name, array, count, shapes[quantity], keys.get(quantity) == name
+            )
+        elif is_weight(name):
+            columns[name] = [array] * count
+    columns = {name: column for name, column in columns.items() if column is not None}
+    hint = f"the keys there are: {', '.join(arrays)}"
+    found = _Found(path, "npz", frames, columns, letters=True, hint=hint)
     _npz_units(found, arrays)
     if "theory" in arrays:
         found.attrs["level_of_theory"] = _text(arrays["theory"])
     return found
+
+
+def _check_cell_names(path: str, arrays: dict, value: dict) -> None:
+    """UserError where a lattice has a name that is none of SPELLINGS, and would be passed over."""
+    if value["cell"] is not None or (value["pbc"] is not None and not np.any(value["pbc"])):
+        return
+    for name, array in arrays.items():
+        if names_a_cell(name) and array.dtype.kind in "iuf" and np.any(array):
+            raise UserError(
+                f"{path}: cell: expected one of the keys {', '.join(SPELLINGS['cell'])}, found {name}; "
+                f"name it by --cell-key {name}, or add pbc = False where nothing repeats"
+            )
+
+
+def _npz_quantity(name: str, keys: dict) -> str | None:
+    """The label that an array is, or looks like."""
+    named = [quantity for quantity in QUANTITIES if keys.get(quantity) == name]
+    plain = [quantity for quantity in QUANTITIES if name in SPELLINGS[quantity]]
+    found = meaning(name)
+    return (named or plain or [found[0] if found else None])[0]
+
+
+def _npz_column(path: str, name: str, array, count: int, shapes: set[tuple], named: bool) -> list | None:
+    """The array by frames; None where it only looks like a label and is not one value for each."""
+    try:
+        return _per_frame(path, name, array, count, shapes)
+    except UserError:
+        if named or any(name in spellings for spellings in SPELLINGS.values()):
+            raise
+        return None
 
 
 def _npz_units(found: _Found, arrays: dict[str, np.ndarray]) -> None:
@@ -326,9 +435,7 @@ def _npz_units(found: _Found, arrays: dict[str, np.ndarray]) -> None:
         found.kind = family
         found.energy_unit = "kcal/mol"
         if "e_unit" not in arrays:
-            found.notes.append(
-                f"{family} keys: kcal/mol assumed, as such files are published (--energy-unit)"
-            )
+            found.assumed = f"{family} keys: kcal/mol assumed, as such files are published (--energy-unit)"
     if "e_unit" in arrays:
         found.energy_unit = _text(arrays["e_unit"])
     if "r_unit" in arrays:
@@ -340,52 +447,14 @@ def _text(value: np.ndarray) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _load_npz(path: str) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".npy")]
-            arrays = {}
-            for name in names:
-                with archive.open(name) as file:
-                    arrays[name.removesuffix(".npy")] = _load_array(file)
-    except Exception as error:  # damage surfaces as one of many types, from zip, header or pickle
-        raise UserError(f"{path}: cannot be read as npz ({type(error).__name__}: {error})") from error
-    return arrays
-
-
-def _load_array(file) -> np.ndarray:
-    version = np.lib.format.read_magic(file)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, fortran_order, dtype = read_header(file)
-    if dtype.hasobject:
-        return np.asarray(_ArraysOnly(file, encoding="latin1").load(), dtype=object).reshape(shape)
-    data = np.frombuffer(file.read(), dtype=dtype, count=int(np.prod(shape)))
-    return data.reshape(shape, order="F" if fortran_order else "C")
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Ragged frames come as pickled object arrays; a pickle of anything but arrays could run any code."""
-
-    allowed = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
-
-    def find_class(self, module: str, name: str):
-        if (module.split(".")[0] == "numpy" and name in self.allowed) or (module, name) == (
-            "_codecs",
-            "encode",
-        ):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"expected an array of arrays, found a pickled {module}.{name}")
-
-
-def _pick(path: str, arrays: dict, name: str, key: str | None) -> np.ndarray | None:
+def _pick(
+    path: str, arrays: dict, name: str, key: str | None, known: Sequence[str] | None = None
+) -> np.ndarray | None:
     if key is not None:
         if key not in arrays:
             raise UserError(f"{path}: {name}: expected the key {key!r}, found {', '.join(arrays)}")
         return arrays[key]
-    spellings = [spelling for spelling in SPELLINGS[name] if spelling in arrays]
+    spellings = [spelling for spelling in (SPELLINGS[name] if known is None else known) if spelling in arrays]
     if len(spellings) > 1:
         raise UserError(
             f"{path}: {name}: expected one key, found {' and '.join(spellings)}; choose by --{name}-key"
@@ -393,12 +462,12 @@ def _pick(path: str, arrays: dict, name: str, key: str | None) -> np.ndarray | N
     return arrays[spellings[0]] if spellings else None
 
 
-def _per_frame(path: str, name: str, array, count: int, shapes: set[tuple], shared: bool) -> list | None:
+def _per_frame(
+    path: str, name: str, array: np.ndarray | None, count: int, shapes: set[tuple], shared: bool = False
+) -> list | None:
     """``array`` as ``count`` items, each of one of ``shapes``; one item stands for all where ``shared``."""
     if array is None:
         return None
-    if array.dtype == object and array.shape[:1] == (count,):
-        return list(array)
     if array.shape[:1] == (count,) and array.shape[1:] in shapes:
         return list(array)
     if (shared or count == 1) and (array.shape in shapes or (name == "pbc" and array.size == 1)):
@@ -411,7 +480,7 @@ def _per_frame(path: str, name: str, array, count: int, shapes: set[tuple], shar
 # ---------------------------------------------------------------- DeePMD folders
 
 
-def _read_deepmd(path: str, type_map: Sequence[str] | None) -> Iterator[_Found]:
+def _read_deepmd(path: str, keys: dict, type_map: Sequence[str] | None) -> Iterator[_Found]:
     systems = sorted(file.parent for file in Path(path).rglob("type.raw"))
     if not systems:
         raise UserError(f"{path}: expected a DeePMD system (a folder with type.raw) in it, found none")
@@ -422,7 +491,7 @@ def _read_deepmd(path: str, type_map: Sequence[str] | None) -> Iterator[_Found]:
         elements = _deepmd_elements(system, type_map)
         types = _integers(system / "type.raw")
         for folder in sets:
-            yield _read_deepmd_set(folder, types, elements, periodic=not (system / "nopbc").exists())
+            yield _read_deepmd_set(folder, keys, types, elements, not (system / "nopbc").exists())
 
 
 def _deepmd_elements(system: Path, type_map: Sequence[str] | None) -> np.ndarray:
@@ -431,7 +500,7 @@ def _deepmd_elements(system: Path, type_map: Sequence[str] | None) -> np.ndarray
     if type_map:
         symbols = list(type_map)
     elif file.exists():
-        symbols = file.read_text(errors="replace").split()
+        symbols = read_text(file).split()
     else:
         raise UserError(f"{file}: no such file; say the element of each type by --type-map")
     unknown = [symbol for symbol in symbols if not atomic_numbers.get(symbol)]
@@ -441,77 +510,90 @@ def _deepmd_elements(system: Path, type_map: Sequence[str] | None) -> np.ndarray
 
 
 def _integers(file: Path) -> np.ndarray:
-    words = file.read_text(errors="replace").split()
+    found = read_text(file).split()
     try:
-        return np.array([int(word) for word in words])
+        return np.array([int(word) for word in found])
     except ValueError as error:
-        raise UserError(f"{file}: expected integers, found {words[:3]}") from error
+        raise UserError(f"{file}: expected integers, found {short(found[:3])}") from error
 
 
-def _read_deepmd_set(folder: Path, types: np.ndarray, elements: np.ndarray, periodic: bool) -> _Found:
+def _read_deepmd_set(
+    folder: Path, keys: dict, types: np.ndarray, elements: np.ndarray, periodic: bool
+) -> _Found:
     name = os.fspath(folder)
 
-    def load(array: str, shape: tuple[int, ...], required: bool = False) -> list | None:
+    def load(array: str, *shapes: tuple[int, ...], strict: bool = True) -> list:
         file = folder / f"{array}.npy"
-        if not file.exists():
-            if required:
-                raise UserError(f"{file}: no such file")
-            return None
-        try:
-            values = np.load(file)
-        except Exception as error:
-            raise UserError(f"{file}: cannot be read as npy ({error})") from error
+        values = read_npy(file)
         count = len(values) if values.ndim else 0
-        if count == 0 or values.size != count * int(np.prod(shape)):
-            raise UserError(f"{file}: expected shape (frames, {int(np.prod(shape))}), found {values.shape}")
-        return list(values.reshape(count, *shape))
+        check_frames(str(file), count)
+        for shape in shapes:
+            size = int(np.prod(shape))
+            if count and values.size == count * size and (size > 1 or values.ndim < 3):
+                return list(values.reshape(count, *shape))
+        if count and not strict:
+            return list(values)
+        expected = " or ".join(f"(frames, {int(np.prod(shape))})" for shape in shapes)
+        raise UserError(f"{file}: expected shape {expected}, found {values.shape}")
 
-    n = len(types)
-    positions = load("coord", (n, 3), required=True)
-    columns = {
-        "types": load("real_atom_types", (n,)) or [types] * len(positions),
-        "cell": load("box", (3, 3), required=True) if periodic else None,
-        "energy": load("energy", ()),
-        "forces": load("force", (n, 3)),
-        "virial": load("virial", (3, 3)),
+    if not (n := len(types)):
+        raise UserError(f"{folder.parent / 'type.raw'}: expected a type of each atom, found none")
+    positions = load("coord", (n, 3))
+    geometry = {
+        "types": load("real_atom_types", (n,))
+        if (folder / "real_atom_types.npy").exists()
+        else [types] * len(positions),
+        "cell": load("box", (3, 3)) if periodic else None,
     }
-    for array, column in columns.items():
+    files = sorted(file.stem for file in folder.glob("*.npy"))
+    hint = f"the files there are: {', '.join(f'{file}.npy' for file in files)}"
+    shapes = {"energy": ((),), "forces": ((n, 3),), "stress": ((3, 3), (6,)), "virial": ((3, 3), (6,))}
+    columns = {}
+    for file in files:
+        named = [quantity for quantity in QUANTITIES if keys.get(quantity) == file]
+        found = meaning(file)
+        if named or found:
+            strict = bool(named) or not found[1]
+            columns[file] = load(file, *shapes[named[0] if named else found[0]], strict=strict)
+        elif is_weight(file):
+            columns[file] = [None] * len(positions)  # to be told of
+    for array, column in (geometry | columns).items():
         if column is not None and len(column) != len(positions):
             raise UserError(
                 f"{name}: {array}: expected {len(positions)} frames as in coord.npy, found {len(column)}"
             )
     numbers = []
-    for k, kinds in enumerate(columns.pop("types")):
+    for k, kinds in enumerate(geometry["types"]):
+        if kinds.dtype.kind not in "iu":
+            raise UserError(f"{name}: frame {k}, types: expected integers, found {short(kinds.tolist())}")
         if kinds.min() < 0 or kinds.max() >= len(elements):
             wrong = kinds.min() if kinds.min() < 0 else kinds.max()
             raise UserError(
                 f"{name}: frame {k}, types: expected 0 to {len(elements) - 1} (type_map), found {wrong}"
             )
         numbers.append(elements[kinds])
-    given = {array: column for array, column in columns.items() if column is not None}
-    frames = [
-        Frame(numbers[k], positions[k], pbc=periodic, **{array: column[k] for array, column in given.items()})
-        for k in range(len(positions))
-    ]
-    files = sorted(file.name for file in folder.glob("*.npy"))
-    return _Found(name, "DeePMD", frames, hint=f"the files there are: {', '.join(files)}")
+    cells = geometry["cell"] or [None] * len(positions)
+    frames = [Frame(numbers[k], positions[k], cells[k], periodic) for k in range(len(positions))]
+    return _Found(name, "DeePMD", frames, columns, hint=hint)
 
 
 # ---------------------------------------------------------------- one path from frames to a data set
 
 
-def _finish(found: _Found, given: dict[str, str | None], allow_missing: Collection[str]) -> Source:
+def _finish(
+    found: _Found, given: dict[str, str | None], keys: dict, allow_missing: Collection[str]
+) -> Source:
     """Frames into a checked Dataset in eV and Å."""
-    energy_unit = given["energy"] or _unit(found.energy_unit, ENERGY_UNITS, "energy", found.name)
-    length_unit = given["length"] or _unit(found.length_unit, LENGTH_UNITS, "length", found.name)
-    notes = [] if given["energy"] else list(found.notes)
-    dataset = _assemble(found, notes)
-    eV, Ang = ENERGY_UNITS[energy_unit], LENGTH_UNITS[length_unit]
-    scales = {"positions": Ang, "cell": Ang, "energy": eV, "forces": eV / Ang, "stress": eV / Ang**3}
-    for name, scale in scales.items():
-        values = getattr(dataset, name)
-        if values is not None and scale != 1.0:
-            setattr(dataset, name, values * scale)
+    energy_unit = given["energy"] or unit(found.energy_unit, ENERGY_UNITS, "energy", found.name)
+    length_unit = given["length"] or unit(found.length_unit, LENGTH_UNITS, "length", found.name)
+    force = force_unit(given["force"] or f"{energy_unit}/{length_unit}")
+    stress = stress_unit(given["stress"] or f"{energy_unit}/{length_unit}^3")
+    scales = _Units(ENERGY_UNITS[energy_unit], LENGTH_UNITS[length_unit], force[1], stress[1])
+    notes = [found.assumed] if found.assumed and not given["energy"] else []
+    chosen = choose(found.name, found.columns, keys, told := list(found.notes), found.letters)
+    with np.errstate(all="ignore"):  # validate tells of what is not finite
+        dataset = _assemble(found, chosen, scales, notes)
+    notes += told
     validate(dataset, found.name)
     for label in ("energy", "forces"):
         missing = np.flatnonzero(~dataset.known(label))
@@ -524,49 +606,81 @@ def _finish(found: _Found, given: dict[str, str | None], allow_missing: Collecti
         if len(missing) == len(dataset):
             setattr(dataset, label, None)
     dataset.attrs.update(found.attrs)
-    return Source(found.name, found.kind, dataset, energy_unit, length_unit, notes)
+    used = {
+        "energy": energy_unit,
+        "forces": force[0],
+        "stress": stress[0],
+        "virial": energy_unit,
+        "length": length_unit,
+    }
+    notes += other_units(found.columns, used) + doubts(dataset)
+    other = [f"forces in {force[0]}"] * bool(given["force"]) + [f"stress in {stress[0]}"] * bool(
+        given["stress"]
+    )
+    return Source(found.name, found.kind, dataset, energy_unit, length_unit, notes, ", ".join(other))
 
 
-def _assemble(found: _Found, notes: list[str]) -> Dataset:
-    """Concatenate frames, still in the source's units; a label that is absent becomes NaN."""
+def _assemble(found: _Found, chosen: dict[str, str], scales: _Units, notes: list[str]) -> Dataset:
+    """Concatenate frames, in eV and Å; a label that is absent becomes NaN."""
     count = len(found.frames)
+    absent = [None] * count
+    energies, forces_there, stresses, virials = (
+        found.columns.get(chosen.get(q, ""), absent) for q in QUANTITIES
+    )
     numbers, positions, forces = [], [], []
     cell, pbc = np.zeros((count, 3, 3)), np.zeros((count, 3), dtype=bool)
     energy, stress = np.full(count, np.nan), np.full((count, 3, 3), np.nan)
-    unperiodic = from_virial = 0
+    unperiodic = from_virial = uneven = 0
     for k, frame in enumerate(found.frames):
         z = _numbers(found.name, k, frame.numbers)
         n = len(z)
         numbers.append(z)
-        positions.append(_floats(found.name, k, "positions", frame.positions, {(n, 3)}))
-        pbc[k] = _floats(found.name, k, "pbc", frame.pbc, {(), (1,), (3,)}) != 0
+        positions.append(_floats(found.name, k, "positions", frame.positions, {(n, 3)}) * scales.length)
+        flags = np.asarray(frame.pbc)
+        if flags.dtype.kind not in "biuf":
+            raise UserError(
+                f"{found.name}: frame {k}, pbc: expected true and false, found {short(frame.pbc)}"
+            )
+        pbc[k] = flags.ravel() != 0
         if pbc[k].any():
             if frame.cell is None:
                 raise UserError(f"{found.name}: frame {k}, cell: expected one where pbc is true, found none")
-            vectors = _floats(found.name, k, "cell", frame.cell, {(3, 3), (9,), (3,)})
+            vectors = _floats(found.name, k, "cell", frame.cell, {(3, 3), (9,), (3,)}) * scales.length
             vectors = np.diag(vectors) if vectors.shape == (3,) else vectors.reshape(3, 3)
             cell[k] = np.where(pbc[k][:, None], vectors, 0.0)
-        if frame.energy is not None:
-            energy[k] = _floats(found.name, k, "energy", frame.energy, {(), (1,)}).item()
-        if frame.forces is None:
+        if energies[k] is not None:
+            energy[k] = _floats(found.name, k, "energy", energies[k], {(), (1,)}).item() * scales.energy
+        if forces_there[k] is None:
             forces.append(np.full((n, 3), np.nan))
         else:
-            forces.append(_floats(found.name, k, "forces", frame.forces, {(n, 3)}))
-        if frame.stress is None and frame.virial is None:
+            forces.append(_floats(found.name, k, "forces", forces_there[k], {(n, 3)}) * scales.forces)
+        if stresses[k] is None and virials[k] is None:
             continue
         if not pbc[k].all():
             unperiodic += 1
-        elif frame.stress is not None:
-            stress[k] = _tensor(found.name, k, "stress", frame.stress)
-        else:
-            from_virial += 1
-            volume = abs(np.linalg.det(cell[k]))
-            if volume > 0:  # else the cell is reported as what is wrong
-                stress[k] = -_tensor(found.name, k, "virial", frame.virial) / volume
+            continue
+        volume = abs(np.linalg.det(cell[k]))
+        if volume == 0:
+            continue  # the cell is reported as what is wrong
+        if stresses[k] is not None:
+            stress[k], uneven_here = _tensor(found.name, k, "stress", stresses[k])
+            stress[k] *= scales.stress
+            uneven += uneven_here
+        if virials[k] is not None:
+            virial, uneven_here = _tensor(found.name, k, "virial", virials[k])
+            virial *= scales.energy
+            uneven += uneven_here
+            if stresses[k] is None:
+                from_virial += 1
+                stress[k] = -virial / volume
+            else:
+                _check_virial(f"{found.name}: frame {k}", chosen, stress[k], virial, volume)
     if unperiodic:
         notes.append(f"stress ignored in {unperiodic} frames that are not periodic in three directions")
     if from_virial:
         notes.append(f"stress of {from_virial} frames is -virial / volume")
+    if uneven:
+        notes.append(f"stress of {uneven} frames is not quite symmetric: the mean of both halves was taken")
     groups = np.array([frame.group for frame in found.frames], dtype=object)
     return Dataset(
         atom_ptr=np.concatenate([[0], np.cumsum([len(z) for z in numbers])]).astype(np.int64),
@@ -578,6 +692,28 @@ def _assemble(found: _Found, notes: list[str]) -> Dataset:
         forces=np.concatenate(forces),
         stress=None if np.isnan(stress).all() else stress,
         group=groups if any(groups) else None,
+    )
+
+
+def _check_virial(
+    place: str, chosen: dict[str, str], stress: np.ndarray, virial: np.ndarray, volume: float
+) -> None:
+    """UserError where a stress is not -virial / volume, with the factor between them where there is one."""
+    other = -virial / volume
+    size = max(abs(stress).max(), abs(other).max())
+    if not abs(stress - other).max() > 1e-3 * size + 1e-5:
+        return
+    factor = (stress * other).sum() / max((other**2).sum(), 1e-300)
+    why = ""
+    if abs(stress - factor * other).max() < 1e-2 * abs(stress).max():
+        known = {1: "the sign", volume: "the volume", 1 / GPA: "GPa", 10 / GPA: "kbar"}
+        names = [name for value, name in known.items() if abs(abs(factor) / value - 1) < 1e-2]
+        why = f", {factor:.4g} times that" + (f": {names[0]} alone differs" if names else "")
+    at = np.unravel_index(abs(stress - other).argmax(), (3, 3))
+    raise UserError(
+        f"{place}, stress: expected -virial / volume = {other[at]:.4g} eV/Å^3 ({chosen['virial']}), "
+        f"found {stress[at]:.4g} ({chosen['stress']}){why}; "
+        f"choose by --stress-key {chosen['stress']} or --virial-key {chosen['virial']}"
     )
 
 
@@ -596,11 +732,22 @@ def _check_stress(parts: list[Source], allow_missing: Collection[str]) -> None:
 
 def _numbers(name: str, k: int, value) -> np.ndarray:
     numbers = np.asarray(value)
-    if numbers.dtype.kind in "US":
-        numbers = np.array([atomic_numbers.get(str(symbol), 0) for symbol in numbers.reshape(-1)])
+    if numbers.dtype.kind in "USO":
+        symbols = [str(symbol) for symbol in numbers.reshape(-1)]
+        for atom, symbol in enumerate(symbols):
+            if symbol not in atomic_numbers:
+                hint = f"; is it {symbol.capitalize()}?" if symbol.capitalize() in atomic_numbers else ""
+                hint = hint or (
+                    "; a column of atomic numbers is Z:I:1 in Properties" if symbol.isdigit() else ""
+                )
+                raise UserError(
+                    f"{name}: frame {k}, atom {atom}: expected a chemical symbol such as Cu, "
+                    f"found {short(symbol)}{hint}"
+                )
+        numbers = np.array([atomic_numbers[symbol] for symbol in symbols])
     integral = numbers.dtype.kind in "iuf" and numbers.ndim == 1 and len(numbers)
     if not integral or (numbers != np.round(numbers)).any():
-        raise UserError(f"{name}: frame {k}, numbers: expected a list of integers, found {_short(value)}")
+        raise UserError(f"{name}: frame {k}, numbers: expected a list of integers, found {short(value)}")
     bad = numbers[(numbers < 1) | (numbers > MAX_NUMBER)]
     if len(bad):
         raise UserError(
@@ -611,35 +758,38 @@ def _numbers(name: str, k: int, value) -> np.ndarray:
 
 def _floats(name: str, k: int, array: str, value, shapes: set[tuple[int, ...]]) -> np.ndarray:
     try:
-        values = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: frame {k}, {array}: expected numbers, found {_short(value)}") from error
+        values = np.asarray(value)
+    except ValueError as error:  # lists of unequal lengths
+        raise UserError(f"{name}: frame {k}, {array}: expected numbers, found {short(value)}") from error
+    if values.dtype.kind not in "iuf":
+        raise UserError(f"{name}: frame {k}, {array}: expected numbers, found {short(value)}")
     if values.shape not in shapes:
         expected = " or ".join(str(shape) for shape in sorted(shapes))
         raise UserError(f"{name}: frame {k}, {array}: expected shape {expected}, found {values.shape}")
-    return values
+    return values.astype(np.float64)
 
 
-def _tensor(name: str, k: int, array: str, value) -> np.ndarray:
-    """A symmetric 3x3 tensor from nine numbers, or from six in ASE's Voigt order xx, yy, zz, yz, xz, xy."""
+def _tensor(name: str, k: int, array: str, value) -> tuple[np.ndarray, bool]:
+    """A symmetric 3x3 tensor from nine numbers, or from six in ASE's Voigt order xx, yy, zz, yz, xz, xy.
+
+    Nine may be symmetric but for noise: then also True. UserError where they are not, as with one half zero.
+    """
     values = _floats(name, k, array, value, {(3, 3), (9,), (6,)})
     if values.shape == (6,):
-        return values[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
+        return values[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3), False
     values = values.reshape(3, 3)
-    return (values + values.T) / 2
-
-
-def _unit(name: str, table: dict[str, float], what: str, source: str = "") -> str:
-    """The table's own spelling of a unit's name."""
-    wanted = ALIASES.get(name.lower(), name).lower()
-    # case tells nothing, but for a capital M before eV: that is mega
-    for known in table:
-        if known.lower() == wanted and (known, name[:1]) != ("meV", "M"):
-            return known
-    where = f"{source}: " if source else ""
-    raise UserError(f"{where}{what} unit: expected one of {', '.join(table)}; found {name}")
-
-
-def _short(value) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) < 60 else text[:57] + "..."
+    size, uneven = abs(values).max(), abs(values - values.T)
+    upper, lower = values[np.triu_indices(3, 1)], values[np.tril_indices(3, -1)]
+    half = any(not a.any() and abs(b).max() > 1e-6 * size for a, b in ((upper, lower), (lower, upper)))
+    if half or uneven.max() > 0.1 * size:
+        i, j = np.unravel_index(uneven.argmax(), (3, 3))
+        what = (
+            f"zeros on one side of its diagonal and {values[i, j]:.4g} and {values[j, i]:.4g} at"
+            if half
+            else (f"{values[i, j]:.4g} and {values[j, i]:.4g} at")
+        )
+        raise UserError(
+            f"{name}: frame {k}, {array}: expected nine numbers of a symmetric tensor, found {what} "
+            f"{'xyz'[i]}{'xyz'[j]} and {'xyz'[j]}{'xyz'[i]}"
+        )
+    return (values + values.T) / 2, bool(uneven.max() > 1e-3 * size)

@@ -1,12 +1,13 @@
 """What a data set file holds: composition, labels, distances, neighbours."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ase.data import chemical_symbols
 
-from eqpot.data import MAX_NUMBER, Dataset, frame_pairs
+from eqpot.data import LABELS, MAX_NUMBER, Dataset, first_alike, frame_pairs
 from eqpot.errors import UserError
 
 
@@ -30,6 +31,50 @@ class Statistics:
 
 
 @dataclass
+class Duplicates:
+    """Frames that repeat an earlier one, what they repeat, and which of them have other labels, int [n]."""
+
+    frames: int
+    repeats: np.ndarray
+    first: np.ndarray
+    different: np.ndarray
+
+    def told(self, places: Sequence[str] | None = None) -> str:
+        """In a line, with frames called by ``places``; empty where there are none."""
+        if not len(self.repeats):
+            return ""
+        place = (lambda k: places[k]) if places else "frame {}".format
+        text = (
+            f"warning: {len(self.repeats)} of {self.frames} frames repeat an earlier one "
+            f"({place(self.repeats[0])} is {place(self.first[0])})"
+        )
+        if len(self.different):
+            text += f", {len(self.different)} of them with other labels ({place(self.different[0])})"
+        return text
+
+
+def duplicates(dataset: Dataset) -> Duplicates:
+    """Frames of the same atoms in the same places as an earlier one, see ``first_alike``."""
+    first = first_alike(dataset)
+    repeats = np.flatnonzero(first != np.arange(len(dataset)))
+    different = [k for k in repeats if not all(_same_label(dataset, label, k, first[k]) for label in LABELS)]
+    return Duplicates(len(dataset), repeats, first[repeats], np.array(different, dtype=int))
+
+
+def _same_label(dataset: Dataset, label: str, k: int, other: int) -> bool:
+    """Whether two frames agree to rounding, or do not both have the label."""
+    values, known = getattr(dataset, label), dataset.known(label)
+    if values is None or not (known[k] and known[other]):
+        return True
+    if label == "forces":
+        ptr = dataset.atom_ptr
+        a, b = values[ptr[k] : ptr[k + 1]], values[ptr[other] : ptr[other + 1]]
+    else:
+        a, b = values[k], values[other]
+    return np.allclose(a, b, rtol=1e-8, atol=1e-4 if label != "stress" else 1e-6)
+
+
+@dataclass
 class Info:
     """Everything ``eqpot data info`` prints.
 
@@ -38,7 +83,7 @@ class Info:
     element leaves. forces: components for each element and for "all", eV/Å; force_size: their lengths.
     stress: components, eV/Å^3. shortest: Å, for pairs of elements nearer than cutoff somewhere.
     neighbours: of an atom, within cutoff. isolated: atoms without a neighbour. edgeless: frames without
-    one. periodic: frames with 0 to 3 periodic directions.
+    one. periodic: frames with 0 to 3 periodic directions. duplicates: frames that repeat an earlier one.
     """
 
     frames: int
@@ -59,6 +104,7 @@ class Info:
     neighbours: Statistics
     isolated: int
     edgeless: np.ndarray
+    duplicates: Duplicates
 
 
 def describe(dataset: Dataset, cutoff: float = 5.0) -> Info:
@@ -95,6 +141,7 @@ def describe(dataset: Dataset, cutoff: float = 5.0) -> Info:
         neighbours=Statistics.of(neighbours),
         isolated=int((neighbours == 0).sum()),
         edgeless=np.flatnonzero(edges == 0),
+        duplicates=duplicates(dataset),
     )
 
 

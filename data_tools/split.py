@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eqpot.data import Dataset, read_dataset, shortest_distances, write_dataset
+from eqpot.data import Dataset, first_alike, read_dataset, shortest_distances, write_dataset
 from eqpot.errors import UserError
 from eqpot.files import check_output
 
@@ -15,10 +15,15 @@ METHODS = ("uniform", "shortest")
 
 @dataclass
 class Part:
-    """One file that a split wrote, and the frames of the source in it (rising)."""
+    """One file that a split wrote, and the frames of the source in it (rising).
+
+    wanted: how many it should have. repeats: how many of them repeat another one.
+    """
 
     path: str
     frames: np.ndarray
+    wanted: int
+    repeats: int
 
 
 def split(
@@ -34,6 +39,9 @@ def split(
     overwrite: bool = False,
 ) -> dict[str, Part]:
     """Write ``{prefix}_train.h5``, ``_valid.h5``, ``_test.h5``; no frame is in two of them.
+
+    Frames of the same atoms in the same places stay together: where that does not allow the number wanted, a
+    part gets fewer, or the first of them more where every frame is to be used.
 
     train, valid, test: an int is a number of frames, a float a fraction of all; None writes no such file.
     All None means 0.8, 0.1, 0.1. Fractions that add up to one use every frame.
@@ -58,7 +66,13 @@ def split(
 
     dataset = read_dataset(path)
     counts = part_sizes(len(dataset), {name: wanted[name] for name in paths}, path)
+    first = first_alike(dataset)
     frames = choose(dataset, counts, seed, method, fraction)
+    for name, indices in frames.items():
+        if not len(indices):
+            raise UserError(
+                f"{path}: {name}: expected at least 1 frame, found none: repeats of others stay together"
+            )
     parts = {}
     for name, indices in frames.items():
         part = dataset.subset(indices)
@@ -68,10 +82,11 @@ def split(
             split_of_hash=dataset.hash,
             split_method=method if method == "uniform" else f"shortest, fraction {fraction:g} of training",
             split_seed=seed,
-            split_frames=", ".join(f"{key} {count}" for key, count in counts.items()),
+            split_frames=", ".join(f"{key} {len(part)}" for key, part in frames.items()),
         )
         write_dataset(paths[name], part)
-        parts[name] = Part(paths[name], indices)
+        repeats = len(indices) - len(np.unique(first[indices]))
+        parts[name] = Part(paths[name], indices, counts[name], repeats)
     return parts
 
 
@@ -105,15 +120,31 @@ def choose(
 ) -> dict[str, np.ndarray]:
     """Disjoint frames for each part of ``counts``, each sorted; see ``split``."""
     order = np.random.default_rng(seed).permutation(len(dataset))
-    first = np.zeros(0, dtype=int)
+    kind = first_alike(dataset)
+    chosen = {name: np.zeros(0, dtype=int) for name in counts}
     if method == "shortest" and "train" in counts:
         # a stable sort of the permuted frames leaves ties to the seed
         by_distance = order[np.argsort(shortest_distances(dataset)[order], kind="stable")]
-        first = by_distance[: round(fraction * counts["train"])]
-        order = order[~np.isin(order, first)]
-    chosen = {}
+        chosen["train"] = _take(by_distance, kind, round(fraction * counts["train"]))
+        order = order[~np.isin(order, chosen["train"])]
     for name, count in counts.items():
-        here = first if name == "train" else first[:0]
-        rest, order = np.split(order, [count - len(here)])
-        chosen[name] = np.sort(np.concatenate([here, rest]))
-    return chosen
+        taken = _take(order, kind, count - len(chosen[name]))
+        chosen[name] = np.concatenate([chosen[name], taken])
+        order = order[~np.isin(order, taken)]
+    if sum(counts.values()) == len(dataset):
+        name = next(iter(counts))
+        chosen[name] = np.concatenate([chosen[name], order])
+    return {name: np.sort(frames) for name, frames in chosen.items()}
+
+
+def _take(order: np.ndarray, kind: np.ndarray, room: int) -> np.ndarray:
+    """Frames from the beginning of ``order``, no more than ``room``, with all or none of each kind."""
+    _, first, inverse, sizes = np.unique(
+        kind[order], return_index=True, return_inverse=True, return_counts=True
+    )
+    taken = np.zeros(len(sizes), dtype=bool)
+    for of in np.argsort(first):
+        if sizes[of] <= room:
+            taken[of] = True
+            room -= sizes[of]
+    return order[taken[inverse]]

@@ -19,7 +19,7 @@ from eqpot.files import replacing
 from eqpot.fit import Trainer
 from eqpot.kernels import reference
 from eqpot.plots import COLOURS, FAINT, INK
-from eqpot.soap import places
+from eqpot.soap import matrices
 
 FOLDER = Path(__file__).parent
 DIRECTION, FEATURE, RESULT, SCALAR, COTANGENT, _ = COLOURS
@@ -419,7 +419,7 @@ def _gradients() -> np.ndarray:
         trainer = Trainer.start(Config.from_dict(settings), FOLDER.parent / "data_tools/ethanol.h5", folder)
         potential = trainer.potential
         start = potential.params.starts["block1.self_in.s"]  # of the even scalars
-        place = next(p for p in places(potential.model, potential.params.starts) if p.start == start)
+        place = next(p for p in matrices(potential.model, potential.params.starts) if p.start == start)
         found = []
         for _ in range(300):
             batch, rows = trainer.train.batch(chosen := random.choice(200, 5, replace=False))

@@ -1,7 +1,18 @@
-"""`python -m eqpot`."""
+"""`python -m eqpot` and the script `eqpot`."""
 
+import os
 import sys
 
-from eqpot.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """The command line; a signal while modules are imported ends it, with nothing to put away yet."""
+    from eqpot.stops import answering
+
+    with answering(lambda: os._exit(130), at_once=True):
+        from eqpot.cli import main
+
+        return main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

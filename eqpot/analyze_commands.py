@@ -1,6 +1,7 @@
 """The commands `eqpot analyze ...`: trajectories in; tables, csv files and pictures out."""
 
 import csv
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,16 +10,14 @@ import click
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from eqpot import analyze as analysis
 from eqpot.errors import UserError
 from eqpot.files import check_output, replacing
+from eqpot.options import Finite, Whole
+from eqpot.printing import PlainTable, busy, show
 from eqpot.trajectory import EVERYTHING, after, check_trajectory, read_trajectory
-from eqpot.words import counted
+from eqpot.words import counted, say
 
 MOST_PANELS = 24  # of a picture
 SHELL = ("peak, Å", "g(r)", "minimum, Å", "neighbours up to the minimum")
@@ -33,12 +32,17 @@ class Frames(click.ParamType):
     def convert(self, value, param, ctx):
         parts = value.split(":")
         try:
-            start, stop, step = (int(part) if part else None for part in (*parts, "")[:3])
+            start, stop, step = (_within(int(part)) if part else None for part in (*parts, "")[:3])
         except ValueError:
             step = 0
         if not 2 <= len(parts) <= 3 or (step is not None and step < 1):
             self.fail(f"expected START:STOP or START:STOP:STEP, such as 100::5, found {value!r}", param, ctx)
         return slice(start, stop, step)
+
+
+def _within(number: int) -> int:
+    """The nearest number that islice takes."""
+    return max(-sys.maxsize, min(number, sys.maxsize))
 
 
 class Lags(click.ParamType):
@@ -65,10 +69,12 @@ def _together(*options):
     return add
 
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
+FARTHEST = 1000  # Å; nobody looks farther
+POSITIVE = Finite(min=0, min_open=True)
+LENGTH = Finite(min=0, min_open=True, max=FARTHEST)
 frame_options = _together(
     click.option("--frames", type=Frames(), metavar="START:STOP:STEP", help="A slice of Python. [all]"),
-    click.option("--skip", type=click.FloatRange(min=0), metavar="PS", help="Leave out the first PS ps."),
+    click.option("--skip", type=Finite(min=0), metavar="PS", help="Leave out the first PS ps."),
     click.option(
         "--frame-time",
         type=POSITIVE,
@@ -78,7 +84,7 @@ frame_options = _together(
 )
 rdf_options = _together(
     click.option(
-        "--r-max", type=POSITIVE, default=6.0, show_default=True, metavar="R", help="The farthest, Å."
+        "--r-max", type=LENGTH, default=6.0, show_default=True, metavar="R", help="The farthest, Å."
     ),
     click.option(
         "--bin",
@@ -152,7 +158,7 @@ def rdf(trajectory, r_max, bin_width, pairs, frames, skip, frame_time, output, o
     atoms = _read(trajectory, frames, skip, frame_time)
     found = _rdf(trajectory, atoms, r_max, bin_width, pairs)
     _write_rdf({trajectory: found}, outputs)
-    _show(_about(trajectory, atoms), ("pair", *SHELL), [(pair, *_shell(found, pair)) for pair in found.g])
+    _show([_about(trajectory, atoms)], ("pair", *SHELL), [(pair, *_shell(found, pair)) for pair in found.g])
     _tell(outputs)
 
 
@@ -176,8 +182,11 @@ def adf(trajectory, triple, cutoff, angle_bin, sine, frames, skip, frame_time, o
     curve = found.curve(sine)
     rows = [(f"{found.angle[k]:.1f}", f"{curve[k]:.3g}") for k in found.peaks(sine)]
     _show(
-        f"{_about(trajectory, atoms)}\nat each {symbols[1]} {found.per_vertex:.3g} {triple}, "
-        f"mean {found.mean:.1f}°, standard deviation {found.std:.1f}°",
+        [
+            _about(trajectory, atoms),
+            f"at each {symbols[1]} {found.per_vertex:.3g} {triple}, "
+            f"mean {found.mean:.1f}°, standard deviation {found.std:.1f}°",
+        ],
         ("peak, °", _angle_unit(sine)),
         rows,
     )
@@ -190,9 +199,7 @@ def adf(trajectory, triple, cutoff, angle_bin, sine, frames, skip, frame_time, o
 @click.option(
     "--fit", type=Lags(), metavar="START:STOP", help="Lags of the straight line, ps. [10 to 50 % of a block]"
 )
-@click.option(
-    "--blocks", type=click.IntRange(min=1), default=5, show_default=True, help="Of time, for the errors."
-)
+@click.option("--blocks", type=Whole(1), default=5, show_default=True, help="Of time, for the errors.")
 @click.option("--unwrapped", is_flag=True, help="Positions never were wrapped into the cell.")
 @frame_options
 @output_options("msd")
@@ -217,9 +224,11 @@ def msd(trajectory, elements, fit, blocks, unwrapped, frames, skip, frame_time, 
     _write_csv(outputs[0], columns)
     displacement(found, outputs[1])
     _show(
-        f"{_about(trajectory, atoms)}, {found.lag[1]:g} ps apart\n"
-        f"line fitted to lags of {found.fit[0]:g} to {found.fit[1]:g} ps, error from "
-        f"{counted(blocks, 'block')}",
+        [
+            f"{_about(trajectory, atoms)}, {found.lag[1]:g} ps apart",
+            f"line fitted to lags of {found.fit[0]:g} to {found.fit[1]:g} ps, error from "
+            f"{counted(blocks, 'block')}",
+        ],
         ("element", "D, 1e-5 cm²/s", "±", "MSD ~ t to the power"),
         [
             (symbol, *(f"{x:.3g}" for x in (1e5 * d.value, 1e5 * d.error, d.exponent)))
@@ -227,9 +236,9 @@ def msd(trajectory, elements, fit, blocks, unwrapped, frames, skip, frame_time, 
         ],
     )
     if not all(a.pbc.all() for a in atoms):
-        click.echo("note: not periodic in all directions: motion within a molecule is no diffusion")
+        say("note: not periodic in all directions: motion within a molecule is no diffusion")
     if any(not 0.8 < d.exponent < 1.2 for d in found.diffusivity.values()):
-        click.echo("note: it is diffusion where the power is 1; --fit chooses other lags")
+        say("note: it is diffusion where the power is 1; --fit chooses other lags")
     _tell(outputs)
 
 
@@ -278,7 +287,7 @@ def compare(
     if symbols:
         adfs = {name: _adf(name, atoms[name], symbols, cutoffs, angle_bin) for name in (a, b)}
     names = {"A": a, "B": b}
-    about = "\n".join(f"{letter}: {_about(name, atoms[name])}" for letter, name in names.items())
+    about = [f"{letter}: {_about(name, atoms[name])}" for letter, name in names.items()]
     _write_rdf(rdfs, radial)
     _show(
         about,
@@ -294,7 +303,7 @@ def compare(
             cells = (found.per_vertex, found.mean, found.std, found.angle[top], curve[top])
             rows.append((triple, x, *(f"{cell:.4g}" for cell in cells)))
         heading = (f"at each {symbols[1]}", "mean, °", "deviation, °", "highest peak, °")
-        _show("", ("angle", "", *heading, _angle_unit(sine)), rows)
+        _show([], ("angle", "", *heading, _angle_unit(sine)), rows)
     _tell(radial + angular if adfs else radial)
 
 
@@ -333,13 +342,15 @@ def _triple(text: str, cutoff: str) -> tuple[tuple[str, ...], tuple[float, float
         lengths = [float(part) for part in cutoff.split(",")]
     except ValueError:
         lengths = []
-    if not 1 <= len(lengths) <= 2 or not all(0 < length < np.inf for length in lengths):
-        raise UserError(f"--cutoff: expected one length in Å or two joined by a comma, found {cutoff!r}")
+    if not 1 <= len(lengths) <= 2 or not all(0 < length <= FARTHEST for length in lengths):
+        raise UserError(
+            f"--cutoff: expected one length in Å or two joined by a comma, up to {FARTHEST}, found {cutoff!r}"
+        )
     return triple, (lengths[0], lengths[-1])
 
 
 def _read(path: str, chosen: slice | None, skip: float | None, frame_time: float | None) -> list[Atoms]:
-    with _console().status(f"reading {escape(path)}"):
+    with busy(f"reading {path}"):
         frames = read_trajectory(path, chosen or EVERYTHING)
     if skip is None:
         return frames
@@ -359,7 +370,7 @@ def _named(path: str) -> Iterator[None]:
 def _rdf(path: str, frames: list[Atoms], r_max: float, bin_width: float, pairs) -> analysis.Rdf:
     elements = len(set().union(*(atoms.numbers.tolist() for atoms in frames)))
     panels = len(pairs) if pairs else elements * (elements + 1) // 2 + 1
-    with _named(path), _console().status("counting pairs"):
+    with _named(path), busy("counting pairs"):
         if panels > MOST_PANELS:
             raise UserError(
                 f"--pair: expected at most {MOST_PANELS} pairs to draw, found {panels}; choose some"
@@ -372,7 +383,7 @@ def _rdf(path: str, frames: list[Atoms], r_max: float, bin_width: float, pairs) 
 
 
 def _adf(path: str, frames: list[Atoms], triple, cutoffs, bin_width: float) -> analysis.Adf:
-    with _named(path), _console().status("counting angles"):
+    with _named(path), busy("counting angles"):
         return analysis.adf(frames, triple, cutoffs, bin_width)
 
 
@@ -438,23 +449,16 @@ def _about(path: str, frames: list[Atoms]) -> str:
     return f"{path}: {counted(len(frames), 'frame')}, {atoms}"
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
-
-
-def _show(about: str, heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _show(about: Sequence[str], heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Lines, then a table with words on its left and numbers on its right."""
-    console = _console()
-    if about:
-        console.print(about, markup=False)
-    table = Table(box=SIMPLE_HEAD)
+    say(*about)
+    table = PlainTable()
     for column in heading:
         table.add_column(column, justify="left" if column in WORDS else "right")
     for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+        table.add_row(*row)
+    show(table)
 
 
 def _tell(outputs: Sequence[Path]) -> None:
-    for output in outputs:
-        _console().print(f"wrote {output}", markup=False)
+    say(*(f"wrote {output}" for output in outputs))

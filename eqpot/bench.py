@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import molecule
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from scipy.spatial.transform import Rotation
 
 from eqpot.backend import card
@@ -28,6 +26,7 @@ from eqpot.errors import UserError
 from eqpot.files import replacing
 from eqpot.fit import Trainer
 from eqpot.potential import Potential
+from eqpot.printing import PlainTable
 from eqpot.threads import cores, on_threads
 
 TIME_STEP = 0.5  # fs, of the dynamics whose speed is told
@@ -150,14 +149,13 @@ def training_steps(threads: Sequence[int], seconds: float, device: str = "cpu") 
         ]
 
 
-def table(rows: list[dict[str, Any]], about: dict[str, str | int]) -> Table:
+def table(rows: list[dict[str, Any]], about: dict[str, str | int]) -> PlainTable:
     """What was measured; speeds of dynamics are without the integrator's own time."""
     gpu = f"{about['gpu']}; " if "gpu" in about else ""
-    title = (
-        f"{gpu}{about['cpu']}, {about['cores']} cores; eqpot {about['eqpot']}, numba {about['numba']}\n"
-        f"ns/day: dynamics at a time step of {TIME_STEP:g} fs; first: the first call, with what it compiles"
+    found = PlainTable(
+        f"{gpu}{about['cpu']}, {about['cores']} cores; eqpot {about['eqpot']}, numba {about['numba']}",
+        f"ns/day: dynamics at a time step of {TIME_STEP:g} fs; first: the first call, with what it compiles",
     )
-    found = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     found.add_column("", no_wrap=True)
     for heading in ("atoms", "threads", "ms", "µs/atom", "ns/day", "first, s"):
         found.add_column(heading, justify="right")

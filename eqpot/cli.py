@@ -4,10 +4,10 @@ import dataclasses
 import os
 import re
 import shlex
-import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TextIO
 
@@ -15,7 +15,9 @@ import click
 
 from eqpot.config import DynamicsConfig
 from eqpot.errors import UserError
-from eqpot.words import counted
+from eqpot.options import Finite, Whole
+from eqpot.stops import answering, interrupt
+from eqpot.words import counted, plain, say
 
 device_option = click.option(
     "--device",
@@ -26,7 +28,7 @@ device_option = click.option(
 )
 frame_index = click.option(
     "--index",
-    type=int,
+    type=Whole(),
     default=-1,
     show_default=True,
     metavar="N",
@@ -50,7 +52,17 @@ class Imported(click.Group):
         return getattr(import_module(self.module), self.name).get_command(context, name)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """An EOFError, of a damaged file, is an error: click takes it for the end of a user's input."""
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except EOFError as e:
+            raise RuntimeError(f"EOFError: {e}") from e
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="eqpot")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
@@ -68,18 +80,18 @@ cli.add_command(
 @cli.command()
 @click.argument("data", required=False, metavar="DATA.h5")
 @click.option("--valid", metavar="FILE", help="Validation frames; without it they are split off DATA.")
-@click.option("--n-train", type=int, metavar="N", help="Frames to train on, drawn by the seed.")
-@click.option("--n-valid", type=int, metavar="N", help="Frames to validate on, drawn by the seed.")
+@click.option("--n-train", type=Whole(), metavar="N", help="Frames to train on, drawn by the seed.")
+@click.option("--n-valid", type=Whole(), metavar="N", help="Frames to validate on, drawn by the seed.")
 @click.option("--config", "settings", metavar="FILE.toml", help="Settings; see --show-config.")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="One setting, repeatable.")
 @click.option("-o", "--output", default="run", show_default=True, metavar="DIR", help="Run folder.")
-@click.option("--max-epochs", type=int, metavar="N", help="Stop after N epochs.")
+@click.option("--max-epochs", type=Whole(), metavar="N", help="Stop after N epochs.")
 @click.option(
     "--max-time",
     metavar="TIME",
     help="Stop after TIME (seconds, or 90s, 45m, 2h), in which compiling counts; the rate falls to 0.",
 )
-@click.option("--seed", type=int, metavar="N", help="Of everything random.")
+@click.option("--seed", type=Whole(), metavar="N", help="Of everything random.")
 @click.option("--resume", is_flag=True, help="Continue the run in DIR; only its stops may be changed.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in DIR.")
 @click.option("--show-config", is_flag=True, help="Print all settings as TOML, and do nothing else.")
@@ -105,7 +117,7 @@ def fit(data, valid, settings, overrides, output, resume, overwrite, show_config
         config = config.replace({table: {key: value}})
     config = config.replace({"train": {key: value for key, value in options.items() if value is not None}})
     if show_config:
-        click.echo(config.to_toml(), nl=False)
+        say(*config.to_toml().splitlines())
         return
     if data is None and not resume:
         raise click.UsageError("expected a data set: eqpot fit DATA.h5")
@@ -126,54 +138,49 @@ def _one_of(resume: bool, overwrite: bool) -> None:
 
 
 def _train(trainer) -> None:
-    from rich.console import Console
-
     from eqpot.evaluate import tables
     from eqpot.fit import MODEL, STOPS
+    from eqpot.printing import console, show
     from eqpot.progress import Lines, Live
 
-    console = Console(highlight=False, soft_wrap=True)
-    for line in trainer.warnings():
-        console.print(f"warning: {line}", markup=False)
-    console.print(summary(trainer), markup=False)
+    terminal = console()
+    say(*(f"warning: {line}" for line in trainer.warnings()), *summary(trainer))
     resume = f"eqpot fit --resume -o {shlex.quote(str(trainer.folder))}"
     ended = trainer.finished()  # before a resume
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch queue's way of saying Ctrl-C
     try:
-        with Live(trainer, console) if console.is_terminal and not ended else Lines() as watch:
+        with Live(trainer, terminal) if terminal.is_terminal and not ended else Lines() as watch:
             reason = trainer.run(watch)
     except KeyboardInterrupt:
         if trainer.rows:
             trainer.write_curve()
-        console.print(f"stopped in epoch {trainer.state.epoch + 1}; continue with: {resume}", markup=False)
+        say(f"stopped in epoch {trainer.state.epoch + 1}; continue with: {resume}")
         raise
     trainer.write_curve()
     model = trainer.folder / MODEL
     if ended:
         stop = next(key for key in STOPS if key in ended)
         option = STOP_OPTIONS.get(stop, f"--set train.{stop}=VALUE")
-        console.print(
+        say(
             f"nothing was trained, the run had already ended: {ended}; to go on, change that limit: "
-            f"{resume} {option}",
-            markup=False,
+            f"{resume} {option}"
         )
     else:
-        console.print(f"done: {reason}; best epoch {trainer.state.best_epoch}", markup=False)
-    for table in tables(trainer.report(), f"errors on the {counted(len(trainer.valid), 'validation frame')}"):
-        console.print(table)
-    console.print(f"model: {model}\nevaluate it: eqpot eval {shlex.quote(str(model))} DATA.h5", markup=False)
+        say(f"done: {reason}; best epoch {trainer.state.best_epoch}")
+    show(*tables(trainer.report(), f"errors on the {counted(len(trainer.valid), 'validation frame')}"))
+    say(f"model: {model}", f"evaluate it: eqpot eval {shlex.quote(str(model))} DATA.h5")
 
 
-def summary(trainer) -> str:
+def summary(trainer) -> list[str]:
     """What is about to be trained, on what."""
     train, valid, model = trainer.train, trainer.valid, trainer.config.model
-    return (
+    return [
         f"{counted(len(train), 'training frame')}, {counted(len(valid), 'validation frame')}, "
-        f"{trainer.potential.mean_neighbours:.1f} neighbours per atom within {model.cutoff:g} Å\n"
+        f"{trainer.potential.mean_neighbours:.1f} neighbours per atom within {model.cutoff:g} Å",
         f"{len(trainer.weights)} parameters ({model.symmetry}, l_max {model.l_max}, "
         f"{counted(model.blocks, 'block')}, {model.features} features, {trainer.config.train.dtype}), "
-        f"run folder {trainer.folder}" + "".join(f"\nnote: {note}" for note in trainer.notes())
-    )
+        f"run folder {trainer.folder}",
+        *(f"note: {note}" for note in trainer.notes()),
+    ]
 
 
 @cli.command("eval")
@@ -185,35 +192,32 @@ def summary(trainer) -> str:
 @device_option
 def evaluate_(model, data, json_file, plots, overwrite, device) -> None:
     """Errors of MODEL.h5 on the labelled frames of DATA.h5."""
-    from rich.console import Console
-
     from eqpot.data import LABELS, read_dataset
     from eqpot.evaluate import evaluate, tables, write_json
     from eqpot.files import check_folder, check_output
     from eqpot.potential import Potential
+    from eqpot.printing import show
 
     if json_file is not None:
         check_output(json_file, overwrite)
     if plots is not None:
         check_folder(plots, [f"{label}.png" for label in LABELS], overwrite)
-    console = Console(highlight=False, soft_wrap=True)
     potential = Potential.load(model, device)
     dataset = read_dataset(data)
     content, prediction, warning = evaluate(potential, dataset)
     if warning:
-        console.print(f"warning: {warning}", markup=False)
+        say(f"warning: {warning}")
     if potential.provenance.get("note"):
-        console.print(f"note: {potential.provenance['note']}", markup=False)
-    for table in tables(content, f"errors on the {counted(len(dataset), 'frame')} of {data}"):
-        console.print(table)
+        say(f"note: {potential.provenance['note']}")
+    show(*tables(content, f"errors on the {counted(len(dataset), 'frame')} of {data}"))
     if json_file is not None:
         write_json(json_file, content)
-        console.print(f"wrote {json_file}", markup=False)
+        say(f"wrote {json_file}")
     if plots is not None:
         from eqpot.plots import parity
 
         for path in parity(dataset, prediction, plots):
-            console.print(f"wrote {path}", markup=False)
+            say(f"wrote {path}")
 
 
 @cli.command()
@@ -225,7 +229,7 @@ def info(model) -> None:
     from eqpot.potential import Potential
 
     potential = Potential.load(model)
-    click.echo(potential.config.to_toml())
+    say(*potential.config.to_toml().split("\n"))
     symbols = [chemical_symbols[z] for z in potential.species]
     rows = {
         "parameters": len(potential.params.flat),
@@ -241,8 +245,7 @@ def info(model) -> None:
     if "valid forces rmse" in rows:
         rows["valid forces rmse"] = f"{1000 * rows['valid forces rmse']:.4g} meV/Å"
     width = max(map(len, rows))
-    for key, value in rows.items():
-        click.echo(f"{key:<{width}}  {value}")
+    say(*(f"{key:<{width}}  {value}" for key, value in rows.items()))
 
 
 @cli.command()
@@ -253,12 +256,12 @@ def info(model) -> None:
 )
 @click.option(
     "--fmax",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=0.01,
     show_default=True,
     help="Longest force left, eV/Å.",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True, help="At most.")
+@click.option("--steps", type=Whole(1), default=500, show_default=True, help="At most.")
 @click.option("--cell", is_flag=True, help="The cell, too, to zero stress.")
 @click.option(
     "--optimizer",
@@ -279,7 +282,7 @@ def relax(model, structure, output, fmax, steps, cell, optimizer, index, overwri
     from eqpot.calculator import EqpotCalculator
     from eqpot.files import check_structure, write_structure
     from eqpot.potential import Potential
-    from eqpot.relax import Step, relax
+    from eqpot.relax import Lost, Step, advice, relax
 
     check_structure(output, overwrite)
     potential = Potential.load(model, device)
@@ -296,7 +299,7 @@ def relax(model, structure, output, fmax, steps, cell, optimizer, index, overwri
     found: list[Step] = []
 
     def row(*cells: str) -> None:
-        click.echo("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, columns.values(), strict=True)))
+        say("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, columns.values(), strict=True)))
 
     def show(step: Step) -> None:
         found.append(step)
@@ -304,21 +307,25 @@ def relax(model, structure, output, fmax, steps, cell, optimizer, index, overwri
         row(f"{step.number}", f"{step.energy:.6f}", f"{step.force:.5f}", *more)
 
     row(*columns)
+    why = f"not relaxed after {counted(steps, 'step')}"
     try:
         reached = relax(atoms, fmax, steps, cell, optimizer, show)
+    except Lost as e:
+        reached, why = False, f"{e}; step {e.step.number} is kept"
+        found.append(e.step)
     except UserError as e:
         raise UserError(f"{structure}: {e}") from e
     except KeyboardInterrupt:
         write_structure(output, atoms)
-        click.echo(f"wrote {output}, where step {found[-1].number if found else 0} had led")
+        say(f"wrote {output}, where step {found[-1].number if found else 0} had led")
         raise
     write_structure(output, atoms)
-    click.echo(f"wrote {output}")
+    say(f"wrote {output}")
     if not reached:
         raise UserError(
-            f"{structure}: not relaxed after {counted(steps, 'step')}: expected no force above {fmax:g} eV/Å"
+            f"{structure}: {why}: expected no force above {fmax:g} eV/Å"
             f"{' and as little stress' if cell else ''}, found {found[-1].force:.4g} eV/Å; "
-            f"go on from {output} with more --steps"
+            f"{advice(found, potential, atoms, output)}"
         )
 
 
@@ -326,7 +333,7 @@ def _dynamics_options(command: Callable) -> Callable:
     """An option for each setting of DynamicsConfig, None where not given."""
     for field in reversed(dataclasses.fields(DynamicsConfig)):
         comment, choices = field.metadata["comment"], field.metadata["choices"]
-        kind = click.Choice(choices) if choices else {int: int, str: str}.get(field.type, float)
+        kind = click.Choice(choices) if choices else {int: Whole(), str: str}.get(field.type, float)
         option = {"is_flag": True, "default": None} if field.type is bool else {"type": kind}
         shown = "" if field.default is None or field.type is bool else f" [{field.default}]"
         name = f"--{field.name.replace('_', '-')}"
@@ -369,51 +376,43 @@ def md(files, output, resume, overwrite, device, **options) -> None:
 
 
 def _simulate(simulation) -> None:
-    from rich.console import Console
-
     from eqpot.md import LOG, PICTURE, TRAJECTORY, LimitPassed
+    from eqpot.printing import console
     from eqpot.progress import StepBar, StepLines
 
-    console = Console(highlight=False, soft_wrap=True)
+    terminal = console()
     for line in simulation.warnings():
-        console.print(f"warning: {line}", markup=False)
+        say(f"warning: {line}")
     config, resume = simulation.config, f"eqpot md --resume -o {shlex.quote(str(simulation.folder))}"
     if simulation.finished:
         if not (simulation.folder / PICTURE).exists():  # killed before it was drawn
             simulation.draw()
         longer = "" if config.end_temperature else f"; to go on: {resume} --length LENGTH, longer than that"
-        console.print(f"nothing was done, the run ended at step {simulation.step}{longer}", markup=False)
+        say(f"nothing was done, the run ended at step {simulation.step}{longer}")
         return
-    console.print(_about(simulation), markup=False)
+    say(_about(simulation))
 
-    def stop(*_) -> None:
+    def stop() -> None:
+        if simulation.stopping:  # who asks again does not want to wait
+            raise KeyboardInterrupt
         simulation.stop()
-        for number in before:
-            signal.signal(number, signal.default_int_handler)  # who asks again does not want to wait
 
-    # SIGTERM is a batch queue's way of saying Ctrl-C.
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    bar = StepBar(simulation, terminal) if terminal.is_terminal else StepLines()
     try:
-        with StepBar(simulation, console) if console.is_terminal else StepLines() as watch:
+        with answering(stop), bar as watch:
             ended = simulation.run(watch)
     except LimitPassed:
         simulation.draw()
         raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     simulation.draw()
     if not ended:
-        console.print(f"stopped at step {simulation.step}; continue with: {resume}", markup=False)
+        say(f"stopped at step {simulation.step}; continue with: {resume}")
         raise KeyboardInterrupt
     log, folder = simulation.log(), simulation.folder
     text = f"done: {simulation.time:g} ps; mean temperature {log['temperature_K'].mean():.1f} K"
     if simulation.atoms.pbc.all():
         text += f", volume {log['volume_A3'].mean():.1f} Å³, pressure {log['pressure_bar'].mean():.0f} bar"
-    console.print(
-        f"{text}\ntrajectory: {folder / TRAJECTORY}, log: {folder / LOG}, picture: {folder / PICTURE}",
-        markup=False,
-    )
+    say(text, f"trajectory: {folder / TRAJECTORY}, log: {folder / LOG}, picture: {folder / PICTURE}")
 
 
 def _about(simulation) -> str:
@@ -442,17 +441,15 @@ def check(model, structure, index, device) -> None:
     Forces and stress against differences of the energy, rotation, order of the atoms, pairs of atoms near the
     cutoff and close together, energy drift, speed and memory. The exit status is 2 where one of them fails.
     """
-    from rich.console import Console
-
     from eqpot.check import check, table
     from eqpot.potential import Potential
+    from eqpot.printing import busy, show
 
     potential = Potential.load(model, device)
     atoms, structure = _frame(structure, index, potential)
-    console = Console(highlight=False, soft_wrap=True)
-    with console.status("checking"):
+    with busy("checking"):
         findings = list(check(potential, atoms))
-    console.print(table(findings, f"{model} on {structure}, {counted(len(atoms), 'atom')}"))
+    show(table(findings, f"{model} on {structure}, {counted(len(atoms), 'atom')}"))
     judged = [finding for finding in findings if finding.limit is not None]
     failed = [finding for finding in judged if not finding.passed]
     if failed:
@@ -481,12 +478,11 @@ def inspect_(model, structure, output, text, json_file, index, overwrite) -> Non
     sum to it), what happens when it is switched off, what it costs; and how well each block keeps the
     symmetry. The report, an HTML page that needs no network, shows all of it on the structure.
     """
-    from rich.console import Console
-
     from eqpot.evaluate import write_json
     from eqpot.files import check_output
     from eqpot.inspect import inspect_structure, tables, to_json
     from eqpot.potential import Potential
+    from eqpot.printing import busy, show
 
     if output is None and not text and json_file is None:
         output = "report.html"
@@ -497,21 +493,19 @@ def inspect_(model, structure, output, text, json_file, index, overwrite) -> Non
         check_output(json_file, overwrite)
     potential = Potential.load(model)
     atoms, structure = _frame(structure, index, potential)
-    console = Console(highlight=False, soft_wrap=True)
-    with console.status("inspecting"):
+    with busy("inspecting"):
         try:
             found = inspect_structure(potential, atoms, structure)
         except UserError as e:
             raise UserError(f"{structure}: {e}") from e
     if text:
-        for table in tables(found):
-            console.print(table)
+        show(*tables(found))
     if json_file is not None:
         write_json(json_file, to_json(found))
-        console.print(f"wrote {json_file}", markup=False)
+        say(f"wrote {json_file}")
     if output is not None:
         write_report(found, output)
-        console.print(f"wrote {output}", markup=False)
+        say(f"wrote {output}")
 
 
 @cli.command()
@@ -524,10 +518,9 @@ def explain(model, structure, index) -> None:
     With STRUCTURE, any file that ASE reads or a data set, also the operations and bytes of a force call, and
     where they go.
     """
-    from rich.console import Console
-
     from eqpot.explain import computation, cost
     from eqpot.potential import Potential
+    from eqpot.printing import show
 
     _check_index(structure, index)
     potential = Potential.load(model)
@@ -535,8 +528,7 @@ def explain(model, structure, index) -> None:
     if structure is not None:
         atoms, structure = _frame(structure, index, potential)
         shown.append(cost(potential, structure, len(atoms), len(potential.graph(atoms).senders)))
-    for table in shown:
-        Console(highlight=False, soft_wrap=True).print(table)
+    show(*shown)
 
 
 @cli.command()
@@ -544,7 +536,7 @@ def explain(model, structure, index) -> None:
 @click.argument("structure", required=False, metavar="[STRUCTURE]")
 @click.option("--threads", metavar="N,N,...", help="Numbers of threads. [1 and all cores]")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0), default=3.0, show_default=True, help="For each time."
+    "--seconds", type=Finite(min=0, max=86400), default=3.0, show_default=True, help="For each time."
 )
 @click.option("--training", is_flag=True, help="Training steps on the ethanol sample, too.")
 @frame_index
@@ -557,12 +549,11 @@ def bench(model, structure, threads, seconds, training, index, json_file, overwr
     With MODEL.h5 on STRUCTURE, any file that ASE reads or a data set. Without a structure, on a molecule and
     two boxes of water; without a model too, with an untrained potential of the default settings.
     """
-    from rich.console import Console
-
     from eqpot import bench
     from eqpot.backend import resolve
     from eqpot.files import check_output
     from eqpot.potential import Potential
+    from eqpot.printing import show
     from eqpot.threads import most_threads
 
     _check_index(structure, index)
@@ -585,10 +576,10 @@ def bench(model, structure, threads, seconds, training, index, json_file, overwr
     if training:
         rows += bench.training_steps(counts, seconds, device)
     about = bench.machine(device)
-    Console(highlight=False, soft_wrap=True).print(bench.table(rows, about))
+    show(bench.table(rows, about))
     if json_file is not None:
         bench.write_json(json_file, rows, about)
-        click.echo(f"wrote {json_file}")
+        say(f"wrote {json_file}")
 
 
 def _frame(structure: str, index: int, potential) -> tuple[Any, str]:
@@ -618,25 +609,61 @@ def _threads(given: str | None, available: int) -> list[int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return the exit status: 0, 2 after an error told in one line, 130 after Ctrl-C."""
-    stdout, sys.stdout = sys.stdout, _Listened(sys.stdout)
-    try:
-        return _main(sys.argv[1:] if arguments is None else arguments)
-    finally:
-        sys.stdout = stdout
+    """Run a command and return the exit status: 0, 2 after an error told in one line, 130 after a signal."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words
+    with answering(interrupt), _streams() as (out, _):
+        try:
+            status = _run([word for word in words if word != "--debug"], debug)
+            out.flush()
+        except KeyboardInterrupt:
+            status = 130
+        if out.fault is not None and status == 0:
+            _complain(f"standard output: cannot be written: {out.fault}; the work itself is done")
+            status = 2
+    return status
+
+
+@contextmanager
+def _streams() -> Iterator[tuple["_Listened", "_Listened"]]:
+    """Standard output and error that stop no work.
+
+    One that was closed (`>&-`) leads nowhere: the next file to be opened would take its number, and get what
+    libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    before = sys.stdout, sys.stderr
+    with open(os.devnull, "w") as nowhere:
+        sys.stdout, sys.stderr = (_Listened(nowhere if stream is None else stream) for stream in before)
+        try:
+            yield sys.stdout, sys.stderr
+        finally:
+            sys.stdout, sys.stderr = before
 
 
 class _Listened:
-    """A standard output that may be closed at the other end, as by `| head`: the work goes on, unheard."""
+    """A stream that may be closed at the other end, as by `| head`, or full, and may lack a character.
+
+    The work goes on, unheard; `fault` says what was wrong, if it was not that nobody listens.
+    """
 
     def __init__(self, stream: TextIO):
         self._stream = stream
+        self.fault: str | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        return self._try(self._stream.write, text) or 0
+        try:
+            return self._try(self._stream.write, text) or 0
+        except UnicodeEncodeError:  # no Å in ASCII
+            encoding = self._stream.encoding
+            return self._try(self._stream.write, text.encode(encoding, "replace").decode(encoding)) or 0
 
     def flush(self) -> None:
         self._try(self._stream.flush)
@@ -644,13 +671,15 @@ class _Listened:
     def _try(self, action: Callable, *arguments: str) -> Any:
         try:
             return action(*arguments)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        except OSError as e:
+            if not isinstance(e, BrokenPipeError):
+                self.fault = e.strerror
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
-def _main(arguments: list[str]) -> int:
-    debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
+def _run(arguments: list[str], debug: bool) -> int:
     try:
         return cli.main(arguments, prog_name="eqpot", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as e:
@@ -658,13 +687,20 @@ def _main(arguments: list[str]) -> int:
         return 2
     except click.exceptions.Exit as e:
         return e.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:
         return 130
-    except (UserError, click.ClickException, OSError) as e:
+    except Exception as e:
         if debug:
             traceback.print_exc()
-        click.echo(f"error: {_one_line(e)}", err=True)
+        _complain(_one_line(e))
         return 2
+
+
+def _complain(text: str) -> None:
+    print(f"error: {plain(text)}", file=sys.stderr, flush=True)
+
+
+LONGEST = 4000  # characters of an error; whole files have been mistaken for names
 
 
 def _one_line(error: Exception) -> str:
@@ -673,8 +709,16 @@ def _one_line(error: Exception) -> str:
         text = error.format_message() + help_line
     elif isinstance(error, click.ClickException):
         text = error.format_message()
+    elif isinstance(error, UserError):
+        text = str(error)
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, MemoryError):
+        text = f"out of memory ({error})" if str(error) else "out of memory"
+    elif isinstance(error, RecursionError):
+        text = "something is nested too deeply (RecursionError); --debug shows where"
     else:
-        text = str(error)
-    return re.sub(r"\s*\n\s*", " ", text)
+        what = f"{type(error).__name__}: {error}"
+        text = f"internal error ({what}); please report it; --debug shows the traceback"
+    text = re.sub(r"\s*\n\s*", " ", text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"

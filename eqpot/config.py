@@ -10,7 +10,9 @@ import difflib
 import json
 import math
 import numbers
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from eqpot.errors import UserError
+
+# Limits for what nobody means, so that a slip, or a file of a stranger's, is told before it fills the memory.
+MANY = 10**9  # of anything counted
+HUGE = 1e12  # of any number
+MOST_STEPS = 10**12
+LARGEST_FILE = 30_000  # bytes; settings take a few thousand, and tomllib a minute for a key of 100,000
+LONGEST = 80  # characters of a value in a message
 
 
 def option(
@@ -32,7 +41,7 @@ def option(
 
 def parse_time(value: Any) -> float:
     """Seconds in `90`, `"90s"`, `"45m"`, `"2h"` or `"1h30m"`; 0 for an empty text. Raises ValueError."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if _is_number(value):
         seconds = float(value)
     else:
         text = str(value).replace(" ", "").lower()
@@ -40,7 +49,7 @@ def parse_time(value: Any) -> float:
             raise ValueError
         unit = {"h": 3600, "m": 60, "s": 1, "": 1}
         seconds = sum(float(n) * unit[u] for n, _, u in re.findall(r"(\d+(\.\d*)?)([hms]?)", text))
-    if not (math.isfinite(seconds) and seconds >= 0):
+    if not 0 <= seconds <= HUGE:
         raise ValueError
     return seconds
 
@@ -61,7 +70,9 @@ def _shifts(value: Any) -> Any:
         raise ValueError(expected)
     from ase.data import atomic_numbers
 
-    if not all(k in atomic_numbers and k != "X" and _is_number(v) for k, v in value.items()):
+    if not all(
+        k in atomic_numbers and k != "X" and _is_number(v) and abs(v) < HUGE for k, v in value.items()
+    ):
         raise ValueError(expected)
     return {k: float(v) for k, v in value.items()}
 
@@ -75,7 +86,7 @@ def _auto(value: Any) -> Any:
 def _scale(value: Any) -> Any:
     if value == "force_rms":
         return value
-    if _is_number(value) and value > 0:
+    if _is_number(value) and 0 < value < HUGE:
         return float(value)
     raise ValueError('"force_rms" or a positive number in eV')
 
@@ -86,37 +97,56 @@ def parse_length(value: Any, timestep: float) -> int:
     if not found or float(found[1]) == 0:
         raise ValueError
     unit = {None: timestep, "fs": 1.0, "ps": 1e3, "ns": 1e6}[found[2]]
-    return max(1, round(float(found[1]) * unit / timestep))
+    steps = float(found[1]) * unit / timestep
+    if steps > MOST_STEPS:
+        raise ValueError
+    return max(1, round(steps))
 
 
 def _length(value: Any) -> str:
     try:
         parse_length(value, 1.0)
     except ValueError:
-        raise ValueError('a number of steps above 0, or a time such as "500fs", "20ps", "1ns"') from None
+        raise ValueError(
+            'a number of steps above 0, or a time such as "500fs", "20ps", "1ns", '
+            f"at most {MOST_STEPS:.0e} steps"
+        ) from None
     return str(value)
 
 
 def _end_temperature(value: Any) -> float | None:
-    if value is not None and not (_is_number(value) and value > 0):
+    if value is not None and not (_is_number(value) and 0 < value < HUGE):
         raise ValueError("a temperature above 0 K")
     return None if value is None else float(value)
 
 
 def _band(value: Any) -> float:
-    if not _is_number(value) or not (value == 0 or value > 1):
+    if not _is_number(value) or not (value == 0 or 1 < value < HUGE):
         raise ValueError("a factor above 1, or 0 for no limits")
     return float(value)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is one, finite as a float."""
+    try:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _shown(value: Any) -> str:
+    """A value in a message."""
+    try:
+        text = json.dumps(value, default=str)
+    except (ValueError, RecursionError):  # thousands of digits, or of tables in each other
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The tail of an error message that points at the valid name closest to `name`."""
     valid = list(valid)
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name[:LONGEST], valid, n=1, cutoff=0.4)
     return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(valid)}"
 
 
@@ -125,7 +155,7 @@ def _check(field: dataclasses.Field, value: Any, where: str) -> Any:
     meta = field.metadata
 
     def refuse(expected: str):
-        raise UserError(f"{where}: expected {expected}, found {json.dumps(value, default=str)}")
+        raise UserError(f"{where}: expected {expected}, found {_shown(value)}")
 
     if meta["parse"] is not None:
         try:
@@ -137,7 +167,7 @@ def _check(field: dataclasses.Field, value: Any, where: str) -> Any:
         if not same_kind or value not in meta["choices"]:
             hint = ""
             if isinstance(value, str) and isinstance(meta["choices"][0], str):
-                close = difflib.get_close_matches(value, meta["choices"], n=1, cutoff=0.4)
+                close = difflib.get_close_matches(value[:LONGEST], meta["choices"], n=1, cutoff=0.4)
                 hint = f" (nearest: {json.dumps(close[0])})" if close else ""
             refuse(" or ".join(json.dumps(c) for c in meta["choices"]) + hint)
         return type(meta["choices"][0])(value)
@@ -163,6 +193,7 @@ class _Table:
     """What the three tables share. Construction checks every value."""
 
     section: str
+    later: tuple[str, ...] = ()  # settings that files of older versions lack: there they have their defaults
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -180,8 +211,16 @@ class _Table:
         valid = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in valid:
-                raise UserError(f"{cls.called(key)}: unknown key, {nearest(key, valid)}")
+                raise UserError(f"{cls.called(key[:LONGEST])}: unknown key, {nearest(key, valid)}")
         return cls(**values)
+
+    @classmethod
+    def from_file(cls, values: Mapping[str, Any]) -> Self:
+        """From what `to_dict` wrote into a file; UserError where one is missing, but for those `later`."""
+        for field in dataclasses.fields(cls):
+            if field.name not in values and field.name not in cls.later:
+                raise UserError(f"{cls.called(field.name)}: expected a setting, found none")
+        return cls.from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -214,18 +253,20 @@ class ModelConfig(_Table):
     """The potential: what is computed from a structure."""
 
     section = "model"
+    later = ("zbl", "isolated_atoms")
 
     symmetry: str = option(
         "o3", "o3 tracks parity (energy is mirror invariant), so3 does not", choices=("o3", "so3")
     )
     l_max: int = option(1, "1: scalars and vectors, 0: scalars only (the invariant ablation)", choices=(0, 1))
-    features: int = option(64, "channels of scalars, and of vectors; even under o3", low=2)
-    blocks: int = option(4, "interaction blocks", low=1)
-    cutoff: float = option(5.0, "neighbours within this distance, angstrom", above=0)
-    basis_size: int = option(8, "Bessel functions of the distance", low=1)
-    envelope_p: int = option(6, "exponent of the polynomial envelope at the cutoff", low=2)
-    radial_depth: int = option(1, "hidden layers of the radial network", low=0)
-    radial_width: int = option(8, "width of those layers", low=1)
+    features: int = option(64, "channels of scalars, and of vectors; even under o3", low=2, high=4096)
+    blocks: int = option(4, "interaction blocks", low=1, high=64)
+    # At 50 angstrom a liquid has fifty thousand neighbours to an atom: nothing holds more.
+    cutoff: float = option(5.0, "neighbours within this distance, angstrom", above=0, high=50)
+    basis_size: int = option(8, "Bessel functions of the distance", low=1, high=256)
+    envelope_p: int = option(6, "exponent of the polynomial envelope at the cutoff", low=2, high=100)
+    radial_depth: int = option(1, "hidden layers of the radial network", low=0, high=16)
+    radial_width: int = option(8, "width of those layers", low=1, high=4096)
     nonlinearity: str = option(
         "gate", "vectors scaled by extra scalars, or by their own norm", choices=("gate", "norm")
     )
@@ -257,10 +298,13 @@ class LossConfig(_Table):
 
     section = "loss"
 
-    energy: float = option(1.0, "weight of the error in energy per atom, (eV/atom)^-2", low=0)
-    forces: float = option(1.0, "weight of the error in force components, (eV/angstrom)^-2", low=0)
+    energy: float = option(1.0, "weight of the error in energy per atom, (eV/atom)^-2", low=0, high=HUGE)
+    forces: float = option(1.0, "weight of the error in force components, (eV/angstrom)^-2", low=0, high=HUGE)
     stress: float = option(
-        1.0, "weight of the error in stress components, (eV/angstrom^3)^-2, where labelled", low=0
+        1.0,
+        "weight of the error in stress components, (eV/angstrom^3)^-2, where labelled",
+        low=0,
+        high=HUGE,
     )
     element_weights: str = option(
         "none",
@@ -268,7 +312,9 @@ class LossConfig(_Table):
         choices=("none", "balanced"),
     )
     kind: str = option("squared", "huber grows linearly beyond huber_delta", choices=("squared", "huber"))
-    huber_delta: float = option(0.01, "where Huber's loss turns linear, in the unit of each error", above=0)
+    huber_delta: float = option(
+        0.01, "where Huber's loss turns linear, in the unit of each error", above=0, high=HUGE
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -283,20 +329,23 @@ class TrainConfig(_Table):
     """How the weights are found."""
 
     section = "train"
+    later = ("optimizer",)
 
-    batch_size: int = option(5, "frames per step", low=1)
+    batch_size: int = option(5, "frames per step", low=1, high=MANY)
     optimizer: str = option(
         "adam", "soap: Adam in the eigenbasis of each matrix's gradients", choices=("adam", "soap")
     )
-    learning_rate: float = option(0.01, "step length at the start", above=0)
-    patience: int = option(25, "epochs without a better validation force RMSE before the rate is cut", low=1)
+    learning_rate: float = option(0.01, "step length at the start", above=0, high=100)
+    patience: int = option(
+        25, "epochs without a better validation force RMSE before the rate is cut", low=1, high=MANY
+    )
     factor: float = option(0.8, "the cut", above=0, high=1)
-    min_learning_rate: float = option(1e-6, "training ends when the rate is cut below this", low=0)
+    min_learning_rate: float = option(1e-6, "training ends when the rate is cut below this", low=0, high=100)
     ema: float = option(
         0.999, "decay of the moving average of the weights that is validated and kept; 0: off", low=0, below=1
     )
     amsgrad: bool = option(False, "Adam's AMSGrad variant; not with soap")
-    max_epochs: int = option(10_000, "training ends after this many epochs", low=1)
+    max_epochs: int = option(10_000, "training ends after this many epochs", low=1, high=MANY)
     max_time: str | float = option(
         "", 'training ends after this time: "45m", "2h", "90s"; "": no limit', parse=_time
     )
@@ -304,11 +353,11 @@ class TrainConfig(_Table):
         0.3, "last fraction of max_time, over which the rate falls linearly to 0", low=0, high=1
     )
     stop_patience: int = option(
-        0, "training ends after this many epochs without a better validation; 0: off", low=0
+        0, "training ends after this many epochs without a better validation; 0: off", low=0, high=MANY
     )
-    seed: int = option(0, "of everything random: split, weights, order of frames", low=0)
-    n_train: int = option(0, "frames to train on; 0: all that are left", low=0)
-    n_valid: int = option(0, "frames to validate on; 0: a tenth of DATA, or all of --valid", low=0)
+    seed: int = option(0, "of everything random: split, weights, order of frames", low=0, high=2**63 - 1)
+    n_train: int = option(0, "frames to train on; 0: all that are left", low=0, high=MANY)
+    n_valid: int = option(0, "frames to validate on; 0: a tenth of DATA, or all of --valid", low=0, high=MANY)
     dtype: str = option("float32", "precision of the weights and kernels", choices=("float32", "float64"))
     shifts: Any = option(
         "least_squares",
@@ -335,40 +384,54 @@ class DynamicsConfig(_Table):
     """All settings of `eqpot md`."""
 
     section = "md"
+    later = ("index",)
 
     ensemble: str = option("nvt", "what is kept constant", choices=("nve", "nvt", "npt"))
     thermostat: str = option("nose-hoover", "of nvt", choices=("nose-hoover", "langevin"))
     length: str = option("10ps", "of the whole run: steps, or a time such as 20ps", parse=_length)
-    timestep: float = option(0.5, "time step, fs", above=0)
-    temperature: float = option(300.0, "of the thermostat and of the first velocities, K", above=0)
+    timestep: float = option(0.5, "time step, fs", above=0, high=1000)
+    temperature: float = option(300.0, "of the thermostat and of the first velocities, K", above=0, high=HUGE)
     end_temperature: Any = option(
         None, "that temperature at the end, changing linearly; with langevin", parse=_end_temperature
     )
     thermostat_time: float = option(
-        100.0, "characteristic time of the thermostat, fs; 1/friction of langevin", above=0
+        100.0, "characteristic time of the thermostat, fs; 1/friction of langevin", above=0, high=HUGE
     )
-    pressure: float = option(1.0, "of npt, bar (10000 bar are 1 GPa)")
-    barostat_time: float = option(1000.0, "characteristic time of npt's barostat, fs", above=0)
-    index: int = option(-1, "frame of STRUCTURE, from 0, or -1, -2, ... from the end")
+    pressure: float = option(1.0, "of npt, bar (10000 bar are 1 GPa)", low=-HUGE, high=HUGE)
+    barostat_time: float = option(1000.0, "characteristic time of npt's barostat, fs", above=0, high=HUGE)
+    index: int = option(-1, "frame of STRUCTURE, from 0, or -1, -2, ... from the end", low=-MANY, high=MANY)
     keep_velocities: bool = option(False, "begin with those of STRUCTURE")
-    seed: int = option(0, "of the first velocities and of langevin's noise", low=0)
-    write_every: int = option(20, "steps from frame to frame of the trajectory", low=1)
-    log_every: int = option(10, "steps from row to row of the log", low=1)
-    max_force: float = option(100.0, "a larger force on any atom, eV/angstrom, ends the run", above=0)
+    seed: int = option(0, "of the first velocities and of langevin's noise", low=0, high=2**63 - 1)
+    write_every: int = option(20, "steps from frame to frame of the trajectory", low=1, high=MANY)
+    log_every: int = option(10, "steps from row to row of the log", low=1, high=MANY)
+    max_force: float = option(
+        100.0, "a larger force on any atom, eV/angstrom, ends the run", above=0, high=HUGE
+    )
     min_distance: float = option(
         0.8,
         "two atoms closer than this fraction of what training showed of their elements end the run; 0: never",
         low=0,
+        high=100,
     )
     temperature_band: float = option(
         0.0, "a temperature this factor above or below --temperature ends the run; 0: never", parse=_band
     )
     max_deviation: float = option(
-        0.0, "a larger standard deviation of a committee's force, eV/angstrom, ends the run; 0: never", low=0
+        0.0,
+        "a larger standard deviation of a committee's force, eV/angstrom, ends the run; 0: never",
+        low=0,
+        high=HUGE,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        try:
+            parse_length(self.length, self.timestep)
+        except ValueError:
+            raise UserError(
+                f"{self.called('length')}: expected at most {MOST_STEPS:.0e} steps, found {self.length} "
+                f"in steps of {self.timestep:g} fs"
+            ) from None
         fields = self.__dataclass_fields__
         for name, wanted in (
             ("thermostat", ("nvt",)),
@@ -420,10 +483,20 @@ class Config:
             if name not in parts:
                 owners = [p for p, kind in parts.items() if name in kind.__dataclass_fields__]
                 hint = f"it belongs under [{owners[0]}]" if owners else nearest(name, parts)
-                raise UserError(f"{name}: unknown {'table' if isinstance(table, Mapping) else 'key'}, {hint}")
+                raise UserError(
+                    f"{name[:LONGEST]}: unknown {'table' if isinstance(table, Mapping) else 'key'}, {hint}"
+                )
             if not isinstance(table, Mapping):
-                raise UserError(f"{name}: expected a table [{name}], found {json.dumps(table, default=str)}")
+                raise UserError(f"{name}: expected a table [{name}], found {_shown(table)}")
         return cls(**{name: parts[name].from_dict(table) for name, table in tables.items()})
+
+    @classmethod
+    def from_file(cls, tables: Mapping[str, Any]) -> Self:
+        """From what `to_dict` wrote into a file: every table, and in them what their `from_file` wants."""
+        self = cls.from_dict(tables)
+        for field in dataclasses.fields(cls):
+            field.type.from_file(tables.get(field.name, {}))
+        return self
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
@@ -451,14 +524,34 @@ class Config:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """A TOML file's content; UserError at a missing or broken one."""
+    """A TOML file's content; UserError at a missing or broken one, and what is too long to be settings."""
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
+        found = os.stat(path)  # before it is opened: a pipe would wait for somebody to write
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a device or a pipe"
+        raise UserError(f"{path}: expected a TOML file, found {what}")
+    with open(path, "rb") as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise UserError(f"{path}: expected settings of at most {LARGEST_FILE} bytes, found more")
+    try:
+        return _toml(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not valid TOML: expected text in UTF-8") from None
+    except ValueError as e:
         raise UserError(f"{path}: not valid TOML: {e}") from None
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """ValueError where it is no TOML, or has more than Python reads."""
+    if len(text) > LARGEST_FILE:
+        raise ValueError("too long")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("tables or lists too deep in each other") from None
 
 
 def parse_setting(text: str) -> tuple[str, str, Any]:
@@ -466,8 +559,8 @@ def parse_setting(text: str) -> tuple[str, str, Any]:
     key, equals, value = text.partition("=")
     table, dot, name = key.strip().partition(".")
     if not (equals and dot and name):
-        raise UserError(f"--set {text}: expected table.key=value, such as model.cutoff=4")
+        raise UserError(f"--set {text[:LONGEST]}: expected table.key=value, such as model.cutoff=4")
     try:
-        return table, name, tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        return table, name, _toml(f"value = {value.strip()}")["value"]
+    except ValueError:
         return table, name, value.strip()

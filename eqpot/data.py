@@ -25,23 +25,30 @@ from ase.data import chemical_symbols
 from vesin import NeighborList
 
 from eqpot.errors import UserError
-from eqpot.files import new_hdf5, own_hdf5, sha256
+from eqpot.files import new_hdf5, own_hdf5
+from eqpot.schema import Array
 
 FORMAT = "eqpot-dataset"
 VERSION = 1
 MIN_DISTANCE = 0.3  # Å; two nuclei nearer than this are a broken file, not physics
 MAX_NUMBER = len(chemical_symbols) - 1
 
-# name -> (leading dimension, trailing shape, dtype in memory, NumPy kinds accepted in a file)
+# What a file holds; `validate` looks closer at the numbers.
 ARRAYS = {
-    "numbers": ("atoms", (), np.uint8, "iu"),
-    "positions": ("atoms", (3,), np.float64, "f"),
-    "cell": ("frames", (3, 3), np.float64, "f"),
-    "pbc": ("frames", (3,), np.bool_, "b"),
-    "energy": ("frames", (), np.float64, "f"),
-    "forces": ("atoms", (3,), np.float64, "f"),
-    "stress": ("frames", (3, 3), np.float64, "f"),
+    "numbers": Array(np.integer, ("atoms",), low=0, high=MAX_NUMBER),
+    "positions": Array(np.floating, ("atoms", 3)),
+    "cell": Array(np.floating, ("frames", 3, 3)),
+    "pbc": Array(np.bool_, ("frames", 3)),
+    "energy": Array(np.floating, ("frames",), unknown=True, optional=True),
+    "forces": Array(np.floating, ("atoms", 3), unknown=True, optional=True),
+    "stress": Array(np.floating, ("frames", 3, 3), unknown=True, optional=True),
 }
+LAYOUT = {
+    "atom_ptr": Array(np.integer, ("frames + 1",), low=0),
+    **ARRAYS,
+    "group": Array(str, ("frames",), optional=True),
+}
+DTYPES = dict.fromkeys(ARRAYS, np.float64) | {"numbers": np.uint8, "pbc": np.bool_}  # in memory
 LABELS = ("energy", "forces", "stress")
 GEOMETRY = ("numbers", "positions", "cell", "pbc")
 
@@ -113,7 +120,7 @@ class Dataset:
         for name in (*ARRAYS, "group"):
             values = getattr(self, name)
             if values is not None:
-                per_atom = name in ARRAYS and ARRAYS[name][0] == "atoms"
+                per_atom = name in ARRAYS and ARRAYS[name].shape[0] == "atoms"
                 taken[name] = values[rows if per_atom else indices]
         return replace(self, atom_ptr=ptr, attrs=dict(self.attrs), **taken)
 
@@ -157,9 +164,9 @@ def _or_unknown(dataset: Dataset, name: str) -> np.ndarray:
     values = getattr(dataset, name)
     if values is not None:
         return values
-    leading, trailing, dtype, _ = ARRAYS[name]
+    leading, *trailing = ARRAYS[name].shape
     rows = len(dataset) if leading == "frames" else len(dataset.numbers)
-    return np.full((rows, *trailing), np.nan, dtype)
+    return np.full((rows, *trailing), np.nan, DTYPES[name])
 
 
 def read_dataset(path: str | os.PathLike) -> Dataset:
@@ -170,15 +177,12 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
     """
     path = os.fspath(path)
     with own_hdf5(path, FORMAT, VERSION) as file:
-        attrs = {key: _attribute(file, path, key) for key in file.attrs if key not in ("format", "version")}
-        atom_ptr = _read_array(file, path, "atom_ptr", "iu", np.int64)
-        arrays = {
-            name: _read_array(file, path, name, kinds, dtype)
-            for name, (_, _, dtype, kinds) in ARRAYS.items()
-            if name in file or name in GEOMETRY
-        }
-        group = _read_group(file, path) if "group" in file else None
-    dataset = Dataset(atom_ptr=atom_ptr, group=group, attrs=attrs, path=path, hash=sha256(path), **arrays)
+        attrs = {key: value for key, value in file.attributes.items() if key not in ("format", "version")}
+        arrays = file.arrays(LAYOUT)
+    for name, dtype in {"atom_ptr": np.int64, **DTYPES}.items():
+        if name in arrays:
+            arrays[name] = arrays[name].astype(dtype, copy=False)
+    dataset = Dataset(attrs=attrs, path=path, hash=file.hash, **arrays)
     validate(dataset, path)
     return dataset
 
@@ -196,7 +200,7 @@ def write_dataset(path: str | os.PathLike, dataset: Dataset) -> None:
         for key, value in dataset.attrs.items():
             file.attrs[key] = value
         file.create_dataset("atom_ptr", data=dataset.atom_ptr.astype(np.int64), **options)
-        for name, (_, _, dtype, _) in ARRAYS.items():
+        for name, dtype in DTYPES.items():
             values = getattr(dataset, name)
             if values is not None:
                 file.create_dataset(name, data=np.asarray(values, dtype), **options)
@@ -241,15 +245,11 @@ def _check_shapes(dataset: Dataset, name: str) -> None:
             f"{name}: atom_ptr: expected rising numbers from 0 to {atoms} (the length of numbers), "
             f"found {ptr[0]} to {ptr[-1]} with steps of {np.diff(ptr).min()} to {np.diff(ptr).max()}"
         )
-    for array, (leading, trailing, _, kinds) in ARRAYS.items():
+    for array, rule in ARRAYS.items():
         values = getattr(dataset, array)
-        if values is None:
-            continue
-        expected = (atoms if leading == "atoms" else len(dataset), *trailing)
-        if values.shape != expected:
-            raise UserError(f"{name}: {array}: expected shape {expected}, found {values.shape}")
-        if values.dtype.kind not in kinds:
-            raise UserError(f"{name}: {array}: expected numbers of kind {kinds!r}, found {values.dtype}")
+        if values is not None:
+            lengths = {"atoms": atoms, "frames": len(dataset)}
+            rule.check_form(values.dtype, values.shape, lengths, f"{name}: {array}")
     if dataset.group is not None and dataset.group.shape != (len(dataset),):
         raise UserError(f"{name}: group: expected shape ({len(dataset)},), found {dataset.group.shape}")
 
@@ -331,41 +331,52 @@ def shortest_distances(dataset: Dataset) -> np.ndarray:
     return shortest
 
 
-def _attribute(file: h5py.File, path: str, key: str):
-    try:
-        value = file.attrs.get(key)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: attribute {key} cannot be read ({_one_line(error)})") from error
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _read_array(file: h5py.File, path: str, name: str, kinds: str, dtype) -> np.ndarray:
-    if name not in file:
-        raise UserError(f"{path}: {name}: expected an array of that name, found {', '.join(sorted(file))}")
-    try:
-        values = file[name][()]
-    except Exception as error:  # a damaged chunk surfaces as one of many types, a group as another
-        raise UserError(f"{path}: {name}: cannot be read as an array ({_one_line(error)})") from error
-    values = np.asarray(values)
-    if values.dtype.kind not in kinds:
-        wanted = {"iu": "integers", "f": "floating-point numbers", "b": "booleans"}[kinds]
-        raise UserError(f"{path}: {name}: expected {wanted}, found {values.dtype}")
-    if name == "numbers" and values.size and (values.min() < 0 or values.max() > MAX_NUMBER):
-        wrong = values.min() if values.min() < 0 else values.max()
-        raise UserError(f"{path}: numbers: expected atomic numbers 1 to {MAX_NUMBER}, found {wrong}")
-    return values.astype(dtype, copy=False)
-
-
-def _read_group(file: h5py.File, path: str) -> np.ndarray:
-    try:
-        return file["group"].asstr()[()].astype(object)
-    except Exception as error:
-        raise UserError(f"{path}: group: cannot be read as strings ({_one_line(error)})") from error
-
-
 def _flags(pbc: np.ndarray) -> str:
     return "".join("T" if periodic else "F" for periodic in pbc)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+ALIKE = 1e-4  # Å; coordinates nearer than this are the same but for rounding
+
+
+def first_alike(dataset: Dataset) -> np.ndarray:
+    """For each frame the first with the same atoms in the same places and cell, int64 [frames]; or itself.
+
+    Labels do not matter. Places are the same to ALIKE: frames are sorted by one projection of coordinates,
+    and only those that it does not tell apart are compared.
+    """
+    groups: dict[tuple[bytes, bytes], list[int]] = {}
+    for k in range(len(dataset)):
+        rows = slice(dataset.atom_ptr[k], dataset.atom_ptr[k + 1])
+        groups.setdefault((dataset.numbers[rows].tobytes(), dataset.pbc[k].tobytes()), []).append(k)
+    first = np.arange(len(dataset))
+    for frames in groups.values():
+        if len(frames) > 1:
+            _find_alike(dataset, np.array(frames), first)
+    return first
+
+
+def _find_alike(dataset: Dataset, frames: np.ndarray, first: np.ndarray) -> None:
+    places = np.stack(
+        [
+            np.concatenate(
+                [dataset.positions[dataset.atom_ptr[k] : dataset.atom_ptr[k + 1]], dataset.cell[k]]
+            ).ravel()
+            for k in frames
+        ]
+    )
+    direction = np.random.default_rng(0).normal(size=places.shape[1])
+    projection = places @ direction
+    reach = 3 * ALIKE * np.linalg.norm(direction)  # five standard deviations of what rounding does
+    kinds: list[list[int]] = []  # rows that are alike, those first whose projection is largest
+    for row in np.argsort(projection, kind="stable"):
+        for kind in reversed(kinds):
+            if projection[row] - projection[kind[0]] > reach:
+                kinds.append([row])
+                break
+            if abs(places[row] - places[kind[0]]).max() < ALIKE:
+                kind.append(row)
+                break
+        else:
+            kinds.append([row])
+    for kind in kinds:
+        first[frames[kind]] = frames[kind].min()

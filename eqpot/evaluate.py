@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.data import chemical_symbols
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from eqpot.data import Dataset
 from eqpot.errors import UserError
 from eqpot.files import replacing
 from eqpot.graph import collate, frame_graphs
 from eqpot.loss import Labels
+from eqpot.printing import PlainTable
 
 if TYPE_CHECKING:
     from eqpot.potential import Potential
@@ -171,9 +170,9 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def tables(content: dict[str, Any], title: str) -> list[Table]:
+def tables(content: dict[str, Any], title: str) -> list[PlainTable]:
     """The report for a terminal: all frames, then elements and groups where there is more than one."""
-    whole = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    whole = PlainTable(title)
     for column in ("", "MAE", "RMSE", ""):
         whole.add_column(column, justify="right" if column else "left")
     for key, name, unit in QUANTITIES:
@@ -181,14 +180,14 @@ def tables(content: dict[str, Any], title: str) -> list[Table]:
             whole.add_row(name, *_thousandths(content, key), unit)
     shown = [whole]
     if len(content["per_element"]) > 1 and content["forces_mae"] is not None:
-        part = Table(title="force components by element, meV/Å", title_justify="left", box=SIMPLE_HEAD)
+        part = PlainTable("force components by element, meV/Å")
         for column in ("", "MAE", "RMSE", "atoms"):
             part.add_column(column, justify="right" if column else "left")
         for symbol, row in content["per_element"].items():
             part.add_row(symbol, *_thousandths(row, "forces"), str(row["atoms"]))
         shown.append(part)
     if len(content["per_group"]) > 1:
-        part = Table(title="RMSE by group", title_justify="left", box=SIMPLE_HEAD)
+        part = PlainTable("RMSE by group")
         part.add_column("")
         keys = [q for q in QUANTITIES if q[0] != "energy" and content[f"{q[0]}_mae"] is not None]
         for _, _, unit in keys:

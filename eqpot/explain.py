@@ -21,12 +21,11 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from eqpot.model import PATHS, Block, Dense, Model
 from eqpot.potential import Potential
+from eqpot.printing import PlainTable
 from eqpot.words import counted
 
 # Operations of each path, per edge and channel (kernels/interaction.py): message forward, then back to the
@@ -297,26 +296,27 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
 # ------------------------------------------------------------ for a terminal
 
 
-def computation(potential: Potential) -> Table:
+def computation(potential: Potential) -> PlainTable:
     """Every step; blocks that are alike are shown once."""
-    title = (
-        f"{potential!r}\n"
-        "n atoms, E edges from j to i, cutoff c; every W is trained, the number before it is fixed"
+    shown = PlainTable(
+        repr(potential),
+        "n atoms, E edges from j to i, cutoff c; every W is trained, the number before it is fixed",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("", "shape", "formula"):
         shown.add_column(heading, no_wrap=heading != "formula")
     shown.add_column("weights", justify="right")
     found = steps(potential.model)
     for heading, members in _alike(found):
-        shown.add_row(f"[bold]{heading}[/]")
+        shown.add_row(Text(heading, "bold"))
         for step in members:
             name = step.name.split(".", 1)[1] if step.part.startswith("block ") else step.name
             formula = step.formula + (f"  [{step.unit}]" if step.unit else "")
-            about = f"{escape(formula)}\n[dim]{escape(step.meaning)}[/]"
-            shown.add_row(f"  {name}", escape(step.axes), about, f"{step.weights:,}" if step.weights else "")
+            about = Text.assemble(formula, "\n", (step.meaning, "dim"))
+            shown.add_row(f"  {name}", step.axes, about, f"{step.weights:,}" if step.weights else "")
     shown.add_section()
-    shown.add_row("[bold]all[/]", "", "", f"{sum(step.weights for step in found):,}")
+    shown.add_row(Text("all", "bold"), "", "", f"{sum(step.weights for step in found):,}")
     return shown
 
 
@@ -344,7 +344,7 @@ def _unnumbered(step: Step) -> tuple:
     return step.name.partition(".")[2], step.shape, step.formula, step.weights, step.operations
 
 
-def cost(potential: Potential, name: str, atoms: int, edges: int) -> Table:
+def cost(potential: Potential, name: str, atoms: int, edges: int) -> PlainTable:
     """Where the operations and bytes of a force call go."""
     itemsize = np.dtype(potential.dtype).itemsize
     rows = [
@@ -352,17 +352,16 @@ def cost(potential: Potential, name: str, atoms: int, edges: int) -> Table:
         for s in steps(potential.model)
     ]
     total_operations, total_bytes = (sum(row[k] for row in rows) for k in (2, 3))
-    title = (
-        f"one force call on {escape(name)}: {counted(atoms, 'atom')}, {counted(edges, 'edge')} "
-        f"({edges / atoms:.1f} per atom)\n"
-        "bytes: what each step takes and gives, as if it were by itself"
+    shown = PlainTable(
+        f"one force call on {name}: {counted(atoms, 'atom')}, {counted(edges, 'edge')} "
+        f"({edges / atoms:.1f} per atom)",
+        "bytes: what each step takes and gives, as if it were by itself",
     )
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     shown.add_column("")
     for heading in ("Mflop", "%", "MB", "%"):
         shown.add_column(heading, justify="right")
 
-    def add(label: str, part: Sequence[tuple]) -> None:
+    def add(label: str | Text, part: Sequence[tuple]) -> None:
         flop, size = (sum(row[k] for row in part) for k in (2, 3))
         shares = (f"{100 * flop / total_operations:.1f}", f"{100 * size / total_bytes:.1f}")
         shown.add_row(label, f"{flop / 1e6:.3f}", shares[0], f"{size / 1e6:.3f}", shares[1])
@@ -374,5 +373,5 @@ def cost(potential: Potential, name: str, atoms: int, edges: int) -> Table:
             if of_kind := [row for row in members if row[1] == kind]:
                 add(f"  {kind}", of_kind)
     shown.add_section()
-    add("[bold]all[/]", rows)
+    add(Text("all", "bold"), rows)
     return shown

@@ -3,14 +3,22 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import re
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import h5py
+import numpy as np
 from ase import Atoms
 
+from eqpot import hdf5
 from eqpot.errors import UserError
+from eqpot.schema import TEXT, Array, Rule, check, parse
+from eqpot.xyz import reading
 
 # attribute "format" of what eqpot writes -> what it is, what makes it, what it is for
 KINDS = {
@@ -21,73 +29,164 @@ KINDS = {
 }
 
 
+TEMPORARY = ".eqpot-"  # and the number of the process that writes
+_writing: set[str] = set()  # this process's own
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path that becomes `path` when the block ends well, and goes when it does not.
 
+    It lies beside `path` in a folder of its own, where nobody else can write, of a name not to be foreseen.
     UserError naming `path` where the disk is full, the folder missing or writing not permitted.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    prefix = f"{TEMPORARY}{os.getpid()}-"
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with TemporaryDirectory(prefix=prefix, dir=path.parent, ignore_cleanup_errors=True) as folder:
+            _writing.add(folder)
+            temporary = Path(folder) / path.name
+            try:
+                yield temporary
+                sync(temporary)
+                os.replace(temporary, path)
+            finally:
+                _writing.discard(folder)
     except OSError as e:
         raise UserError(f"{path}: cannot be written: {e.strerror or e}") from e
+    with suppress(OSError):  # not every system syncs folders
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have what was written to a file, or into a folder, on the disk before anything else is."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(number)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove from a folder what killed processes left of `replacing`."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        found = re.fullmatch(rf"{re.escape(TEMPORARY)}(\d{{1,9}})-\w+", path.name)
+        if found and str(path) not in _writing and not _is_another(int(found[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_another(process: int) -> bool:
+    """Whether the number is that of a living process, not this one."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return process != os.getpid()
 
 
 @contextmanager
 def new_hdf5(path: str | Path) -> Iterator[h5py.File]:
-    """An HDF5 file to fill.
+    """An HDF5 file to fill, which gets a checksum.
 
     It is built in memory and written in one go, since HDF5 itself does not take a full disk well.
     """
     image = io.BytesIO()
-    with h5py.File(image, "w") as file:
+    with h5py.File(image, "w", userblock_size=hdf5.BLOCK) as file:
         yield file
+    hdf5.seal(image.getbuffer())
     with replacing(path) as temporary:
         temporary.write_bytes(image.getbuffer())
 
 
+class OwnFile:
+    """What a file of eqpot's holds, given out as far as it keeps the rules; else a UserError names the file.
+
+    hash: SHA-256 of the file, hexadecimal.
+    """
+
+    def __init__(self, path: Path, file: h5py.File, data: bytes):
+        """UserError, without the file's name, at what is not to be read, see `eqpot.hdf5`."""
+        self.path, self.hash = path, hashlib.sha256(data).hexdigest()
+        self.attributes = dict(hdf5.attributes(file))
+        self._objects = hdf5.objects(file, len(data))
+
+    def attribute(self, key: str, rule: Rule) -> Any:
+        """A number or a text."""
+        found = {key: self.attributes[key]} if key in self.attributes else {}
+        check(found, {key: rule}, f"{self.path}: attributes")
+        return found[key]
+
+    def json(self, key: str, rule: Rule, later: Collection[str] = ()) -> Any:
+        """An attribute of JSON, in which the keys `later` may be missing."""
+        value = parse(self.attribute(key, TEXT), f"{self.path}: {key}")
+        check(value, rule, f"{self.path}: {key}", later)
+        return value
+
+    def arrays(self, layout: Mapping[str, Array]) -> dict[str, np.ndarray]:
+        """Those of the layout that there are; none is read before all have the right shape."""
+        lengths, chosen = {}, {}
+        for name, array in layout.items():
+            where, item = f"{self.path}: {name}", self._objects.get(name)
+            if item is None and array.optional:
+                continue
+            if item is None:
+                names = ", ".join(sorted(self._objects)[:20])
+                raise UserError(f"{where}: expected an array of that name, found {names}")
+            if not isinstance(item, h5py.Dataset):
+                raise UserError(f"{where}: cannot be read as an array: it is a group")
+            array.check_form(item.dtype, item.shape, lengths, where)
+            chosen[name] = item.asstr() if array.dtype is str else item
+        values = {name: hdf5.values(item, f"{self.path}: {name}") for name, item in chosen.items()}
+        for name, found in values.items():
+            layout[name].check_values(found, f"{self.path}: {name}")
+        return values
+
+
 @contextmanager
-def own_hdf5(path: str | Path, kind: str, version: int) -> Iterator[h5py.File]:
+def own_hdf5(path: str | Path, kind: str, version: int) -> Iterator[OwnFile]:
     """A file of `kind`, one of KINDS, to read from.
 
     UserError where it is something else, saying what it looks like.
     """
     path = Path(path)
     wanted, maker, _ = KINDS[kind]
-    if not path.is_file():
-        raise UserError(
-            f"{path}: expected {wanted} file, found {'a folder' if path.exists() else 'no such file'}"
-        )
-    try:
-        with open(path, "rb") as start:
-            head = start.read(1000)
-    except OSError as e:
-        raise UserError(f"{path}: cannot be read: {e.strerror}") from e
-    if not h5py.is_hdf5(path):
-        found = "an empty one" if not head else "something binary" if b"\0" in head else "text"
+    data = _content(path, wanted)
+    if not hdf5.is_hdf5(data):
+        found = "an empty one" if not data else "something binary" if b"\0" in data[:1000] else "text"
         raise UserError(f"{path}: not an HDF5 file: expected {wanted}, made by `{maker}`, found {found}")
     try:
-        file = h5py.File(path, "r")
-    except OSError as e:
-        raise UserError(f"{path}: expected {wanted}, found a damaged or truncated HDF5 file ({e})") from e
+        file = h5py.File(hdf5.opened(data), "r")
+        own = OwnFile(path, file, data)
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from e
+    except Exception as e:  # of any type, as h5py raises them
+        what = e if isinstance(e, hdf5.Damaged) else f" ({hdf5.one_line(e)})"
+        raise UserError(f"{path}: expected {wanted}, found a damaged or truncated HDF5 file{what}") from e
     with file:
-        try:
-            found, number = (str(file.attrs.get(name)) for name in ("format", "version"))
-        except (OSError, RuntimeError, ValueError) as e:
-            raise UserError(f"{path}: expected {wanted}, found damaged attributes ({e})") from e
+        found, number = (str(own.attributes.get(name)) for name in ("format", "version"))
         if found not in KINDS:
             raise UserError(f"{path}: expected {wanted}, found an HDF5 file that eqpot did not write")
         if found != kind:
             name, _, use = KINDS[found]
             raise UserError(f"{path}: this is {name}, not {wanted}; try `{use.format(path=path)}`")
         if number != str(version):
-            raise UserError(f"{path}: expected version {version} of {wanted}, found {number}")
-        yield file
+            raise UserError(f"{path}: expected version {version} of {wanted}, found {number[:20]}")
+        yield own
+
+
+def _content(path: Path, wanted: str) -> bytes:
+    if not path.is_file():
+        found = "no such file" if not path.exists() else "a folder" if path.is_dir() else "a device"
+        raise UserError(f"{path}: expected {wanted} file, found {found}")
+    try:
+        size = path.stat().st_size
+        if size > hdf5.memory() / 2:
+            raise UserError(f"{path}: expected {wanted} that fits into memory, found {size:,} bytes")
+        return path.read_bytes()
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {e.strerror}") from e
 
 
 def read_structure(path: str | Path) -> Atoms:
@@ -99,10 +198,10 @@ def read_structure(path: str | Path) -> Atoms:
     import ase.io  # with all of its formats, longer to import than eqpot
 
     try:
-        atoms = ase.io.read(path, do_not_split_by_at_sign=True)
+        atoms = ase.io.read(path, do_not_split_by_at_sign=True, **reading(path))
     except Exception as error:  # ASE's readers raise what they please on a broken file
         what = " ".join(str(error).split())[:200]
-        if h5py.is_hdf5(path):
+        if is_hdf5(path):
             what = "an HDF5 file"
         raise UserError(
             f"{path}: expected a structure in a format that ASE reads, found {what or 'something else'}"
@@ -181,6 +280,15 @@ def _check_permission(path: Path, folder: Path) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         where = "" if folder == path else f"{folder}: "
         raise UserError(f"{path}: cannot be written: {where}Permission denied")
+
+
+def is_hdf5(path: str | Path) -> bool:
+    """Whether a file looks like HDF5, from its first bytes."""
+    try:
+        with open(path, "rb") as file:
+            return hdf5.is_hdf5(file.read(4096))
+    except OSError:
+        return False
 
 
 def sha256(path: str | Path) -> str:

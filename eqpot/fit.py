@@ -17,7 +17,8 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -30,16 +31,17 @@ from eqpot import evaluate
 from eqpot.adam import Adam, MovingAverage
 from eqpot.backend import moved, resolve, to_device
 from eqpot.config import Config
-from eqpot.data import Dataset, read_dataset
+from eqpot.data import Dataset, first_alike, read_dataset
 from eqpot.errors import UserError
 from eqpot.evaluate import Frames
 from eqpot.files import replacing
 from eqpot.graph import Batch, shortest_edges
 from eqpot.isolated import decide
 from eqpot.loss import Labels, loss_and_gradient
-from eqpot.potential import Potential
-from eqpot.runs import check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
-from eqpot.soap import Soap, places
+from eqpot.potential import PROVENANCE, Potential
+from eqpot.runs import Hold, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
+from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
+from eqpot.soap import Soap, matrices
 
 MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
     "model.h5",
@@ -48,7 +50,31 @@ MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
     "config.toml",
     "learning_curve.png",
 )
+FILES = (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE)
 FORMAT, VERSION = "eqpot-checkpoint", 2
+# What the JSON of a checkpoint holds; the arrays are `_layout`.
+CONTENT: Rule = {
+    "config": TABLE,
+    "state": {
+        "rate": number(above=0),
+        "epoch": integer(),
+        "seconds": number(low=0),
+        "best_rmse": either(number(low=0), "infinity", math.inf),
+        "best_epoch": integer(),
+        "waited": integer(),
+    },
+    "sources": {
+        "data": TEXT,
+        "data_hash": HASH,
+        "valid_data": TEXT,
+        "valid_hash": either(HASH, "nothing", ""),
+        "command": TEXT,
+    },
+    "random": RANDOM,
+    "adam_steps": integer(),
+    "average_steps": integer(),
+    "provenance": PROVENANCE,
+}
 ERRORS = tuple(
     f"{name}_{kind}" for name in ("energy_per_atom", "forces", "stress") for kind in ("mae", "rmse")
 )
@@ -144,6 +170,7 @@ class Trainer:
         self.random = np.random.default_rng([config.train.seed, 1])
         self.state = State(config.train.learning_rate)
         self.rows: list[dict[str, float]] = []
+        self.hold = Hold(folder)
         self._gpu = None
         if self.backend == "cuda":
             from eqpot.gpu_training import GpuSteps
@@ -163,25 +190,26 @@ class Trainer:
     ) -> Self:
         """A new run; nothing is written before data and settings are found good."""
         device = resolve(device)
-        held = check_run(folder, (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE), overwrite)
-        folder = Path(folder)
-        train_data = read_dataset(data)
-        valid_data = train_data if valid is None else read_dataset(valid)
-        isolated = decide(config, train_data)
-        if isolated.exact:
-            config = config.replace({"model": {"isolated_atoms": True}})
-        chosen = choose_frames(config, train_data, None if valid is None else valid_data, isolated.told)
-        sources = Sources(os.path.abspath(data), train_data.hash, *chosen, command=command)
-        if valid is not None:
-            sources.valid_data, sources.valid_hash = os.path.abspath(valid), valid_data.hash
-        self = cls(config, folder, sources, train_data, valid_data, device)
-        self._fit_statistics(isolated.shifts)
-        notes = {"shifts": isolated.note, "note": self._left_open(isolated.shifts)}
-        self.potential.provenance.update(self._provenance(train_data) | notes)
-        clear_run(folder, held)
-        self.checkpoint()
-        self._write_settings()
-        self._write_log()
+        with Hold(folder) as hold:
+            check_run(folder, FILES, overwrite)
+            train_data = read_dataset(data)
+            valid_data = train_data if valid is None else read_dataset(valid)
+            isolated = decide(config, train_data)
+            if isolated.exact:
+                config = config.replace({"model": {"isolated_atoms": True}})
+            chosen = choose_frames(config, train_data, None if valid is None else valid_data, isolated.told)
+            sources = Sources(os.path.abspath(data), train_data.hash, *chosen, command=command)
+            if valid is not None:
+                sources.valid_data, sources.valid_hash = os.path.abspath(valid), valid_data.hash
+            self = cls(config, Path(folder), sources, train_data, valid_data, device)
+            self._fit_statistics(isolated.shifts)
+            notes = {"shifts": isolated.note, "note": self._left_open(isolated.shifts)}
+            self.potential.provenance.update(self._provenance(train_data) | notes)
+            self.hold = hold
+            clear_run(hold, FILES, overwrite)
+            self.checkpoint()
+            self._write_settings()
+            self._write_log()
         return self
 
     @classmethod
@@ -200,43 +228,55 @@ class Trainer:
         """
         device, folder = resolve(device), Path(folder)
         path = folder / CHECKPOINT
-        stored, arrays = checkpoint_of(folder)
-        began = Config.from_dict(stored["config"])
-        if config.model.isolated_atoms == "auto":  # decided as the run began
-            config = config.replace({"model": {"isolated_atoms": began.model.isolated_atoms}})
-        _only_stops_differ(config, began, path)
-        sources = Sources(**stored["sources"], train=arrays["train_frames"], valid=arrays["valid_frames"])
-        if valid is not None and not sources.valid_data:
-            raise UserError(f"{path}: expected no --valid, since the run split {sources.data}, found {valid}")
-        train_data = _same_file(data or sources.data, sources.data_hash, path)
-        valid_data = train_data
-        if sources.valid_data:
-            valid_data = _same_file(valid or sources.valid_data, sources.valid_hash, path)
-        self = cls(config, folder, sources, train_data, valid_data, device)
-        self.potential.scale[:] = arrays["scale"]
-        self.potential.shift[:] = arrays["shift"]
-        self.potential.mean_neighbours = float(arrays["mean_neighbours"])
-        self.potential.provenance.update(stored["provenance"])
-        places = {"weights": self.weights, "best": self.best, "average": self.average.weights}
-        for name, place in places.items():
-            place[:] = to_device(arrays[name], self.backend)
-        self.average.steps = stored["average_steps"]
-        kind = config.train.optimizer
-        moments = {name: arrays[f"{kind}_{name}"] for name in self.optimizer.state() if name != "steps"}
-        self.optimizer.restore({"steps": stored[f"{kind}_steps"], **moments})
-        self.random.bit_generator.state = stored["random"]
-        self.state = State(**stored["state"])
-        self.began -= self.state.seconds
-        self.rows = [row for row in _read_log(folder / LOG) if row["epoch"] <= self.state.epoch]
-        self._write_log()
-        if self.state.best_epoch:
-            self._write_model()
-        self._write_settings()
+        with Hold(folder) as hold:
+            stored, arrays = checkpoint_of(folder)
+            began = Config.from_file(stored["config"])
+            if config.model.isolated_atoms == "auto":  # decided as the run began
+                config = config.replace({"model": {"isolated_atoms": began.model.isolated_atoms}})
+            _only_stops_differ(config, began, path)
+            sources = Sources(**stored["sources"], train=arrays["train_frames"], valid=arrays["valid_frames"])
+            if valid is not None and not sources.valid_data:
+                raise UserError(
+                    f"{path}: expected no --valid, since the run split {sources.data}, found {valid}"
+                )
+            train_data = _same_file(data or sources.data, sources.data_hash, path)
+            valid_data = train_data
+            if sources.valid_data:
+                valid_data = _same_file(valid or sources.valid_data, sources.valid_hash, path)
+            _check_drawn(sources.train, train_data, path)
+            _check_drawn(sources.valid, valid_data, path)
+            self = cls(config, folder, sources, train_data, valid_data, device)
+            self.hold = hold
+            moments = {f"adam_{name}": x for name, x in self.optimizer.state().items() if name != "steps"}
+            expected = {"weights": self.weights, "scale": self.potential.scale, **moments}
+            _same_lengths(arrays, expected, path)
+            rows = _read_log(folder / LOG)
+            self.potential.scale[:] = arrays["scale"]
+            self.potential.shift[:] = arrays["shift"]
+            self.potential.mean_neighbours = float(arrays["mean_neighbours"])
+            self.potential.provenance.update(stored["provenance"])
+            places = {"weights": self.weights, "best": self.best, "average": self.average.weights}
+            for name, place in places.items():
+                place[:] = to_device(arrays[name], self.backend)
+            self.average.steps = stored["average_steps"]
+            moments = {name.removeprefix("adam_"): arrays[name] for name in moments}
+            self.optimizer.restore({"steps": stored["adam_steps"], **moments})
+            self.random.bit_generator.state = stored["random"]
+            self.state = State(**stored["state"])
+            self.began -= self.state.seconds
+            self.rows = [row for row in rows if row["epoch"] <= self.state.epoch]
+            self._write_log()
+            if self.state.best_epoch:
+                self._write_model()
+            self._write_settings()
         return self
 
     def run(self, watch: "Watch | None" = None) -> str:
         """Train until something says stop; returns what did. Ends with `best` in the potential."""
-        watch = watch or Watch()
+        with closing(self.hold.take()):
+            return self._run(watch or Watch())
+
+    def _run(self, watch: "Watch") -> str:
         while not (reason := self.finished()):
             with np.errstate(over="ignore", invalid="ignore"):  # what diverges is named by its loss
                 losses = self.epoch(watch)
@@ -373,7 +413,7 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Everything that the next epoch depends on, in one HDF5 file."""
-        sources, kind = dataclasses.asdict(self.sources), self.config.train.optimizer
+        sources = dataclasses.asdict(self.sources)
         arrays = {
             "train_frames": sources.pop("train"),
             "valid_frames": sources.pop("valid"),
@@ -383,14 +423,14 @@ class Trainer:
             "scale": self.potential.scale,
             "shift": self.potential.shift,
             "mean_neighbours": self.potential.mean_neighbours,
-            **{f"{kind}_{name}": array for name, array in self.optimizer.state().items() if name != "steps"},
+            **{f"adam_{name}": array for name, array in self.optimizer.state().items() if name != "steps"},
         }
         content = {
             "config": self.config.to_dict(),
             "state": dataclasses.asdict(self.state),
             "sources": sources,
             "random": self.random.bit_generator.state,
-            f"{kind}_steps": self.optimizer.steps,
+            "adam_steps": self.optimizer.steps,
             "average_steps": self.average.steps,
             "provenance": self.potential.provenance,
         }
@@ -399,7 +439,7 @@ class Trainer:
     def _optimizer(self) -> Adam | Soap:
         if self.config.train.optimizer == "soap":
             params = self.potential.params
-            return Soap(self.weights, places(self.potential.model, params.starts), self.backend)
+            return Soap(self.weights, matrices(self.potential.model, params.starts), self.backend)
         return Adam(self.weights, self.config.train.amsgrad, self.backend)
 
     def _fit_statistics(self, shifts: str | Mapping[str, float]) -> None:
@@ -494,6 +534,8 @@ class Trainer:
         try:
             with open(path, "a", newline="") as file:
                 csv.writer(file).writerow(_cells(row))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as e:
             raise UserError(f"{path}: cannot be written: {e.strerror}") from e
 
@@ -529,7 +571,8 @@ def choose_frames(
     """Frames of `data` to train on, and of `valid` (None: of `data` too) to validate on, drawn by the seed.
 
     left_out: frames of `data` that are not drawn. In one file the first frame of every element goes to the
-    training side, so that no element is met only in validation. UserError where there are too few frames.
+    training side, so that no element is met only in validation, and no frame repeats one of the other side,
+    even if there are fewer than `n_valid` then. UserError where there are too few frames.
     """
     if len(left_out):
         kept = np.setdiff1d(np.arange(len(data)), left_out)
@@ -551,11 +594,22 @@ def choose_frames(
             f"{data.path}: no frames are left to train on: expected more than train.n_valid = {n_valid}, "
             f"found {len(data)}"
         )
+    kind = first_alike(data)
+    place = np.zeros(len(data), int)
+    place[kind[order[::-1]]] = np.arange(len(data))[::-1]  # of the first of its kind
+    order = order[np.argsort(place[kind[order]], kind="stable")]
     held = data.composition()[order] > 0
     brings_an_element = np.zeros(len(data), bool)
     brings_an_element[held.argmax(axis=0)] = True
     order = np.concatenate([order[brings_an_element], order[~brings_an_element]])
-    return np.sort(order[:n_train]), np.sort(order[n_train : n_train + n_valid])
+    train, rest = np.split(order, [n_train])
+    rest = rest[~np.isin(kind[rest], kind[train])]
+    if not len(rest):
+        raise UserError(
+            f"{data.path}: expected frames to validate on besides the {n_train} to train on, found only "
+            "repeats of these; give --valid FILE to validate on them all the same"
+        )
+    return np.sort(train), np.sort(rest[:n_valid])
 
 
 def _at_least(wanted: int, found: int, key: str, data: Dataset) -> None:
@@ -601,8 +655,59 @@ def _require_forces(data: Dataset, role: str) -> None:
 
 
 def checkpoint_of(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Settings and state, and the arrays, of the checkpoint in a run folder."""
-    return read_checkpoint(Path(folder) / CHECKPOINT, FORMAT, VERSION)
+    """Settings and state, and the arrays, of the checkpoint in a run folder; UserError where it breaks a
+    rule."""
+    path = Path(folder) / CHECKPOINT
+    content, arrays = read_checkpoint(path, FORMAT, VERSION, CONTENT, _layout)
+    state, sources = content["state"], content["sources"]
+    if state["best_epoch"] > state["epoch"]:
+        raise UserError(
+            f"{path}: state.best_epoch: expected at most epoch {state['epoch']}, found {state['best_epoch']}"
+        )
+    if bool(state["best_epoch"]) != math.isfinite(state["best_rmse"]):
+        raise UserError(f"{path}: state.best_rmse: expected one of a best epoch, found {state['best_rmse']}")
+    if bool(sources["valid_data"]) != bool(sources["valid_hash"]):
+        raise UserError(f"{path}: sources.valid_hash: expected one of valid_data, found another")
+    return content, arrays
+
+
+def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
+    """Arrays of a checkpoint."""
+    train = Config.from_file(content["config"]).train
+    weights = Array(np.dtype(train.dtype).type, ("weights",))
+    squares = replace(weights, low=0)
+    return {
+        "train_frames": Array(np.integer, ("train",), low=0, rising=True),
+        "valid_frames": Array(np.integer, ("valid",), low=0, rising=True),
+        **dict.fromkeys(("weights", "average", "best", "adam_m"), weights),
+        **dict.fromkeys(("adam_v", "adam_v_max") if train.amsgrad else ("adam_v",), squares),
+        **(_factors(weights) if train.optimizer == "soap" else {}),
+        "scale": Array(np.float64, ("elements",), above=0),
+        "shift": Array(np.float64, ("elements",)),
+        "mean_neighbours": Array(np.float64, above=0, high=1e6),
+    }
+
+
+def _factors(weights: Array) -> dict[str, Array]:
+    return {
+        f"adam_{side}{kind}": replace(weights, shape=(side,))
+        for side in ("left", "right")
+        for kind in ("", "_basis")
+    }
+
+
+def _check_drawn(frames: np.ndarray, data: Dataset, path: Path) -> None:
+    if not len(frames) or frames[-1] >= len(data):
+        raise UserError(f"{path}: expected some of the {len(data)} frames of {data.path}, found {frames}")
+
+
+def _same_lengths(arrays: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], path: Path) -> None:
+    for name, array in expected.items():
+        if len(arrays[name]) != len(array):
+            raise UserError(
+                f"{path}: {name}: expected {len(array)} numbers, as settings and elements have it, "
+                f"found {len(arrays[name])}"
+            )
 
 
 def _only_stops_differ(config: Config, stored: Config, path: Path) -> None:
@@ -625,14 +730,21 @@ def _same_file(path: str | Path, expected: str, checkpoint: Path) -> Dataset:
 def _read_log(path: Path) -> list[dict[str, Any]]:
     try:
         with open(path, newline="") as file:
-            rows = list(csv.DictReader(line for line in file if line.endswith("\n")))  # not half a line
-        return [
-            {k: int(v) if k == "epoch" else float(v) if v else None for k, v in row.items()} for row in rows
-        ]
+            rows = list(csv.reader(line for line in file if line.endswith("\n")))  # not half a line
+        if rows and tuple(rows[0]) != COLUMNS:
+            raise ValueError(f"columns {', '.join(rows[0])}"[:100])
+        return [_row(row) for row in rows[1:]]
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError) as e:
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {e.strerror}") from e
+    except (ValueError, csv.Error) as e:
         raise UserError(f"{path}: expected the table of the run, found a row that is none: {e}") from None
+
+
+def _row(cells: list[str]) -> dict[str, Any]:
+    row = {k: float(cell) if cell else None for k, cell in zip(COLUMNS, cells, strict=True)}
+    return row | {"epoch": int(cells[0])}
 
 
 def _cells(row: Mapping[str, Any]) -> list[Any]:

@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
 from scipy.spatial.transform import Rotation
 from scipy.special import roots_legendre
 
@@ -30,6 +27,7 @@ from eqpot.kernels.interaction import PATH_FACTORS
 from eqpot.model import PATHS, Dense
 from eqpot.ops import Operator, operators
 from eqpot.potential import Potential
+from eqpot.printing import PlainTable
 from eqpot.tape import Node, Pool, Tape
 from eqpot.words import counted
 
@@ -538,14 +536,13 @@ def to_json(found: Inspection) -> dict[str, Any]:
     }
 
 
-def tables(found: Inspection) -> list[Table]:
+def tables(found: Inspection) -> list[PlainTable]:
     """Paths by block, and what the symmetry is worth."""
-    paths = Table(
-        title=f"{escape(found.name)}, {counted(len(found.atoms), 'atom')}, "
-        f"{counted(len(found.distances), 'edge')}, {found.energy:.6f} eV\n{escape(found.model)}\n"
+    paths = PlainTable(
+        f"{found.name}, {counted(len(found.atoms), 'atom')}, "
+        f"{counted(len(found.distances), 'edge')}, {found.energy:.6f} eV",
+        found.model,
         "share: of the energy, by integrated gradients; off: with the path switched off, less the whole",
-        title_justify="left",
-        box=SIMPLE_HEAD,
     )
     for heading in ("block", "path"):
         paths.add_column(heading)
@@ -569,11 +566,7 @@ def tables(found: Inspection) -> list[Table]:
     paths.add_row("rest", "", "", f"{found.energy_rest:.4f}")
     total = sum(row.energy_share for row in found.paths) + found.energy_rest
     paths.add_row("sum", "", "", f"{total:.4f}")
-    symmetry = Table(
-        title="largest deviation of a block's features from the symmetry, relative, in float64",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
+    symmetry = PlainTable("largest deviation of a block's features from the symmetry, relative, in float64")
     for heading in ("block", "rotation", "mirror", "permutation"):
         symmetry.add_column(heading, justify="left" if heading == "block" else "right")
     for row in found.equivariance:

@@ -15,12 +15,13 @@ same f: ASE's own count of 3 N would keep a molecule at rest of n atoms hotter b
 
 import csv
 import dataclasses
+import hashlib
 import math
 import operator
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -39,14 +40,16 @@ from ase.md.verlet import VelocityVerlet
 from eqpot.calculator import EqpotCalculator
 from eqpot.config import DynamicsConfig
 from eqpot.errors import UserError
-from eqpot.files import sha256
+from eqpot.files import sha256, sync
 from eqpot.graph import shortest_edges
 from eqpot.potential import Potential
-from eqpot.runs import check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
+from eqpot.runs import Hold, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
+from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
 from eqpot.trajectory import read_frame
 from eqpot.words import counted
 
 TRAJECTORY, LOG, PICTURE, RESTART = "trajectory.traj", "thermo.csv", "thermo.png", "restart.h5"
+FILES = (TRAJECTORY, LOG, PICTURE, RESTART)
 FORMAT, VERSION = "eqpot-restart", 1
 COLUMNS = (
     "step",
@@ -66,13 +69,32 @@ RESTART_SECONDS = 5.0  # at most lost when the process is killed; writing takes 
 COMPRESSED = 0.5  # closest approach without training data, in sums of covalent radii
 ULM_HEAD = 48  # bytes at the start of a .traj file: how many frames there are and where they are listed
 # What ASE's integrators keep beside the atoms: chain positions and momenta, log of the cell's scale.
-CHAIN = ("_thermostat._eta", "_thermostat._p_eta")
+CHAIN = {name: Array(np.float64, (3,)) for name in ("_thermostat._eta", "_thermostat._p_eta")}
+BAROSTAT = {name: Array(np.float64, (3,)) for name in ("_barostat._xi", "_barostat._p_xi")}
 STATE = {
-    VelocityVerlet: (),
-    Langevin: (),
+    VelocityVerlet: {},
+    Langevin: {},
     NoseHooverChainNVT: CHAIN,
-    IsotropicMTKNPT: (*CHAIN, "_barostat._xi", "_barostat._p_xi", "_eps", "_p_eps"),
+    IsotropicMTKNPT: CHAIN | BAROSTAT | {name: Array(np.float64) for name in ("_eps", "_p_eps")},
 }
+# What the JSON of a restart file holds; the arrays are `_layout`.
+CONTENT: Rule = {
+    "config": TABLE,
+    "sources": {
+        "models": [TEXT],
+        "model_hashes": [HASH],
+        "structure": TEXT,
+        "structure_hash": HASH,
+        "command": TEXT,
+    },
+    "step": integer(),
+    "random": RANDOM,
+    "first_conserved": either(number(), "null", None),
+    "trajectory_size": integer(ULM_HEAD),
+    "log_size": integer(),
+    "system": HASH,
+}
+LATER = ("system",)
 
 
 class LimitPassed(UserError):
@@ -114,6 +136,8 @@ class Simulation:
         self.dynamics: MolecularDynamics | None = None
         self.first_conserved: float | None = None  # eV
         self.stopping = False
+        self.hold = Hold(folder)
+        self._system = _system(atoms)
         self._species = potentials[0].species
         self._closest = closest_approach(potentials, self._species, config.min_distance)
         self._unknown = [p for p, m in zip(sources.models, potentials, strict=True) if not closest(m)]
@@ -133,38 +157,40 @@ class Simulation:
 
         Nothing is written before models, structure and its first forces are found good.
         """
-        held = check_run(folder, (TRAJECTORY, LOG, PICTURE, RESTART), overwrite)
         folder = Path(folder)
-        if Path(structure).resolve() in [(folder / name).resolve() for name in held]:
-            raise UserError(f"{structure}: expected a structure outside the run that is replaced")
-        potentials = [Potential.load(model, device) for model in models]
-        atoms = read_frame(structure, config.index)
-        for potential in potentials:
-            potential.check(atoms, str(structure))
-        sources = Sources(
-            [os.path.abspath(model) for model in models],
-            [sha256(model) for model in models],
-            os.path.abspath(structure),
-            sha256(structure),
-            command,
-        )
-        self = cls(config, folder, sources, potentials, atoms)
-        if config.keep_velocities:
-            if not atoms.has("momenta"):
-                raise UserError(f"{structure}: --keep-velocities: expected velocities, found none")
-            still(config, atoms)
-        else:
-            draw_momenta(config, atoms, self.random)
-        self.dynamics = integrator(config, atoms, self.random)
-        atoms.get_forces()
-        if fault := self.fault():
-            raise UserError(f"{structure}: step 0: {fault}")
-        self.first_conserved = self.conserved()
-        clear_run(folder, held)
-        with self._outputs() as (frames, rows):
-            rows.writerow(COLUMNS)
-            self._write(frames, rows)
-        self.checkpoint()
+        with Hold(folder) as hold:
+            held = check_run(folder, FILES, overwrite)
+            if Path(structure).resolve() in [(folder / name).resolve() for name in held]:
+                raise UserError(f"{structure}: expected a structure outside the run that is replaced")
+            potentials = [Potential.load(model, device) for model in models]
+            atoms = read_frame(structure, config.index)
+            for potential in potentials:
+                potential.check(atoms, str(structure))
+            sources = Sources(
+                [os.path.abspath(model) for model in models],
+                [sha256(model) for model in models],
+                os.path.abspath(structure),
+                sha256(structure),
+                command,
+            )
+            self = cls(config, folder, sources, potentials, atoms)
+            if config.keep_velocities:
+                if not atoms.has("momenta"):
+                    raise UserError(f"{structure}: --keep-velocities: expected velocities, found none")
+                still(config, atoms)
+            else:
+                draw_momenta(config, atoms, self.random)
+            self.dynamics = integrator(config, atoms, self.random)
+            atoms.get_forces()
+            if fault := self.fault():
+                raise UserError(f"{structure}: step 0: {fault}")
+            self.first_conserved = self.conserved()
+            self.hold = hold
+            clear_run(hold, FILES, overwrite)
+            with self._outputs() as (frames, rows):
+                rows.writerow(COLUMNS)
+                self._write(frames, rows)
+            self.checkpoint()
         return self
 
     @classmethod
@@ -183,39 +209,45 @@ class Simulation:
         files.
         """
         folder = Path(folder)
-        stored, arrays = read_checkpoint(folder / RESTART, FORMAT, VERSION)
-        config = DynamicsConfig.from_dict(stored["config"] | changes)
-        _only_stops_differ(config, DynamicsConfig.from_dict(stored["config"]), folder / RESTART)
-        sources = Sources(**stored["sources"])
-        models = models or sources.models
-        if len(models) != len(sources.models):
-            raise UserError(
-                f"{folder / RESTART}: expected {counted(len(sources.models), 'model')}, found {len(models)}"
-            )
-        potentials = [Potential.load(path, device) for path in models]
-        for path, expected in zip(models, sources.model_hashes, strict=True):
-            check_hash(path, sha256(path), expected, folder / RESTART)
-        if structure is not None:
-            check_hash(structure, sha256(structure), sources.structure_hash, folder / RESTART)
-        frames, log = folder / TRAJECTORY, folder / LOG
-        _check_size(frames, stored["trajectory_size"], folder / RESTART)
-        _check_size(log, stored["log_size"], folder / RESTART)
-        with TrajectoryReader(frames) as reader:
-            atoms = reader[0]  # where the barostat measures the cell from
-        atoms.positions[:] = arrays["positions"]
-        atoms.set_momenta(arrays["momenta"], apply_constraint=False)
-        self = cls(config, folder, sources, potentials, atoms)
-        self.random.bit_generator.state = stored["random"]
-        self.dynamics = integrator(config, atoms, self.random)
-        self.dynamics.nsteps = stored["step"]
-        self.first_conserved = stored["first_conserved"]
-        for name in STATE[type(self.dynamics)]:
-            owner, _, attribute = f"dynamics.{name}".rpartition(".")
-            value = arrays[name]
-            setattr(operator.attrgetter(owner)(self), attribute, value if value.ndim else float(value))
-        atoms.set_cell(arrays["cell"])
-        _cut(frames, stored["trajectory_size"], arrays["trajectory_head"].tobytes())
-        _cut(log, stored["log_size"])
+        with Hold(folder) as hold:
+            stored, arrays = _restart_of(folder)
+            config = DynamicsConfig.from_dict(stored["config"] | changes)
+            _only_stops_differ(config, DynamicsConfig.from_file(stored["config"]), folder / RESTART)
+            sources = Sources(**stored["sources"])
+            models = models or sources.models
+            if len(models) != len(sources.models):
+                expected = counted(len(sources.models), "model")
+                raise UserError(f"{folder / RESTART}: expected {expected}, found {len(models)}")
+            potentials = [Potential.load(path, device) for path in models]
+            for path, expected in zip(models, sources.model_hashes, strict=True):
+                check_hash(path, sha256(path), expected, folder / RESTART)
+            if structure is not None:
+                check_hash(structure, sha256(structure), sources.structure_hash, folder / RESTART)
+            frames, log = folder / TRAJECTORY, folder / LOG
+            _check_size(frames, stored["trajectory_size"], folder / RESTART)
+            _check_size(log, stored["log_size"], folder / RESTART)
+            _check_head(frames, arrays["trajectory_head"], stored["trajectory_size"], folder / RESTART)
+            atoms = _first_frame(frames)  # where the barostat measures the cell from
+            found = _system(atoms)
+            if len(atoms) != len(arrays["positions"]) or stored.get("system", found) != found:
+                raise UserError(f"{frames}: frame 0: expected the atoms of {folder / RESTART}, found others")
+            atoms.positions[:] = arrays["positions"]
+            atoms.set_momenta(arrays["momenta"], apply_constraint=False)
+            self = cls(config, folder, sources, potentials, atoms)
+            self.hold = hold
+            self.random.bit_generator.state = stored["random"]
+            self.dynamics = integrator(config, atoms, self.random)
+            self.dynamics.nsteps = stored["step"]
+            self.first_conserved = stored["first_conserved"]
+            for name in STATE[type(self.dynamics)]:
+                owner, _, attribute = f"dynamics.{name}".rpartition(".")
+                value = arrays[name]
+                setattr(operator.attrgetter(owner)(self), attribute, value if value.ndim else float(value))
+            atoms.set_cell(arrays["cell"])
+            for potential in potentials:
+                potential.check(atoms, str(folder / RESTART))
+            _cut(frames, stored["trajectory_size"], arrays["trajectory_head"].tobytes())
+            _cut(log, stored["log_size"])
         return self
 
     @property
@@ -239,7 +271,10 @@ class Simulation:
         LimitPassed where one is passed or something is not finite: the step that did so is the last one in
         trajectory and log, and the checkpoint is one before it.
         """
-        watch = watch or Watch()
+        with closing(self.hold.take()):
+            return self._run(watch or Watch())
+
+    def _run(self, watch: "Watch") -> bool:
         due = time.monotonic() + RESTART_SECONDS
         with self._outputs() as (frames, rows):
             while not (self.finished or self.stopping):
@@ -322,9 +357,13 @@ class Simulation:
 
     def log(self) -> dict[str, np.ndarray]:
         """COLUMNS of the log, each [rows], NaN where there is nothing."""
-        with open(self.folder / LOG, newline="") as file:
-            rows = [[float(cell or "nan") for cell in row] for row in list(csv.reader(file))[1:]]
-        return dict(zip(COLUMNS, np.transpose(rows), strict=True))
+        path = self.folder / LOG
+        try:
+            with open(path, newline="") as file:
+                rows = [[float(cell or "nan") for cell in row] for row in list(csv.reader(file))[1:]]
+            return dict(zip(COLUMNS, np.transpose(rows), strict=True))
+        except (OSError, ValueError, csv.Error) as e:
+            raise UserError(f"{path}: expected the log of the run, found what cannot be read: {e}") from e
 
     def draw(self) -> None:
         """Write the picture of the log."""
@@ -345,6 +384,8 @@ class Simulation:
     def checkpoint(self) -> None:
         """Everything that the next step depends on, in one HDF5 file."""
         frames, log = self.folder / TRAJECTORY, self.folder / LOG
+        for path in (frames, log):  # on the disk before the checkpoint that counts on them
+            sync(path)
         with open(frames, "rb") as file:
             head = file.read(ULM_HEAD)
         content = {
@@ -355,6 +396,7 @@ class Simulation:
             "first_conserved": self.first_conserved,
             "trajectory_size": frames.stat().st_size,
             "log_size": log.stat().st_size,
+            "system": self._system,
         }
         arrays = {
             "positions": self.atoms.positions,
@@ -540,6 +582,55 @@ def _only_stops_differ(config: DynamicsConfig, stored: DynamicsConfig, path: Pat
                 f"{path}: {config.called(key)}: expected {expected!r} as the run began, found {value!r}; "
                 f"a resumed run may change only {', '.join(map(config.called, stops))}"
             )
+
+
+def _restart_of(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Settings and state, and the arrays, of a run's checkpoint; UserError where it breaks a rule."""
+    path = folder / RESTART
+    content, arrays = read_checkpoint(path, FORMAT, VERSION, CONTENT, _layout, LATER)
+    sources = content["sources"]
+    if not 0 < len(sources["models"]) == len(sources["model_hashes"]):
+        raise UserError(f"{path}: sources.models: expected one for each of model_hashes, found other ones")
+    if (content["first_conserved"] is None) != (content["config"]["thermostat"] == "langevin"):
+        raise UserError(f"{path}: first_conserved: expected a number without langevin, null with it")
+    return content, arrays
+
+
+def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
+    """Arrays of a restart file."""
+    config = DynamicsConfig.from_file(content["config"])
+    of_nvt = Langevin if config.thermostat == "langevin" else NoseHooverChainNVT
+    kind = {"nve": VelocityVerlet, "nvt": of_nvt, "npt": IsotropicMTKNPT}[config.ensemble]
+    return {
+        "positions": Array(np.float64, ("atoms", 3)),
+        "momenta": Array(np.float64, ("atoms", 3)),
+        "cell": Array(np.float64, (3, 3)),
+        "trajectory_head": Array(np.uint8, (ULM_HEAD,)),
+        **STATE[kind],
+    }
+
+
+def _first_frame(path: Path) -> Atoms:
+    try:
+        with TrajectoryReader(path) as reader:
+            return reader[0]
+    except Exception as error:  # ASE's reader raises what it pleases on a broken file
+        raise UserError(f"{path}: frame 0: expected the run's, found what cannot be read: {error}") from error
+
+
+def _system(atoms: Atoms) -> str:
+    """SHA-256 of what a run takes from its first frame, hexadecimal."""
+    parts = (atoms.numbers, atoms.get_masses(), atoms.cell[:], atoms.pbc, _fixed(atoms))
+    return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
+
+
+def _check_head(path: Path, head: np.ndarray, size: int, checkpoint: Path) -> None:
+    """Head: magic word, tag and version, the number of frames, and where the list of them is."""
+    with open(path, "rb") as file:
+        same = file.read(32) == head[:32].tobytes()
+    frames, place = np.frombuffer(head[32:].tobytes(), "<i8")
+    if not (same and frames > 0 and ULM_HEAD <= place < size):
+        raise UserError(f"{checkpoint}: trajectory_head: expected that of {path}, found another")
 
 
 def _check_size(path: Path, size: int, checkpoint: Path) -> None:

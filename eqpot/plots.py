@@ -14,6 +14,7 @@ from eqpot.analyze import Msd
 from eqpot.data import Dataset
 from eqpot.files import replacing
 from eqpot.loss import Labels
+from eqpot.words import plain
 
 INK, FAINT = "#333333", "#bbbbbb"
 COLOURS = ("#2a6f97", "#d1495b", "#66a182", "#edae49", "#8d6a9f", "#6b705c")
@@ -200,7 +201,7 @@ def distributions(
             axes.axhline(level, color=FAINT, linewidth=0.8)
         for k, (trajectory, panels) in enumerate(curves.items()):
             style = "-" if k == 0 else "--"
-            axes.plot(x, panels[name], style, color=COLOURS[k], linewidth=1.4, label=trajectory)
+            axes.plot(x, panels[name], style, color=COLOURS[k], linewidth=1.4, label=_name(trajectory))
         axes.set_xlim(0, x[-1] + x[0])
         axes.set_ylim(bottom=0)
         highest = np.max([panels[name] for panels in curves.values()], axis=0)
@@ -218,6 +219,11 @@ def distributions(
         lines, shown = axes.get_legend_handles_labels()
         figure.legend(lines, shown, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     _save(figure, path)
+
+
+def _name(path: str) -> str:
+    """What stands for a file; none of it is mathematics."""
+    return plain(path).replace("$", r"\$")
 
 
 def _end_of_peak(y: np.ndarray) -> int:

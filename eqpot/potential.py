@@ -1,6 +1,7 @@
 """The potential: settings, weights and constants in one object; energies, forces and stress of structures."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,7 @@ from eqpot.loss import Labels
 from eqpot.model import ALL, Model, Selection
 from eqpot.ops import convolution, operators
 from eqpot.params import Params
+from eqpot.schema import TABLE, Array, Rule, check, number
 from eqpot.tape import GpuPool, Node, Pool, Tape
 from eqpot.zbl import ZBL
 
@@ -34,8 +36,21 @@ if TYPE_CHECKING:
     from eqpot.gpu_calls import RecordedCalls
 
 FORMAT, VERSION = "eqpot-model", 2
+# What a model file holds beside the settings, "config"; the weights are `_weights`.
+DTYPE: Rule = ("float32 or float64", lambda value: value in ("float32", "float64"))
+MEAN_NEIGHBOURS = number(above=0, high=1e6)
+PROVENANCE: Rule = (
+    "a table, in which closest holds distances above 0 by pair of elements",
+    lambda value: isinstance(value, dict) and _are_distances(value.get("closest", {})),
+)
+ELEMENTS = {
+    "species": Array(np.integer, ("elements",), low=1, high=len(chemical_symbols) - 1, rising=True),
+    "scale": Array(np.float64, ("elements",)),
+    "shift": Array(np.float64, ("elements",)),
+}
 FROM_VOIGT = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # the nine components among xx yy zz yz xz xy
 NO_PAIRS = np.empty(0)
+MOST_PARAMETERS = 50_000_000  # far more than fits have needed; training keeps several copies
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ class Potential:
         self.shift = np.zeros(len(self.species))
         self.mean_neighbours = 1.0
         self.zbl = ZBL(self.species, config.cutoff, config.envelope_p) if config.zbl else None
-        self.params = Params(self._model.shapes(), dtype)
+        self.params = Params(_affordable(self._model.shapes(), config, dtype), dtype)
         self.provenance: dict[str, Any] = {}
         self._work_on(backend)
 
@@ -179,7 +194,13 @@ class Potential:
     # ---- files
 
     def save(self, path: str | Path) -> None:
-        """Write a model file (HDF5: arrays, and JSON for settings and origin)."""
+        """Write a model file (HDF5: arrays, and JSON for settings and origin); UserError where `load` would
+        not take it."""
+        arrays = {"species": np.array(self.species, np.int64), "scale": self.scale, "shift": self.shift}
+        arrays |= {f"params/{name}": backends.to_host(array) for name, array in self.params.items()}
+        for name, array in (ELEMENTS | _weights(self.params)).items():
+            array.check_values(arrays[name], f"{path}: {name}")
+        check(self.mean_neighbours, MEAN_NEIGHBOURS, f"{path}: mean_neighbours")
         with new_hdf5(path) as file:
             file.attrs.update(
                 format=FORMAT,
@@ -189,32 +210,26 @@ class Potential:
                 mean_neighbours=self.mean_neighbours,
                 provenance=json.dumps(self.provenance),
             )
-            file["species"] = np.array(self.species, np.int64)
-            file["scale"], file["shift"] = self.scale, self.shift
-            for name, array in self.params.items():
-                file[f"params/{name}"] = backends.to_host(array)
+            for name, array in arrays.items():
+                file[name] = array
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Self:
         """Read a model file; UserError where it is missing, damaged or something else, and as in `to`."""
-        try:
-            with own_hdf5(path, FORMAT, VERSION) as file:
-                config = ModelConfig.from_dict(json.loads(file.attrs["config"]))
-                potential = cls(config, file["species"][()], str(file.attrs["dtype"]))
-                potential.mean_neighbours = file.attrs["mean_neighbours"]
-                potential.provenance = json.loads(file.attrs["provenance"])
-                arrays = {"scale": potential.scale, "shift": potential.shift}
-                arrays |= {f"params/{name}": array for name, array in potential.params.items()}
-                for name, array in arrays.items():
-                    if file[name].shape != array.shape:
-                        raise UserError(
-                            f"{path}: {name}: expected shape {array.shape}, found {file[name].shape}"
-                        )
-                    array[...] = file[name][()]
-                    if not np.isfinite(array).all():
-                        raise UserError(f"{path}: {name}: expected finite numbers, found NaN or infinity")
-        except (OSError, KeyError, ValueError, RuntimeError) as e:
-            raise UserError(f"{path}: cannot be read as a model file ({str(e).splitlines()[0]})") from e
+        with own_hdf5(path, FORMAT, VERSION) as file:
+            dtype, settings = file.attribute("dtype", DTYPE), file.json("config", TABLE)
+            try:
+                config = ModelConfig.from_file(settings)
+            except UserError as e:
+                raise UserError(f"{path}: {e}") from e
+            arrays = file.arrays(ELEMENTS)
+            potential = cls(config, arrays["species"].tolist(), dtype)
+            potential.mean_neighbours = file.attribute("mean_neighbours", MEAN_NEIGHBOURS)
+            potential.provenance = file.json("provenance", PROVENANCE)
+            potential.scale[:], potential.shift[:] = arrays["scale"], arrays["shift"]
+            weights = file.arrays(_weights(potential.params))
+            for name, array in potential.params.items():
+                array[...] = weights[f"params/{name}"]
         return potential.to(device)
 
     # ---- structures
@@ -492,6 +507,31 @@ def _frame_sums(values: np.ndarray, batch: Batch) -> np.ndarray:
     sums = np.empty_like(values, shape=(batch.n_frames, values.shape[1]))
     force_kernels.frame_sums_cuda(sums, values, batch.frame)
     return sums
+
+
+def _weights(params: Params) -> dict[str, Array]:
+    """Arrays of a model file."""
+    return {f"params/{name}": Array(params.flat.dtype.type, array.shape) for name, array in params.items()}
+
+
+def _are_distances(value: Any) -> bool:
+    return isinstance(value, dict) and all(number(above=0)[1](x) for x in value.values())
+
+
+def _affordable(
+    shapes: dict[str, tuple[int, ...]], config: ModelConfig, dtype: str
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights; UserError where they are too many to be meant."""
+    count = sum(map(math.prod, shapes.values()))
+    if count > MOST_PARAMETERS:
+        size = count * np.dtype(dtype).itemsize / 1e9
+        names = ("features", "blocks", "basis_size", "radial_depth", "radial_width")
+        settings = ", ".join(f"{name} {getattr(config, name)}" for name in names)
+        raise UserError(
+            f"model: expected settings with at most {MOST_PARAMETERS:,} parameters, found {count:,}, which "
+            f"would take {size:.3g} GB as {dtype} ({settings})"
+        )
+    return shapes
 
 
 def _numbers(species: Sequence[str | int]) -> list[int]:

@@ -1,15 +1,27 @@
 """Run folders, of training and of dynamics: begun in an empty place, taken up again at a checkpoint."""
 
+import errno
+import gc
 import json
-from collections.abc import Mapping, Sequence
+import os
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from eqpot.backend import to_host
 from eqpot.errors import UserError
-from eqpot.files import check_folder, new_hdf5, own_hdf5
+from eqpot.files import check_folder, new_hdf5, own_hdf5, remove_stale
+from eqpot.schema import Array, Rule
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+LOCK = ".eqpot.lock"
 
 
 def check_run(folder: str | Path, names: Sequence[str], overwrite: bool) -> list[str]:
@@ -27,14 +39,106 @@ def check_run(folder: str | Path, names: Sequence[str], overwrite: bool) -> list
     return held
 
 
-def clear_run(folder: Path, held: Sequence[str]) -> None:
-    """Make the folder, and remove what `check_run` found."""
+def clear_run(hold: "Hold", names: Sequence[str], overwrite: bool) -> None:
+    """Make the folder, hold it, and remove a run that is there; UserError as in `check_run`."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in held:
-            (folder / name).unlink()
+        hold.folder.mkdir(parents=True, exist_ok=True)
+        hold.take()
+        for name in check_run(hold.folder, names, overwrite):
+            (hold.folder / name).unlink()
     except OSError as e:
-        raise UserError(f"{folder}: cannot be written: {e.strerror}") from e
+        raise UserError(f"{hold.folder}: cannot be written: {e.strerror}") from e
+
+
+class Hold:
+    """A run folder in the hands of one process, or of one run in it: from `with` on until `close`, or until
+    nobody has this object any more; a block that fails closes it.
+
+    It is a lock of the kernel's on a file with the process's number, which ends with the process.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._end: Callable[[], None] | None = None
+
+    def __enter__(self) -> Self:
+        return self.take()
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if kind is not None:
+            self.close()
+
+    def take(self) -> Self:
+        """Hold the folder, if it is there, and clear it of what killed processes left; UserError where
+        another holds it."""
+        if self._end is not None or fcntl is None or not self.folder.is_dir():
+            return self
+        try:
+            number = _locked(self.folder / LOCK)
+        except BlockingIOError:
+            gc.collect()  # runs that nobody has any more
+            try:
+                number = _locked(self.folder / LOCK)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.folder}: in use by process {_holder(self.folder / LOCK)}; wait until it ends, or "
+                    "give another folder with -o"
+                ) from None
+        except OSError as e:
+            raise UserError(f"{self.folder}: cannot be written: {e.strerror}") from e
+        self._end = weakref.finalize(self, _unlock, self.folder / LOCK, number, os.getpid())
+        remove_stale(self.folder)
+        return self
+
+    def close(self) -> None:
+        """Let others have it."""
+        if self._end is not None:
+            self._end()
+            self._end = None
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of the locked file. BlockingIOError where another has it."""
+    while True:
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            _lock(number)
+            if _is_at(number, path):  # and was not removed by who had it
+                os.ftruncate(number, 0)
+                os.pwrite(number, str(os.getpid()).encode(), 0)
+                return number
+        except BaseException:
+            os.close(number)
+            raise
+        os.close(number)
+
+
+def _lock(number: int) -> None:
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        if e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # file systems without locks
+            raise
+
+
+def _is_at(number: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(number), os.stat(path))
+    except OSError:
+        return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text()[:20].strip() or "unknown"
+    except (OSError, ValueError):
+        return "unknown"
+
+
+def _unlock(path: Path, number: int, process: int) -> None:
+    if os.getpid() == process and _is_at(number, path):  # not in a child that was forked
+        path.unlink(missing_ok=True)
+    os.close(number)
 
 
 def write_checkpoint(
@@ -47,15 +151,27 @@ def write_checkpoint(
             file[name] = to_host(array)
 
 
-def read_checkpoint(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Content and arrays. UserError where there is no such file, or a damaged one."""
+def read_checkpoint(
+    path: Path,
+    kind: str,
+    version: int,
+    rule: Rule,
+    layout: Callable[[dict[str, Any]], Mapping[str, Array]],
+    later: Collection[str] = (),
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Content and arrays, where they keep their rules; `layout(content)` are those of the arrays.
+
+    UserError where there is no such file, or a damaged one.
+    """
     if not path.exists():
         raise UserError(f"{path}: nothing to resume: no such file")
-    try:
-        with own_hdf5(path, kind, version) as file:
-            return json.loads(file.attrs["content"]), {name: file[name][()] for name in file}
-    except (OSError, KeyError, ValueError) as e:
-        raise UserError(f"{path}: expected a whole checkpoint, found one that cannot be read: {e}") from e
+    with own_hdf5(path, kind, version) as file:
+        content = file.json("content", rule, later)
+        try:
+            wanted = layout(content)
+        except UserError as e:  # of the settings, which know no file
+            raise UserError(f"{path}: {e}") from e
+        return content, file.arrays(wanted)
 
 
 def check_hash(path: str | Path, found: str, expected: str, checkpoint: Path) -> None:

@@ -48,7 +48,7 @@ class Place:
         return self.start + self.stride * np.arange(self.rows)[:, None] + np.arange(self.columns)
 
 
-def places(model: Model, starts: Mapping[str, int]) -> list[Place]:
+def matrices(model: Model, starts: Mapping[str, int]) -> list[Place]:
     """The matrices among the weights of a model, whose arrays begin at `starts`.
 
     Each block of a block-diagonal matrix and each species' matrix is one of its own; so are, side by side in

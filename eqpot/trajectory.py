@@ -5,13 +5,13 @@ from itertools import islice
 from pathlib import Path
 
 import ase.io
-import h5py
 import numpy as np
 from ase import Atoms
 
 from eqpot.data import check_cell, read_dataset
 from eqpot.errors import UserError
-from eqpot.files import read_structure
+from eqpot.files import is_hdf5, read_structure
+from eqpot.xyz import reading
 
 EVERYTHING = slice(None)
 
@@ -38,7 +38,7 @@ def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]
     """
     path = Path(path)
     check_trajectory(path)
-    if h5py.is_hdf5(path):
+    if is_hdf5(path):
         dataset = read_dataset(path)
         numbered = ((k, dataset.atoms(k)) for k in range(len(dataset)))
     else:
@@ -58,7 +58,7 @@ def read_frame(path: str | Path, index: int = -1) -> Atoms:
 
     UserError as in `read_trajectory`.
     """
-    if index == -1 and not (Path(path).is_file() and h5py.is_hdf5(path)):
+    if index == -1 and not (Path(path).is_file() and is_hdf5(path)):
         return read_structure(path)  # the last one, whose format may let it leave out those before
     try:
         (atoms,) = read_trajectory(path, slice(index, index + 1 or None))
@@ -74,7 +74,7 @@ def read_frame(path: str | Path, index: int = -1) -> Atoms:
 def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
     count, what = 0, "no frame"
     try:
-        for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True):
+        for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True, **reading(path)):
             yield count, atoms
             count += 1
     except Exception as error:  # ASE's readers raise what they please on a broken file

@@ -354,7 +354,7 @@ def test_compare_overlays(at_work, capsys):
             "rdf salt.extxyz --r-max 900",
             "salt.extxyz: frame 0: expected a distance with at most 50000000 pairs",
         ),
-        ("rdf salt.extxyz --r-max inf", "range: expected a finite number above 0 Å, found inf Å"),
+        ("rdf salt.extxyz --r-max inf", "inf is not in the range 0<x<=1000"),
         ("rdf salt.extxyz --r-max 0.5", "--r-max: expected pairs of atoms, found none within 0.5 Å"),
         ("rdf salt.extxyz --r-max 3 --pair Na-Na", "expected pairs Na-Na, found none within 3 Å"),
         ("adf salt.extxyz --triple Na-Cl-Na --cutoff 900", "a distance with at most 50000000 pairs"),

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import bulk
 from test_calculator import crystal, molecule, potential
 
 from eqpot import check as checks
@@ -84,6 +86,44 @@ def test_pairs_that_fall_into_each_other(monkeypatch):
         _, squeezed = checks._dimer(model, (6, 8))
         assert squeezed.value == pytest.approx(turn, abs=0.01)
         assert squeezed.passed == (turn == 0)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "asked"),
+    [
+        (Atoms("H"), set()),
+        (Atoms("H", cell=[9, 9, 9], pbc=True), set()),
+        (Atoms("HO", [[0, 0, 0], [0, 0, 9.0]]), set()),
+        (bulk("C", "fcc", a=3.0), {"stress against"}),
+    ],
+)
+def test_what_does_not_apply_is_not_asked(atoms, asked, recwarn):
+    """Without forces there is nothing to compare them with."""
+    findings = found(potential("float32"), atoms)
+    without = {q for q, f in findings.items() if f.value is None}
+    words = {
+        "forces against",
+        "forces turn",
+        "forces follow",
+        *(["stress against"] if atoms.pbc.all() else []),
+    }
+    assert {" ".join(q.split()[:2]) for q in without} == words - asked
+    assert all(f.passed and f.unit in ("no forces", "no stress") for q, f in findings.items() if q in without)
+    assert all(np.isfinite(f.value) for q, f in findings.items() if q not in without)
+    assert not recwarn.list
+
+
+def test_forces_that_should_be_there_are_asked_for(monkeypatch):
+    evaluate = Potential.evaluate
+
+    def without(self, atoms):
+        one = evaluate(self, atoms)
+        gone = [replace(r, forces=0 * r.forces) for r in ([one] if not isinstance(one, list) else one)]
+        return gone if isinstance(one, list) else gone[0]
+
+    monkeypatch.setattr(Potential, "evaluate", without)
+    monkeypatch.setattr(checks, "_dimer", lambda *_: ())
+    assert failed(potential(), molecule()) >= {"forces against"}
 
 
 def test_nan_never_passes():

@@ -4,10 +4,13 @@ import errno
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import time
 import tomllib
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +23,11 @@ from eqpot.backend import obstacle
 from eqpot.cli import _Listened, main
 from eqpot.config import Config
 from eqpot.data import read_dataset, write_dataset
+from eqpot.errors import UserError
 from eqpot.evaluate import errors, report
 from eqpot.loss import Labels
 from eqpot.potential import Potential
+from eqpot.stops import answering, interrupt
 
 SMALL = [f"--set=model.{key}={value}" for key, value in MODEL.items()]
 SHORT = [*SMALL, "--set=train.batch_size=4", "--max-epochs=2", "--n-valid=3"]
@@ -115,11 +120,11 @@ def test_stopped_by_a_signal(number, folder, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(Trainer, "step", stop)
     run = tmp_path / "run"
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    before = signal.signal(number, signal.default_int_handler)  # a job in the background ignores SIGINT
     try:
         assert main(["fit", str(folder / "toy.h5"), "-o", str(run), *SHORT]) == 130
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
     assert f"stopped in epoch 2; continue with: eqpot fit --resume -o {run}" in capsys.readouterr().out
     monkeypatch.undo()
     assert main(["fit", "--resume", "-o", str(run)]) == 0
@@ -275,7 +280,10 @@ def test_water_of_the_benchmark_is_as_dense_as_water():
         (["fit", "toy.h5", "--set", "model.cutof=4"], "did you mean 'cutoff'"),
         (["fit", "toy.h5", "--set", "cutoff=4"], "expected table.key=value"),
         (["fit", "toy.h5", "--max-time", "long"], 'found "long"'),
-        (["fit", "toy.h5", "--max-epochs", "0"], "train.max_epochs: expected an integer at least 1, found 0"),
+        (
+            ["fit", "toy.h5", "--max-epochs", "0"],
+            "train.max_epochs: expected an integer at least 1 and at most",
+        ),
         (["fit", "toy.h5", "--config", "none.toml"], "none.toml: no such file"),
         (["fit", "toy.h5", "--resume", "--overwrite"], "exclude each other"),
         (["fit", "none.h5", "-o", "new"], "none.h5"),
@@ -451,6 +459,19 @@ def test_an_unfinished_relaxation_is_an_error_that_keeps_what_was_reached(relaxi
     assert len(after) == len(before) and not np.allclose(after.positions, before.positions, atol=1e-6)
 
 
+def test_a_relaxation_below_the_rounding_writes_the_best_step(relaxing, capsys, monkeypatch):
+    from test_relax import Rounded
+
+    monkeypatch.setattr("eqpot.calculator.EqpotCalculator", lambda _: Rounded())
+    ase.io.write("cu.xyz", ase.Atoms("O2", [[0, 0, 0], [0, 0, 1.5]]))
+    text = refused([*relaxing, "cu.xyz", "--fmax", "1e-9"], capsys)
+    found = re.search(
+        r"lost its way after step \d+ \(.*\); step (\d+) is kept: expected no force above", text
+    )
+    assert found and "that is the rounding of float32: give a larger --fmax" in text
+    assert np.isfinite(ase.io.read("relaxed.extxyz").positions).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -522,7 +543,7 @@ def test_a_frame_of_a_data_set_is_a_structure(relaxing, folder, capsys, monkeypa
 def test_md_stopped_by_a_signal(number, relaxing, folder, capsys, monkeypatch):
     from eqpot.md import Simulation
 
-    before, words = signal.getsignal(number), [str(folder / "run" / "model.h5"), "frame.xyz", "--length=20"]
+    words = [str(folder / "run" / "model.h5"), "frame.xyz", "--length=20"]
     assert main(["md", *words, "-o", "whole"]) == 0
     capsys.readouterr()
     fault = Simulation.fault
@@ -534,9 +555,13 @@ def test_md_stopped_by_a_signal(number, relaxing, folder, capsys, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Simulation, "fault", stop)
-        assert main(["md", *words, "-o", "run"]) == 130
+        before = signal.signal(number, signal.default_int_handler)  # a job in the background ignores SIGINT
+        try:
+            assert main(["md", *words, "-o", "run"]) == 130
+            assert signal.getsignal(number) is signal.default_int_handler
+        finally:
+            signal.signal(number, before)
     assert "stopped at step 7; continue with: eqpot md --resume -o run" in capsys.readouterr().out
-    assert signal.getsignal(number) is before
     assert main(["md", "--resume", "-o", "run"]) == 0
     for name in ("trajectory.traj", "thermo.csv"):
         assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
@@ -622,3 +647,150 @@ def test_output_closed_at_the_other_end():
         for _ in range(2):
             out.write("a line\n")
             out.flush()
+        assert out.fault is None
+
+
+EQPOT = shlex.join([sys.executable, "-m", "eqpot"])
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "out", "err"),
+    [
+        ("fit --show-config >/dev/full", 2, "", "error: standard output: cannot be written: No space left"),
+        ("fit --help >/dev/full", 2, "", "error: standard output: cannot be written: No space left"),
+        ("fit --show-config >&-", 0, "", ""),
+        ("fit none.h5 >&-", 2, "", "error: none.h5: "),
+        ("fit none.h5 2>&-", 2, "", ""),
+        ("fit none.h5 2>/dev/full", 2, "", ""),
+        ("fit none.h5 <&- >&- 2>&-", 2, "", ""),
+    ],
+)
+def test_outputs_that_take_nothing(line, status, out, err):
+    run = subprocess.run(f"{EQPOT} {line}", shell=True, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (status, out)
+    assert run.stderr.startswith(err) and run.stderr.count("\n") == bool(err)
+
+
+def test_results_are_written_with_every_stream_closed(folder, tmp_path):
+    """HDF5 would else get the number of one of them, and what is printed."""
+    model, data = folder / "run" / "model.h5", folder / "toy.h5"
+    for k, streams in enumerate(("", "<&- >&- 2>&-", ">/dev/full")):
+        line = f"{EQPOT} data convert {data} {tmp_path}/{k}.h5 && {EQPOT} eval {model} {tmp_path}/{k}.h5"
+        status = subprocess.run(
+            f"({line} --json {tmp_path}/{k}.json) {streams}", shell=True, stderr=subprocess.DEVNULL
+        )
+        assert status.returncode == (2 if "full" in streams else 0) or k == 2
+    assert (tmp_path / "0.json").read_bytes() == (tmp_path / "1.json").read_bytes()
+    assert (tmp_path / "2.h5").read_bytes() == (tmp_path / "0.h5").read_bytes()
+
+
+def test_an_output_of_ascii_only(folder, tmp_path):
+    ase.io.write(tmp_path / "o.xyz", ase.Atoms("O2", [[0, 0, 0], [0, 0, 1.5]]))
+    line = f"bench {folder / 'run' / 'model.h5'} {tmp_path / 'o.xyz'} --threads 1 --seconds 0"
+    for words in (line, "relax --help", "relax none.h5 \xc5.xyz"):
+        run = subprocess.run(
+            [*shlex.split(EQPOT), *shlex.split(words)],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "400"},
+        )
+        assert run.returncode == (2 if "none" in words else 0), run.stderr
+        assert b"Error" not in run.stderr and (run.stdout + run.stderr).isascii() == (words != "relax --help")
+        assert b"?s/atom" in run.stdout or words != line
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("a\n\x1b b"), r"internal error (ValueError: a \x1b b); please report it; --debug shows"),
+        (EOFError("truncated"), "internal error (RuntimeError: EOFError: truncated); please report it"),
+        (KeyError("name"), "internal error (KeyError: 'name'); please report it"),
+        (AssertionError(), "internal error (AssertionError: ); please report it"),
+        (MemoryError("Unable to allocate 8 TB"), "out of memory (Unable to allocate 8 TB)\n"),
+        (MemoryError(), "out of memory\n"),
+        (RecursionError("maximum"), "something is nested too deeply (RecursionError)"),
+        (OSError(errno.EIO, "Input/output error", "a.h5"), "a.h5: Input/output error\n"),
+        (OSError("Can't read data"), "internal error (OSError: Can't read data)"),
+        (UserError("x" * 100_000), "x ... x"),
+    ],
+)
+def test_the_last_resort(error, words, capsys, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Potential, "load", fail)
+    text = refused(["info", "model.h5"], capsys)
+    assert words in text and len(text) < 5000
+    assert main(["info", "model.h5", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_handlers_are_put_back():
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in stops], sys.unraisablehook, sys.stdout, sys.stderr
+    assert main(["info", "none.h5"]) == 2
+    assert before == (
+        [signal.getsignal(number) for number in stops],
+        sys.unraisablehook,
+        sys.stdout,
+        sys.stderr,
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc tells when a handler stands")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("delay", [0, 0.05, 0.2, 0.5])
+def test_a_signal_while_modules_are_imported(number, delay, folder, tmp_path):
+    """From the first moment that a handler can stand on; the command would take some seconds."""
+    arguments = ["fit", str(folder / "toy.h5"), "-o", str(tmp_path / "run"), *SHORT, "--max-epochs=10000"]
+    command = [sys.executable, "-m", "eqpot", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed
+    ) as process:
+        bit = 1 << (signal.SIGHUP - 1)  # nobody else handles it
+        while (
+            not int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())[1], 16)
+            & bit
+        ):
+            assert process.poll() is None
+        time.sleep(delay)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and not err.strip()
+    assert not list(tmp_path.glob("run/.*"))
+
+
+def _heed() -> None:
+    """A job in the background ignores some signals, and so do its children."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def test_a_stop_that_a_callback_swallows_comes_again():
+    with pytest.raises(KeyboardInterrupt), answering(interrupt):
+        thing = type("Thing", (), {})()
+        reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+        del thing
+        assert reference() is None
+        time.sleep(1)
+
+
+def test_a_stop_waits_for_an_import(tmp_path, monkeypatch):
+    (tmp_path / "slow_module.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGTERM)\ndone = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt), answering(interrupt):
+        import slow_module
+
+        assert slow_module.done
+        time.sleep(1)
+
+
+def test_ignored_signals_stay_ignored():
+    """As with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with answering(interrupt):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,12 +1,23 @@
 """Settings: the TOML that is written reads back, and every bad key or value names itself."""
 
 import dataclasses
+import os
 import tomllib
 
 import pytest
 
-from eqpot.config import Config, LossConfig, ModelConfig, TrainConfig, parse_setting, parse_time, read_toml
+from eqpot.config import (
+    Config,
+    DynamicsConfig,
+    LossConfig,
+    ModelConfig,
+    TrainConfig,
+    parse_setting,
+    parse_time,
+    read_toml,
+)
 from eqpot.errors import UserError
+from eqpot.potential import Potential
 
 CHANGED = {
     "model": {"symmetry": "so3", "features": 7, "cutoff": 4.25, "self_connection": "residual", "zbl": True},
@@ -78,13 +89,117 @@ def test_the_names_scripts_rely_on():
         ({"train": {"shifts": {"Q": 1.0}}}, ["train.shifts", "least_squares", '{"Q": 1.0}']),
         ({"train": {"scale": 0}}, ["train.scale", "positive", "found 0"]),
         ({"train": {"seed": -1}}, ["train.seed", "at least 0", "found -1"]),
+        ({"train": {"seed": 2**63}}, ["train.seed", "at most 9223372036854775807"]),
+        ({"model": {"blocks": 10**9}}, ["model.blocks", "at most 64", "found 1000000000"]),
+        ({"model": {"features": 10**4000}}, ["model.features", "at most 4096", "found 1000000"]),
+        ({"model": {"features": 1 << 50_000}}, ["model.features", "at most 4096", "found a huge int"]),
+        ({"model": {"cutoff": 1e6}}, ["model.cutoff", "at most 50", "found 1000000.0"]),
+        ({"model": {"cutoff": 10**400}}, ["model.cutoff", "at most 50", "found 1000000"]),
+        (
+            {"train": {"learning_rate": float("inf")}},
+            ["train.learning_rate", "at most 100", "found Infinity"],
+        ),
+        ({"train": {"max_time": 10**400}}, ["train.max_time", "90s"]),
+        ({"train": {"scale": 10**400}}, ["train.scale", "positive number"]),
+        ({"train": {"shifts": {"H": 10**400}}}, ["train.shifts", "isolated-atom"]),
+        ({"model": {"x" * 10_000: 1}}, ["model.xxx", "unknown key"]),
+        ({"model": {"symmetry": "x" * 10_000}}, ["model.symmetry", '"o3" or "so3"', "x..."]),
     ],
 )
 def test_bad_settings_name_themselves(tables, words):
     with pytest.raises(UserError) as error:
         Config.from_dict(tables)
     assert all(word in str(error.value) for word in words), str(error.value)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_every_number_has_limits():
+    """So that no file can ask for more than a machine has."""
+    for table in (ModelConfig, LossConfig, TrainConfig, DynamicsConfig):
+        for field in dataclasses.fields(table):
+            if (
+                field.type in (int, float)
+                and field.metadata["choices"] is None
+                and not field.metadata["parse"]
+            ):
+                limits = {key: field.metadata[key] for key in ("low", "above", "high", "below")}
+                assert limits["low"] is not None or limits["above"] is not None, field.name
+                assert limits["high"] is not None or limits["below"] is not None, field.name
+
+
+def test_too_many_parameters_are_told_before_they_are_made():
+    with pytest.raises(
+        UserError, match=r"at most 50,000,000 parameters, found 7,971,\d{3},\d{3}, .* 31.9 GB"
+    ):
+        Potential.create(["H", "O"], features=4096, blocks=64)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"length": "9" * 400}, "--length: expected a number of steps above 0"),
+        ({"length": "1" + "0" * 12, "timestep": 0.5}, None),
+        (
+            {"length": "1ns", "timestep": 1e-300},
+            "--length: expected at most 1e+12 steps, found 1ns in steps of",
+        ),
+        ({"timestep": 1e4}, "--timestep: expected a number greater than 0 and at most 1000"),
+        ({"end_temperature": 1e300, "thermostat": "langevin"}, "--end-temperature: expected a temperature"),
+    ],
+)
+def test_limits_of_dynamics(settings, words):
+    if words is None:
+        assert DynamicsConfig(**settings).steps == 10**12
+        return
+    with pytest.raises(UserError) as error:
+        DynamicsConfig(**settings)
+    assert str(error.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[train]\nseed = " + b"9" * 5000, "not valid TOML: Exceeds the limit"),
+        (b"[train]\nseed = 0x" + b"f" * 5000, "train.seed: expected an integer at least 0 and at most"),
+        (b"[train]\nseed = " + b"9" * 4000, "train.seed: expected an integer at least 0 and at most"),
+        (
+            b"[model]\ncutoff = 1e400",
+            "model.cutoff: expected a number greater than 0 and at most 50, found Inf",
+        ),
+        (b"[model]\ncutoff = nan", "model.cutoff: expected a number"),
+        (b"a = " + b"[" * 3000 + b"]" * 3000, "not valid TOML: tables or lists too deep in each other"),
+        (b"[" + b"a." * 3000 + b"a]", "a: unknown table"),
+        (b"a = " + b"{a=" * 3000 + b"1" + b"}" * 3000, "not valid TOML: tables or lists too deep"),
+        (b"[model]\ncutoff = 4\ncutoff = 5", "not valid TOML: Cannot overwrite a value"),
+        (b"[model]\ncutoff = 4\n\0", "not valid TOML: "),
+        ("[model]\ncutoff = 4".encode("utf-16"), "not valid TOML: expected text in UTF-8"),
+        (b'[model]\n"cut\xe2\x80\xaeoff" = 4', "unknown key, did you mean 'cutoff'?"),
+        (b"#" * 30_001, "expected settings of at most 30000 bytes, found more"),
+    ],
+)
+def test_files_that_are_no_settings(content, words, tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        Config.from_toml(path)
+    assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
+
+
+def test_a_mark_of_byte_order_is_no_setting(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_bytes(b"\xef\xbb\xbf[model]\r\ncutoff = 4\r\n")
+    assert Config.from_toml(path).model.cutoff == 4
+
+
+def test_no_settings_in_folders_devices_and_pipes(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in (
+        (tmp_path, "a folder"),
+        ("/dev/zero", "a device"),
+        (tmp_path / "pipe", "a device or a"),
+    ):
+        with pytest.raises(UserError, match=f"expected a TOML file, found {what}"):
+            read_toml(path)
 
 
 def test_errors_of_a_file_name_the_file(tmp_path):
@@ -111,6 +226,8 @@ def test_overrides():
     assert parse_setting("model.cutoff=4") == ("model", "cutoff", 4)
     assert parse_setting("model.symmetry = so3") == ("model", "symmetry", "so3")
     assert parse_setting("train.shifts={H = -1.0}") == ("train", "shifts", {"H": -1.0})
+    for text in ("9" * 5000, "[" * 3000 + "]" * 3000):  # more than Python reads
+        assert parse_setting(f"model.cutoff={text}") == ("model", "cutoff", text)
     with pytest.raises(UserError, match="expected table.key=value"):
         parse_setting("cutoff=4")
     config = Config().replace({"model": {"cutoff": 4}, "train": {"seed": 3}})

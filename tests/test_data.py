@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
+from toy import unsealed
 
 from eqpot.data import (
     Dataset,
@@ -267,6 +268,7 @@ def _truncated(path):
 def _damaged(path):
     """A byte of the compressed positions inverted."""
     write_dataset(path, example())
+    unsealed(path)
     with h5py.File(path) as file:
         offset = file["positions"].id.get_chunk_info(0).byte_offset
     content = bytearray(path.read_bytes())
@@ -277,7 +279,7 @@ def _damaged(path):
 def _edited(edit):
     def make(path):
         write_dataset(path, example())
-        with h5py.File(path, "r+") as file:
+        with h5py.File(unsealed(path), "r+") as file:
             edit(file)
 
     return make

@@ -13,7 +13,7 @@ from test_fit import same_arrays, settings
 from test_force_call import batch
 from test_model import check_loss_gradient, crystal, molecule, potential
 from tolerances import MODEL, check_close
-from toy import toy_dataset
+from toy import toy_dataset, unsealed
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.cli import summary
@@ -139,7 +139,7 @@ def test_off_unless_asked_for(tmp_path):
     before, model = potential(), exact()
     before.save(tmp_path / "off.h5")
     model.save(tmp_path / "on.h5")
-    with h5py.File(tmp_path / "off.h5", "r+") as file:
+    with h5py.File(unsealed(tmp_path / "off.h5"), "r+") as file:
         config = json.loads(file.attrs["config"])
         del config["isolated_atoms"]
         file.attrs["config"] = json.dumps(config)
@@ -288,7 +288,7 @@ def test_runs_from_before_go_on_without(tmp_path):
     config = settings(shifts=TABLE)
     Trainer.start(config.replace(off), data, tmp_path / "unbroken").run()
     Trainer.start(config.replace(off | {"train": {"max_epochs": 2}}), data, tmp_path / "broken").run()
-    with h5py.File(tmp_path / "broken/checkpoint.h5", "r+") as file:
+    with h5py.File(unsealed(tmp_path / "broken/checkpoint.h5"), "r+") as file:
         content = json.loads(file.attrs["content"])
         del content["config"]["model"]["isolated_atoms"], content["provenance"]["shifts"]
         file.attrs["content"] = json.dumps(content)

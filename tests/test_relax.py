@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from eqpot.errors import UserError
-from eqpot.relax import OPTIMIZERS, relax
+from eqpot.potential import Potential
+from eqpot.relax import OPTIMIZERS, Lost, Step, advice, relax
 
 
 def copper():
@@ -44,6 +46,57 @@ def test_a_cell_comes_to_zero_stress():
     best = lattice[np.argmin(scanned)]
     assert abs(seen[-1].volume / len(atoms) - best**3 / 4) < 0.02
     assert abs(seen[-1].energy / len(atoms) - min(scanned)) < 1e-4
+
+
+class Rounded(EMT):
+    """Forces in steps of 1e-4 eV/Å and never zero, so that two structures have the same ones."""
+
+    def calculate(self, *arguments) -> None:
+        super().calculate(*arguments)
+        self.results["forces"] = np.round(self.results["forces"], 4) + 2e-5
+
+
+def test_below_the_rounding_the_best_step_is_kept(recwarn):
+    """LBFGS divides by the change of forces, which is zero there."""
+    atoms, seen = copper(), []
+    atoms.calc = Rounded()
+    with pytest.raises(Lost, match="lost its way after step") as error:
+        relax(atoms, fmax=1e-9, report=seen.append)
+    step = error.value.step
+    assert step.force == min(s.force for s in seen) < 1e-3
+    assert np.linalg.norm(atoms.get_forces(), axis=1).max() == step.force
+    assert atoms.get_potential_energy() == step.energy and not recwarn.list
+
+
+def test_a_cell_comes_back_to_the_best_step(monkeypatch):
+    atoms, seen, calculate = copper(), [], EMT.calculate
+
+    def broken(self, *arguments):
+        calculate(self, *arguments)
+        if len(seen) == 4:
+            self.results["energy"] = np.nan
+
+    monkeypatch.setattr(EMT, "calculate", broken)
+    with pytest.raises(Lost, match="step 4: expected finite energy") as error:
+        relax(atoms, fmax=1e-3, cell=True, report=seen.append)
+    assert len(seen) == 4 and error.value.step in seen[1:]
+    assert atoms.get_volume() == error.value.step.volume != seen[0].volume
+
+
+@pytest.mark.parametrize(
+    ("forces", "words"),
+    [
+        ([2e9], "no model knows such forces: look how close atoms are, O-O 0.3 Å"),
+        ([1.0, 1e-6], "that is the rounding of float32: give a larger --fmax"),
+        ([0.1] + 100 * [0.5], "0.1 eV/Å at step 0 was the least: more steps of this kind do not help"),
+        ([5.0] * 3 + [1.0], "go on from r.xyz with more --steps"),
+    ],
+)
+def test_advice(forces, words):
+    model = Potential.create(["O"], features=2, blocks=1)
+    atoms = Atoms("O3", [[0, 0, 0], [0.3, 0, 0], [1, 0, 0]])
+    steps = [Step(k, 0.0, force, None, None) for k, force in enumerate(forces)]
+    assert advice(steps, model, atoms, "r.xyz").startswith(words)
 
 
 def test_too_few_steps_are_told():

@@ -8,7 +8,7 @@ from eqpot.adam import Adam
 from eqpot.config import ModelConfig
 from eqpot.model import Model
 from eqpot.params import Params
-from eqpot.soap import Place, Soap, places
+from eqpot.soap import Place, Soap, matrices
 
 TWO = [Place(0, 3, 4, 6), Place(4, 3, 2, 6)]  # side by side in rows of six numbers; two more numbers follow
 
@@ -72,7 +72,7 @@ def test_places_are_all_matrices_once():
     for settings in ({}, {"symmetry": "so3"}, {"l_max": 0}, {"radial_depth": 0}, {"radial_depth": 2}):
         model = Model(ModelConfig(features=8, blocks=3, **settings), 3, 10.0)
         params = Params(model.shapes(), "float32")
-        found = np.concatenate([p.index().ravel() for p in places(model, params.starts)])
+        found = np.concatenate([p.index().ravel() for p in matrices(model, params.starts)])
         outside = np.setdiff1d(np.arange(len(params.flat)), found)
         frequencies = params.starts["frequencies"] + np.arange(model.config.basis_size)
         assert len(found) == len(set(found.tolist()))
@@ -125,13 +125,13 @@ def test_threads_change_no_bit(often):
 
     model = Model(ModelConfig(features=8, blocks=2), 2, 10.0)
     params = model.initial(0, "float32")
-    matrices = places(model, params.starts)
+    there = matrices(model, params.starts)
     gradients = np.random.default_rng(5).normal(size=(8, len(params.flat))).astype(np.float32)
     found = []
     before = numba.get_num_threads()
     for threads in {1, before}:
         numba.set_num_threads(threads)
-        found.append(trained(matrices, gradients, params.flat)[0])
+        found.append(trained(there, gradients, params.flat)[0])
     numba.set_num_threads(before)
     assert all(np.array_equal(found[0], other) for other in found)
 

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from eqpot.data import Dataset, read_dataset, shortest_distances, write_dataset
+from eqpot.config import Config
+from eqpot.data import Dataset, first_alike, read_dataset, shortest_distances, write_dataset
 from eqpot.data_tools.commands import data
+from eqpot.data_tools.convert import convert
 from eqpot.data_tools.split import choose, split
 from eqpot.errors import UserError
+from eqpot.fit import choose_frames
 
 FRAMES = 60
 
@@ -181,3 +184,125 @@ def test_the_command(source, tmp_path):
         assert frames_of(tmp_path / f"part_{name}.h5") == part.frames.tolist()
     run = CliRunner().invoke(data, ["split", str(source), "--train", "some"])
     assert run.exit_code == 2 and "found 'some'" in run.output
+
+
+# ---------------------------------------------------------------- frames that repeat others
+
+
+@pytest.fixture
+def repeating(source, tmp_path):
+    """Frames 0 to 39 of the source, then 20 that repeat frames 0, 2, 4, ... but for rounding and energy."""
+    dataset = read_dataset(source).subset([*range(40), *range(0, 40, 2)])
+    dataset.positions[80:] += np.random.default_rng(1).uniform(-2e-5, 2e-5, (40, 3))
+    dataset.energy[40:] += 0.5
+    path = tmp_path / "repeating.h5"
+    write_dataset(path, dataset)
+    return path
+
+
+def test_frames_that_are_alike_are_found(repeating):
+    first = first_alike(read_dataset(repeating))
+    np.testing.assert_array_equal(first, [*range(40), *range(0, 40, 2)])
+
+
+def test_what_differs_is_not_alike():
+    """Another element, cell, direction of period, order or place: none of them repeats the first frame."""
+    cell = np.tile(9 * np.eye(3), (7, 1, 1))
+    cell[2] *= 1.001
+    pbc = np.ones((7, 3), bool)
+    pbc[3, 2], cell[3, 2] = False, 0
+    positions = np.tile([[0.0, 0, 0], [0, 0, 1]], (7, 1, 1))
+    positions[4] = positions[4, ::-1]
+    positions[5, 1, 2] += 0.001
+    numbers = np.tile([1, 9], (7, 1))
+    numbers[1] = 1
+    dataset = Dataset(
+        2 * np.arange(8), numbers.ravel().astype(np.uint8), positions.reshape(-1, 3), cell=cell, pbc=pbc
+    )
+    np.testing.assert_array_equal(first_alike(dataset), [0, 1, 2, 3, 4, 5, 0])
+
+
+def test_frames_of_many_sizes_are_alike():
+    sizes = np.array([1, 2, 1, 3, 2, 1])
+    ptr = np.concatenate([[0], np.cumsum(sizes)])
+    positions = np.concatenate([np.arange(3.0 * n).reshape(n, 3) for n in sizes])
+    empty = np.zeros((6, 3, 3)), np.zeros((6, 3), bool)
+    dataset = Dataset(ptr, np.ones(10, np.uint8), positions, *empty)
+    np.testing.assert_array_equal(first_alike(dataset), [0, 1, 0, 3, 1, 0])
+
+
+@pytest.mark.parametrize("method", ["uniform", "shortest"])
+@pytest.mark.parametrize("wanted", [{}, {"train": 30, "valid": 7, "test": 7}, {"train": 1, "valid": 1}])
+def test_a_split_keeps_them_together(method, wanted, repeating):
+    kind = first_alike(read_dataset(repeating))
+    for seed in range(5):
+        parts = split(repeating, **wanted, method=method, seed=seed, overwrite=True)
+        kinds = [set(kind[part.frames]) for part in parts.values()]
+        assert sum(map(len, kinds)) == len(set.union(*kinds))
+        frames = np.concatenate([part.frames for part in parts.values()])
+        assert len(set(frames)) == len(frames)
+        if wanted:
+            assert [len(part.frames) for part in parts.values()] == list(wanted.values())
+        else:
+            assert len(frames) == 60
+
+
+def test_nothing_but_repeats_cannot_be_split(source, tmp_path):
+    dataset = read_dataset(source).subset([0] * 10)
+    write_dataset(tmp_path / "same.h5", dataset)
+    with pytest.raises(UserError, match="same.h5: valid: expected at least 1 frame, found none: "):
+        split(tmp_path / "same.h5", train=5, valid=5)
+    assert not (tmp_path / "same_train.h5").exists()
+
+
+def test_the_command_tells_of_them(repeating):
+    run = CliRunner().invoke(data, ["split", str(repeating)], catch_exceptions=False)
+    assert "20 frames repeat another one: such frames are kept in one part" in run.output
+    shown = CliRunner().invoke(data, ["info", str(repeating), "--cutoff", "1.5"], catch_exceptions=False)
+    told = (
+        "warning: 20 of 60 frames repeat an earlier one (frame 40 is frame 0), 20 of them with other labels"
+    )
+    assert told in shown.output.replace("\n", " ")
+
+
+def test_a_part_that_cannot_have_its_number_is_told(source, tmp_path):
+    dataset = read_dataset(source).subset(np.repeat(np.arange(10), 2))
+    write_dataset(tmp_path / "pairs.h5", dataset)
+    words = ["split", str(tmp_path / "pairs.h5"), "--train", "11", "--valid", "4"]
+    run = CliRunner().invoke(data, words, catch_exceptions=False)
+    assert "train: 10 frames, not 11, so that none is in two parts" in run.output
+    assert "valid: " not in run.output
+
+
+def test_convert_finds_them_in_two_sources(source, tmp_path):
+    write_dataset(tmp_path / "other.h5", read_dataset(source).subset([3, 8]))
+    result = convert([source, tmp_path / "other.h5"], tmp_path / "both.h5")
+    assert result.notes == [
+        "warning: 2 of 62 frames repeat an earlier one "
+        f"(frame 0 of {tmp_path}/other.h5 is frame 3 of {source})"
+    ]
+    assert convert(source, tmp_path / "one.h5").notes == []
+
+
+def test_a_fit_validates_on_no_frame_that_it_trains_on(repeating, source):
+    dataset = read_dataset(repeating)
+    kind = first_alike(dataset)
+    for seed in range(10):
+        for n_train, n_valid in ((None, None), (30, 10), (None, 5), (59, 1)):
+            settings = {"seed": seed, "n_train": n_train, "n_valid": n_valid}
+            config = Config.from_dict({"train": {k: v for k, v in settings.items() if v is not None}})
+            train, valid = choose_frames(config, dataset, None)
+            assert len(train) == (n_train or 60 - (n_valid or 6)) and 1 <= len(valid) <= (n_valid or 6)
+            assert not set(kind[train]) & set(kind[valid])
+    same = read_dataset(source).subset([0] * 10)
+    with pytest.raises(UserError, match="found only repeats of these; give --valid FILE"):
+        choose_frames(Config.from_dict({}), same, None)
+
+
+def test_a_fit_of_frames_that_differ_draws_what_it_drew(source):
+    dataset = read_dataset(source)
+    config = Config.from_dict({"train": {"seed": 4, "n_train": 20, "n_valid": 9}})
+    order = np.random.default_rng(4).permutation(FRAMES)  # the first brings both elements
+    train, valid = choose_frames(config, dataset, None)
+    np.testing.assert_array_equal(train, np.sort(order[:20]))
+    np.testing.assert_array_equal(valid, np.sort(order[20:29]))

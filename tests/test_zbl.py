@@ -20,7 +20,7 @@ from test_model import (
 )
 from tolerances import MODEL, check_close
 from toy import MODEL as TOY
-from toy import toy_dataset
+from toy import toy_dataset, unsealed
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.check import _dimer
@@ -188,7 +188,7 @@ def test_files(tmp_path):
         assert again.config.zbl is on and np.array_equal(
             again.evaluate(atoms).forces, model.evaluate(atoms).forces
         )
-    with h5py.File(path, "r+") as file:
+    with h5py.File(unsealed(path), "r+") as file:
         config = json.loads(file.attrs["config"])
         del config["zbl"]
         file.attrs["config"] = json.dumps(config)

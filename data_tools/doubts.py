@@ -1,0 +1,92 @@
+"""Numbers that are implausible in eV and Å, and units that a source states and that were not used."""
+
+import numpy as np
+from ase.data import covalent_radii
+
+from eqpot.data import Dataset, frame_pairs
+from eqpot.data_tools.labels import words
+from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
+from eqpot.errors import UserError
+
+
+def other_units(columns: dict[str, list], used: dict[str, str]) -> list[str]:
+    """Notes on units that the source states, such as energy_unit=Hartree, and that are not those used."""
+    notes = []
+    for name, column in columns.items():
+        said = next((value for value in column if value is not None), None)
+        found = [word.rstrip("s") for word in words(name)]
+        quantity = next((q for q in used if q.rstrip("s") in found), None)
+        if not isinstance(said, str) or quantity is None or not {"unit"} & set(found):
+            continue
+        try:
+            same = _spelling(quantity, said) == used[quantity]
+        except UserError:
+            same = False
+        if not same:
+            option = {"forces": "force", "virial": "energy"}.get(quantity, quantity)
+            notes.append(f"{name} says {said}, {quantity} was read in {used[quantity]} (--{option}-unit)")
+    return notes
+
+
+def _spelling(quantity: str, name: str) -> str:
+    if quantity == "forces":
+        return force_unit(name)[0]
+    if quantity == "stress":
+        return stress_unit(name)[0]
+    return unit(name, LENGTH_UNITS if quantity == "length" else ENERGY_UNITS, quantity)
+
+
+GPA = 1 / 160.21766  # eV/Å^3
+_THOMAS_FERMI = 0.7687 * 27.2114  # eV; an atom's electrons bind with about this times Z^(7/3), all of them
+_CHECKED = 5000  # atoms, or some more, whose distances are compared with radii
+
+
+def doubts(dataset: Dataset) -> list[str]:
+    """Notes on numbers that are implausible in eV and Å: mostly, they are in other units."""
+    notes = []
+    if dataset.stress is not None and np.nanmax(abs(dataset.stress)) > 10:
+        known = dataset.known("stress")
+        volume = abs(np.linalg.det(dataset.cell[known]))
+        most = abs(dataset.stress[known]).max(axis=(1, 2))
+        like = "a virial's (--virial-key), or in kbar or GPa (--stress-unit)"
+        if (most / volume).max() > 1:
+            like = "in kbar or GPa (--stress-unit)"
+        notes.append(f"warning: stress of up to {most.max():.4g} eV/Å^3 is implausible; perhaps it is {like}")
+    if dataset.forces is not None:
+        known = dataset.forces[np.isfinite(dataset.forces).all(axis=1)]
+        rms = np.sqrt(np.mean(known**2)) if len(known) else 0.0
+        if rms > 15:
+            notes.append(
+                f"warning: forces of {rms:.4g} eV/Å (RMS) are implausible; is that their unit (--force-unit)?"
+            )
+    known = dataset.known("energy")
+    if known.any():
+        bound = _THOMAS_FERMI * np.add.reduceat(
+            dataset.numbers.astype(float) ** (7 / 3), dataset.atom_ptr[:-1]
+        )
+        beyond = np.flatnonzero(known & (abs(dataset.energy) > 1.5 * bound))
+        if len(beyond):
+            k = beyond[0]
+            notes.append(
+                f"warning: an energy of {dataset.energy[k]:.6g} eV (frame {k}) is more than all electrons of "
+                "its atoms have; is that its unit (--energy-unit)?"
+            )
+    ratio, distance = _shortest(dataset)
+    if distance and not (0.6 < ratio < 1.6 and 0.5 < distance < 4):
+        notes.append(
+            f"warning: shortest distances of {distance:.3g} Å, {ratio:.3g} times the covalent radii, are "
+            "implausible; are lengths in another unit, such as Bohr (--length-unit)?"
+        )
+    return notes
+
+
+def _shortest(dataset: Dataset) -> tuple[float, float]:
+    """Median of frames' shortest distances: in sums of covalent radii, and in Å; 0 where there are none."""
+    found = []
+    for k in range(0, len(dataset), max(1, len(dataset.numbers) // _CHECKED)):
+        radii = covalent_radii[dataset.numbers[dataset.atom_ptr[k] : dataset.atom_ptr[k + 1]]]
+        first, second, distance = frame_pairs(dataset, k, 6.0)
+        if len(distance):
+            at = np.argmin(distance / (radii[first] + radii[second]))
+            found.append((distance[at] / (radii[first[at]] + radii[second[at]]), distance.min()))
+    return tuple(np.median(found, axis=0)) if found else (0.0, 0.0)

@@ -1,0 +1,72 @@
+"""Signals that ask a command to stop: Ctrl-C, a batch queue's SIGTERM, a terminal that is closed."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+AGAIN = 0.02  # s
+
+# Where an exception would be lost, or told as one of another kind: modules that are being imported, whose
+# initialisation in C swallows it, and functions that LLVM calls.
+DEAF = ("<frozen importlib._bootstrap>", os.path.join("llvmlite", "binding", "executionengine.py"))
+
+
+def interrupt() -> None:
+    """What a command that has nothing better to do ends by."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def answering(answer: Callable[[], object], at_once: bool = False) -> Iterator[None]:
+    """`answer` is called at such a signal inside, unless the signal is ignored, as by nohup.
+
+    It is called where an exception comes through, and again where one has been lost, in a callback for
+    instance; with `at_once` anywhere. Outside of the main thread, which alone may say what signals do,
+    nothing changes.
+    """
+    owner, outside, before = os.getpid(), sys._getframe(2), {}  # 1 is contextlib's
+    unraisable = sys.unraisablehook
+
+    def called(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a child by fork ends as if it had no handler
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif not at_once and _is_deaf(frame, outside):
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        else:
+            answer()
+
+    def lost(error) -> None:
+        if issubclass(error.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        else:
+            unraisable(error)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, called)
+        if not at_once:
+            before[signal.SIGALRM] = signal.signal(signal.SIGALRM, called)
+            sys.unraisablehook = lost
+    try:
+        yield
+    finally:
+        if signal.SIGALRM in before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            sys.unraisablehook = unraisable
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _is_deaf(frame: FrameType | None, outside: FrameType) -> bool:
+    while frame is not None and frame is not outside:
+        if frame.f_code.co_filename.endswith(DEAF):
+            return True
+        frame = frame.f_back
+    return False
