@@ -12,7 +12,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
             $$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help demo test test-fast test-sim test-gpu sanitize lint format bench docs docs-pictures clean
+.PHONY: help demo test test-fast test-sim test-gpu sanitize fuzz kills lint format bench docs docs-pictures clean
 
 help:
 	@echo "make demo       fit the ethanol sample, evaluate it on frames kept out, draw the pictures (under 8 minutes on two cores)"
@@ -21,6 +21,8 @@ help:
 	@echo "make test-sim   the CUDA kernels in Numba's simulator (part of make test; under 8 minutes)"
 	@echo "make test-gpu   the whole suite on a GPU, whose libraries it installs (CUDA_EXTRA=cuda12 for older drivers)"
 	@echo "make sanitize   the small tests on a GPU under compute-sanitizer: memory, races, numbers never written"
+	@echo "make fuzz       damaged files and odd options to every command, 10,000 cases (half an hour on two cores)"
+	@echo "make kills      every kind of run killed, stopped, on a full disk, often (a quarter of an hour)"
 	@echo "make lint       ruff's check and format check;  make format  applies both"
 	@echo "make bench      errors on liquid water against the number of training frames (about 40 minutes)"
 	@echo "make docs       the course as a site, docs/_build/index.html;  make docs-pictures  draws its pictures anew"
@@ -65,6 +67,15 @@ sanitize: $(VENV)/.installed-test
 	for tool in memcheck racecheck initcheck; do \
 	  $(SANITIZER) --tool $$tool $(RUN) -c '$(UNPOOLED)' tests/test_cuda.py -m "not slow" || exit 1; \
 	done
+
+# FUZZ takes the options of tests/fuzz.py: make fuzz FUZZ="--cases 500 --only model --keep failures"
+FUZZ :=
+
+fuzz: $(VENV)/.installed-test
+	$(RUN) tests/fuzz.py $(FUZZ)
+
+kills: $(VENV)/.installed-test
+	EQPOT_KILLS=20 $(RUN) -m pytest tests/test_kills.py
 
 test-fast: $(VENV)/.installed-test
 	$(RUN) $(PYTEST) -m "not slow"

@@ -58,7 +58,7 @@ from statistics import median
 from recording import check_device, command_line, results_path
 from rich.console import Console
 from rich.table import Table
-from workloads import ACAC, HERE
+from workloads import HERE, acac, need
 
 from eqpot.bench import cores
 
@@ -101,7 +101,7 @@ def nequip_config(
         "data": {
             "_target_": "nequip.data.datamodule.ASEDataModule",
             "seed": 0,
-            "split_dataset": {"file_path": str(ACAC), "train": FRAMES, "val": VALIDATION},
+            "split_dataset": {"file_path": str(acac()), "train": FRAMES, "val": VALIDATION},
             "transforms": [
                 {
                     "_target_": "nequip.data.transforms.ChemicalSpeciesToAtomTypeMapper",
@@ -323,7 +323,7 @@ class Bench:
     def eqpot_steps(self) -> dict:
         data = RUNS / "nequip" / "acac.h5"
         if not data.exists():
-            self.run(sys.executable, "-m", "eqpot", "data", "convert", ACAC, data)
+            self.run(sys.executable, "-m", "eqpot", "data", "convert", acac(), data)
         train = {"batch_size": BATCH, "n_train": FRAMES, "n_valid": VALIDATION, "max_epochs": self.epochs}
         config = json.dumps({"model": self.settings, "train": train})
         return self.step_times(self.eqpot("steps", data, config, self.folder / "eqpot", self.device))
@@ -438,6 +438,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="of training in a round; the first is left out")
     parser.add_argument("--nequip-python", type=Path, help="interpreter of an environment that has NequIP")
     options = parser.parse_args()
+    names = options.only or MEASUREMENTS[options.device]
+    need("acac_15", *(name for name in names if name != "training"))
     check_device(parser, options.device)
     python = options.nequip_python or install_nequip(options.device)
     console = Console(width=110)
@@ -455,7 +457,7 @@ def main() -> None:
             "force_error": checked["force_error"],
         }
         path, results = results_path(checked["machine"].get("gpu")), {}
-        for name in options.only or MEASUREMENTS[options.device]:
+        for name in names:
             console.print(f"{symmetry}: {name}")
             results[name] = (
                 bench.training(options.training_rounds)

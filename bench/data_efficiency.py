@@ -12,7 +12,6 @@ and all fits share their validation frames and the frames that errors are measur
 from __future__ import annotations
 
 import json
-import os
 import sys
 from datetime import date
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 from recording import command_line
+from workloads import HERE, published
 
 from eqpot.cli import main as eqpot
 from eqpot.config import Config
@@ -30,8 +30,6 @@ from eqpot.files import replacing
 from eqpot.fit import Trainer
 from eqpot.potential import Potential
 
-HERE = Path(__file__).resolve().parent
-DATA = Path(os.environ.get("EQPOT_DATA", HERE.parent.parent / "shared" / "data")) / "water_pbe0ts"
 RESULTS, PICTURE, RUNS = (
     HERE / "results" / "data_efficiency.json",
     HERE / "data_efficiency.png",
@@ -54,7 +52,7 @@ def split_water(folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / "water.h5"
     whole.unlink(missing_ok=True)
-    sources = [str(DATA / f"data_{k}") for k in range(3)]
+    sources = [str(published("water_pbe0ts") / f"data_{k}") for k in range(3)]
     if eqpot(["data", "convert", *sources, str(whole)]):
         sys.exit(2)
     water = read_dataset(whole)

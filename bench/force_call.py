@@ -36,7 +36,7 @@ from recording import Record, parser
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
-from workloads import HERE, NAMES, structure
+from workloads import HERE, NAMES, need, structure
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.bench import peak_memory
@@ -199,6 +199,7 @@ def main() -> None:
     if options.worker:
         print(json.dumps(measure(*json.loads(options.worker))))
         return
+    need(*options.only)
     console, record = Console(width=170), Record()
     for name in options.only:
         for row in in_process(name, options.symmetry, options.threads, options.seconds):

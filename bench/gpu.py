@@ -31,7 +31,7 @@ from force_call import CUTOFF, SETTINGS
 from recording import Record, check_device, gpu_limits, parser, wait
 from rich.console import Console
 from rich.table import Table
-from workloads import ACAC, NAMES, ON_GPU, structure
+from workloads import NAMES, ON_GPU, acac, need, structure
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.backend import array_module, moved
@@ -136,7 +136,7 @@ def training_step(name: str, device: str, limit: float) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         data, batch_size = Path(folder) / "data.h5", 5 if name == "acac_15" else 1
         if name == "acac_15":
-            convert([str(ACAC)], data)
+            convert([str(acac())], data)
         else:
             atoms = structure(name)
             frames = []
@@ -199,6 +199,7 @@ def main() -> None:
     arguments = parser(__doc__, [*NAMES, *ON_GPU], 2.0, "time", threads=False)
     arguments.add_argument("--largest", action="store_true", help="the largest water box, too")
     options = arguments.parse_args()
+    need(*options.only, *(["water_192"] if options.largest else []))
     check_device(arguments, "cuda")
     console, record, limits, failed = Console(width=130, highlight=False), Record("cuda"), gpu_limits(), []
     console.print(

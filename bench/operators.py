@@ -25,7 +25,7 @@ import numpy as np
 from recording import Record, check_device, gpu_limits, gpu_seconds, matrix_rate, parser
 from rich.console import Console
 from rich.table import Table
-from workloads import structure
+from workloads import need, structure
 
 from eqpot.backend import to_device, to_host
 from eqpot.explain import PATH_OPERATIONS
@@ -204,6 +204,7 @@ def main() -> None:
     names = options.only or list(SIGNATURES if device == "cpu" else ARGUMENTS)
     if device == "cpu" and "convolution" in names:
         arguments.error("convolution: expected --device cuda, found cpu")
+    need(SMALL, LARGE[device])
     console, record = Console(width=130), Record(device)
     small, large = workloads(SMALL), workloads(LARGE[device])
     atoms, edges = (large[name][0][0].shape[0] for name in ("gate", "edge_geometry"))

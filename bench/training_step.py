@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -25,7 +26,7 @@ import numpy as np
 from recording import Record, parser
 from rich.console import Console
 from rich.table import Table
-from workloads import ACAC, DATA
+from workloads import acac, published
 
 import eqpot.potential
 from eqpot.config import Config
@@ -35,7 +36,10 @@ from eqpot.loss import loss_and_gradient
 from eqpot.tape import Tape
 
 MODEL = {"symmetry": "so3", "features": 64, "blocks": 6, "cutoff": 4.0, "basis_size": 8, "radial_width": 8}
-WORKLOADS = {"acac, batch 5": (ACAC, 5, 450), "water, batch 1": (DATA / "water_pbe0ts", 1, 40)}
+WORKLOADS = {
+    "acac, batch 5": (acac, 5, 450),
+    "water, batch 1": (partial(published, "water_pbe0ts"), 1, 40),
+}
 WALKS = ("values", "reverse", "tangent", "reverse_tangent")
 TOLERANCE = 2e-5  # float32 gradient against the operators one by one, relative to the largest
 
@@ -76,7 +80,7 @@ def trainer_of(name: str, folder: Path) -> Trainer:
     source, batch, frames = WORKLOADS[name]
     data = folder / f"{name.split(',')[0]}.h5"
     if not data.exists():
-        convert([str(source)], str(data))
+        convert([str(source())], str(data))
     train = {"batch_size": batch, "n_train": frames, "n_valid": 1, "seed": 0}
     config = Config.from_dict({"model": MODEL, "train": train})
     return Trainer.start(config, data, folder / name, overwrite=True)

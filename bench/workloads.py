@@ -6,6 +6,7 @@ The published data are looked for in EQPOT_DATA or ../shared/data.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -15,8 +16,18 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 HERE = Path(__file__).resolve().parent
-DATA = Path(os.environ.get("EQPOT_DATA", HERE.parent.parent / "shared" / "data"))
-ACAC = DATA / "acac" / "train_300K.xyz"
+DATA = Path(os.environ.get("EQPOT_DATA") or HERE.parent.parent / "shared" / "data")
+
+# folder of DATA -> what is read of it, and where it is published
+PUBLISHED = {
+    "acac": ("train_300K.xyz", "https://github.com/davkovacs/BOTNet-datasets, dataset_acac"),
+    "formate_cu110": ("deal_0.05_selected.xyz", "https://github.com/sperego98/DEAL"),
+    "lips": ("lips_200.npz", "https://github.com/IntelLabs/matsciml, its LiPS devset as npz"),
+    "water_pbe0ts": (
+        "data_0/set.000/coord.npy",
+        "https://github.com/deepmodeling/deepmd-kit, examples/water/data",
+    ),
+}
 
 # name -> repeats of a water frame of 192 atoms
 WATER = {
@@ -29,16 +40,40 @@ ON_GPU = {"water_98304": (8, 8, 8), "water_786432": (16, 16, 16)}  # too large f
 NAMES = ("acac_15", "formate_cu110_52", "lips_83", *WATER)
 
 
+def published(folder: str) -> Path:
+    """A folder of PUBLISHED. Where it is not there the script ends, with a line that says what is missing."""
+    file, source = PUBLISHED[folder]
+    if not (DATA / folder / file).exists():
+        print(
+            f"error: {DATA / folder / file}: expected a published data set, found no such file; "
+            f"it comes from {source}; set EQPOT_DATA to the folder that holds {folder}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    return DATA / folder
+
+
+def need(*names: str) -> None:
+    """End as `published` does, before anything is measured, where the data of a workload are missing."""
+    for name in names:
+        published("water_pbe0ts" if name.startswith("water") else name.rpartition("_")[0])
+
+
+def acac() -> Path:
+    """Frames of acetylacetone."""
+    return published("acac") / PUBLISHED["acac"][0]
+
+
 def structure(name: str) -> Atoms:
     """The first frame of a published data set, repeated where the name says so; lengths in Å."""
     if name == "acac_15":
-        return ase.io.read(ACAC, 0)
+        return ase.io.read(acac(), 0)
     if name == "formate_cu110_52":
-        return ase.io.read(DATA / "formate_cu110" / "deal_0.05_selected.xyz", 0)
+        return ase.io.read(published("formate_cu110") / PUBLISHED["formate_cu110"][0], 0)
     if name == "lips_83":
-        frames = np.load(DATA / "lips" / "lips_200.npz")
+        frames = np.load(published("lips") / PUBLISHED["lips"][0])
         return Atoms(frames["atomic_numbers"], frames["pos"][0], cell=frames["cell"], pbc=frames["pbc"])
-    folder = DATA / "water_pbe0ts" / "data_0"
+    folder = published("water_pbe0ts") / "data_0"
     elements = np.array((folder / "type_map.raw").read_text().split())
     types = np.loadtxt(folder / "type.raw", dtype=int)
     positions, cell = (np.load(folder / "set.000" / f"{key}.npy")[0] for key in ("coord", "box"))

@@ -20,6 +20,7 @@ from eqpot.data_tools.sample import sample as make_sample
 from eqpot.data_tools.split import METHODS, PARTS, Part
 from eqpot.data_tools.split import split as split_file
 from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, PRESSURE_UNITS
+from eqpot.options import Finite, Whole
 from eqpot.printing import PlainTable
 from eqpot.words import counted, plain
 
@@ -104,7 +105,9 @@ def convert(
 
 @data.command()
 @click.argument("file", metavar="FILE")
-@click.option("--cutoff", type=float, default=5.0, show_default=True, metavar="R", help="Of neighbours, Å.")
+@click.option(
+    "--cutoff", type=Finite(max=50), default=5.0, show_default=True, metavar="R", help="Of neighbours, Å."
+)
 @click.option("--all", "everything", is_flag=True, help=f"Every row of a table, not the first {ROWS}.")
 def info(file, cutoff, everything):
     """Composition, label statistics, shortest distances and neighbours of a data set FILE."""
@@ -137,11 +140,11 @@ class _Amount(click.ParamType):
 @click.option(
     "--test", type=_Amount(), metavar="N", help="Likewise. [0.1] Given some, the others are not written."
 )
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N")
+@click.option("--seed", type=Whole(0), default=0, show_default=True, metavar="N")
 @click.option("--method", type=click.Choice(METHODS), default="uniform", show_default=True)
 @click.option(
     "--fraction",
-    type=float,
+    type=Finite(),
     default=0.3,
     show_default=True,
     metavar="F",
@@ -160,13 +163,15 @@ def split(file, train, valid, test, seed, method, fraction, output, overwrite):
 
 @data.command()
 @click.argument("out", metavar="OUT.h5")
-@click.option("--frames", type=int, default=1000, show_default=True, metavar="N")
-@click.option("--temperature", type=float, default=500.0, show_default=True, metavar="K")
-@click.option("--interval", type=float, default=50.0, show_default=True, metavar="FS", help="Between frames.")
+@click.option("--frames", type=Whole(1), default=1000, show_default=True, metavar="N")
+@click.option("--temperature", type=Finite(min=0), default=500.0, show_default=True, metavar="K")
 @click.option(
-    "--equilibrate", type=float, default=2000.0, show_default=True, metavar="FS", help="Before them."
+    "--interval", type=Finite(min=0), default=50.0, show_default=True, metavar="FS", help="Between frames."
 )
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N")
+@click.option(
+    "--equilibrate", type=Finite(min=0), default=2000.0, show_default=True, metavar="FS", help="Before them."
+)
+@click.option("--seed", type=Whole(0), default=0, show_default=True, metavar="N")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.h5.")
 def sample(out, frames, temperature, interval, equilibrate, seed, overwrite):
     """Make the demonstration set: ethanol, Langevin dynamics on GFN2-xTB. Needs tblite (extra: demo)."""

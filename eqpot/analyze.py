@@ -1,7 +1,7 @@
 """What trajectories are asked for: radial and angular distributions, mean square displacement, diffusivity.
 
-Lengths in Å, angles in degrees, times in ps, diffusivities in cm²/s. Neighbours come from vesin, which finds
-all periodic images, an atom's own too, so that no distance is too long for a small cell.
+Lengths in Å, angles in degrees, times in ps, diffusivities in cm²/s. All periodic images are neighbours, an
+atom's own too, so that no distance is too long for a small cell.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from ase.geometry import complete_cell
-from vesin import NeighborList
 
 from eqpot.errors import UserError
+from eqpot.neighbours import search
 from eqpot.trajectory import frame_name, interval
 
 MOST_BINS, MOST_PAIRS = 100_000, 50_000_000  # of a histogram, of a frame, and angles: more is a slip
@@ -58,12 +58,6 @@ def _check_pairs(frames: Sequence[Atoms], reach: float) -> None:
                 f"{frame_name(frames, k)}: expected a distance with at most {MOST_PAIRS} pairs, found "
                 f"{reach:g} Å with some {pairs:.0e}"
             )
-
-
-def _neighbours(finder: NeighborList, atoms: Atoms, quantities: str) -> tuple[np.ndarray, ...]:
-    box = np.where(atoms.pbc[:, None], atoms.cell[:], 0.0)
-    i, j, *rest = finder.compute(atoms.positions, box, atoms.pbc, quantities)
-    return i.astype(np.int64), j.astype(np.int64), *rest
 
 
 def peaks(x: np.ndarray, y: np.ndarray, blur: float) -> np.ndarray:
@@ -154,11 +148,11 @@ def rdf(
     # [a, b, bin]: of b around a
     found, expected, centres = np.zeros((count, count, bins)), np.zeros((count, count, bins)), np.zeros(count)
     shells = np.diff(balls)
-    finder = NeighborList(cutoff=r_max, full_list=False, n_threads=1)
-    for atoms in frames:
+    for k, atoms in enumerate(frames):
         species = element[atoms.numbers]
         sizes = np.bincount(species, minlength=count)
-        i, j, d = _neighbours(finder, atoms, "ijd")
+        geometry = atoms.positions, atoms.cell[:], atoms.pbc
+        i, j, d = search(*geometry, r_max, "ijd", frame_name(frames, k), full=False)
         into = np.minimum((d / edges[1]).astype(int), bins - 1)
         at = (species[i] * count + species[j]) * bins + into
         pairs_found = np.bincount(at, minlength=found.size).reshape(found.shape)
@@ -233,10 +227,10 @@ def adf(
     edges = _bins(180.0, bin_width, "degrees")
     _check_pairs(frames, max(cutoffs))
     found, vertices, total, squares = np.zeros(len(edges) - 1), 0, 0.0, 0.0
-    finder = NeighborList(cutoff=max(cutoffs), full_list=True, n_threads=1)
     for k, atoms in enumerate(frames):
         numbers = atoms.numbers
-        i, j, d, vectors = _neighbours(finder, atoms, "ijdD")
+        geometry = atoms.positions, atoms.cell[:], atoms.pbc
+        i, j, d, vectors = search(*geometry, max(cutoffs), "ijdD", frame_name(frames, k))
         if d.min(initial=np.inf) < 1e-12:
             raise UserError(
                 f"{frame_name(frames, k)}, positions: expected atoms apart from each other, found two at the "
@@ -291,12 +285,13 @@ def _products(first: np.ndarray, last: np.ndarray, count: int) -> tuple[np.ndarr
 
 @dataclass(frozen=True)
 class Diffusivity:
-    """Slope of the mean square displacement over six."""
+    """Slope of the mean square displacement over twice the number of directions."""
 
     value: float  # cm²/s
     intercept: float  # of the line, Å²
     error: float  # standard error of value from the blocks, cm²/s; NaN with one block
     exponent: float  # of t in the mean square displacement: 1 where atoms diffuse, 2 where they fly
+    along: tuple[float, float, float]  # x, y and z by themselves, cm²/s
 
 
 @dataclass(frozen=True)
@@ -308,11 +303,14 @@ class Msd:
     error: dict[str, np.ndarray]  # [lags], standard error from the blocks, Å²; NaN with one block
     diffusivity: dict[str, Diffusivity]
     fit: tuple[float, float]  # shortest and longest lag of the fit, ps
+    along: dict[str, np.ndarray]  # [3, lags], of x, y and z by themselves, Å²
+    axes: str  # the directions that count, such as "xy"
+    dimensions: int  # how many they are
 
     def line(self, element: str) -> np.ndarray:
         """The fitted line at both ends of the fit, Å² [2]."""
         found = self.diffusivity[element]
-        return found.intercept + 6 * found.value / CM2_PER_S * np.array(self.fit)
+        return found.intercept + 2 * self.dimensions * found.value / CM2_PER_S * np.array(self.fit)
 
 
 def msd(
@@ -322,6 +320,7 @@ def msd(
     fit: tuple[float, float] | None = None,
     blocks: int = 5,
     unwrapped: bool = False,
+    axes: str | None = None,
 ) -> Msd:
     """Mean square displacement against lag time, averaged over atoms and time origins, and diffusivity.
 
@@ -329,10 +328,12 @@ def msd(
     fit: shortest and longest lag of the straight line, ps, which has an intercept; None for 10 to 50 % of a
     block. blocks: contiguous parts of the trajectory, as long as the longest lag; each gives a value of its
     own, their spread the standard error of the mean. unwrapped: positions never were wrapped into the cell.
+    axes: directions that count, such as "xy"; None for all, or the periodic ones where some are and some not:
+    what is bound to a surface gets nowhere along its normal.
 
     From frame to frame an atom goes to the nearest image, unless unwrapped, in scaled coordinates times the
     mean of the two cells: a cell that breathes moves nothing. The motion of the centre of mass is taken off.
-    D = slope / 6, in three dimensions, is not corrected for the size of the cell.
+    D = slope / 2d, in d directions, is not corrected for the size of the cell.
 
     Sums over time origins by Fourier transform: G. R. Kneller et al., Comput. Phys. Commun. 91, 191 (1995).
     UserError at frames whose atoms or periodicity differ, unknown or uneven times, frames too far apart to
@@ -357,13 +358,17 @@ def msd(
             f"lag in one of {blocks} blocks (fewer are longer), found {start:g}:{stop:g} ps"
         )
 
+    directions, axes = _directions(frames[0], axes)
+    count = len(directions)
     moved = displacements(frames, unwrapped)
     masses = frames[0].get_masses()
     moved -= np.einsum("a,tax->tx", masses / masses.sum(), moved)[:, None]
     numbers = frames[0].numbers
-    values, errors, diffusivities = {}, {}, {}
+    values, errors, along, diffusivities = {}, {}, {}, {}
     for symbol in elements or symbols:
-        paths = np.moveaxis(moved[:, numbers == atomic_numbers[symbol]], 0, 1)
+        free = np.moveaxis(moved[:, numbers == atomic_numbers[symbol]], 0, 1)
+        along[symbol] = np.array([mean_square(free[..., [k]], length) for k in range(3)])
+        paths = free @ directions.T
         values[symbol] = mean_square(paths, length)
         parts = np.array(
             [mean_square(paths[:, k * length : (k + 1) * length], length) for k in range(blocks)]
@@ -372,12 +377,26 @@ def msd(
         slope, intercept = np.polyfit(lag[fitted], values[symbol][fitted], 1)
         slopes = np.polyfit(lag[fitted], parts[:, fitted].T, 1)[0]
         diffusivities[symbol] = Diffusivity(
-            slope / 6 * CM2_PER_S,
+            slope / (2 * count) * CM2_PER_S,
             intercept,
-            float(_standard_error(slopes / 6 * CM2_PER_S)),
+            float(_standard_error(slopes / (2 * count) * CM2_PER_S)),
             _exponent(lag[fitted], values[symbol][fitted]),
+            tuple(np.polyfit(lag[fitted], along[symbol][:, fitted].T, 1)[0] / 2 * CM2_PER_S),
         )
-    return Msd(lag, values, errors, diffusivities, (float(lag[fitted][0]), float(lag[fitted][-1])))
+    ends = float(lag[fitted][0]), float(lag[fitted][-1])
+    return Msd(lag, values, errors, diffusivities, ends, along, axes, count)
+
+
+def _directions(atoms: Atoms, axes: str | None) -> tuple[np.ndarray, str]:
+    """Orthonormal vectors [d, 3] that displacements are measured along, and what to call them; see `msd`."""
+    if axes is None and 0 < atoms.pbc.sum() < 3:
+        periodic = np.linalg.qr(atoms.cell[atoms.pbc].T)[0].T
+        lengths = np.linalg.norm(periodic, axis=0)  # of the projections of x, y and z
+        axes = "".join(axis for axis, length in zip("xyz", lengths, strict=True) if length > 1 - 1e-6)
+        if len(axes) < len(periodic):
+            return periodic, f"the periodic cell vector{'' if len(periodic) == 1 else 's'}"
+    axes = "".join(sorted(axes or "xyz"))
+    return np.eye(3)[["xyz".index(axis) for axis in axes]], axes
 
 
 def _check_same_atoms(frames: Sequence[Atoms]) -> None:

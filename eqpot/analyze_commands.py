@@ -19,6 +19,7 @@ from eqpot.printing import PlainTable, busy, show
 from eqpot.trajectory import EVERYTHING, after, check_trajectory, read_trajectory
 from eqpot.words import counted, say
 
+LAYERED = 0.2  # of the fastest direction; where atoms are slower in another, it may be closed
 MOST_PANELS = 24  # of a picture
 SHELL = ("peak, Å", "g(r)", "minimum, Å", "neighbours up to the minimum")
 WORDS = {"", "pair", "angle", "element", SHELL[-1]}  # columns of them
@@ -58,6 +59,17 @@ class Lags(click.ParamType):
         if not 0 <= start < stop < np.inf:
             self.fail(f"expected START:STOP in ps, such as 2:10, found {value!r}", param, ctx)
         return start, stop
+
+
+class Axes(click.ParamType):
+    """Some of x, y and z."""
+
+    name = "axes"
+
+    def convert(self, value, param, ctx):
+        if not value or len(set(value)) < len(value) or not set(value) <= set("xyz"):
+            self.fail(f"expected some of x, y and z, such as xy, found {value!r}", param, ctx)
+        return value
 
 
 def _together(*options):
@@ -200,27 +212,38 @@ def adf(trajectory, triple, cutoff, angle_bin, sine, frames, skip, frame_time, o
     "--fit", type=Lags(), metavar="START:STOP", help="Lags of the straight line, ps. [10 to 50 % of a block]"
 )
 @click.option("--blocks", type=Whole(1), default=5, show_default=True, help="Of time, for the errors.")
+@click.option(
+    "--axes",
+    type=Axes(),
+    metavar="xyz",
+    help="Directions that count, such as xy. [all; the periodic ones of a slab or a wire]",
+)
 @click.option("--unwrapped", is_flag=True, help="Positions never were wrapped into the cell.")
 @frame_options
 @output_options("msd")
-def msd(trajectory, elements, fit, blocks, unwrapped, frames, skip, frame_time, output, overwrite) -> None:
+def msd(
+    trajectory, elements, fit, blocks, axes, unwrapped, frames, skip, frame_time, output, overwrite
+) -> None:
     """Mean square displacement and diffusivity in TRAJECTORY.
 
     TRAJECTORY is any file that ASE reads, its frames at equal times apart. Atoms are followed across
     periodic boundaries, from each frame to the nearest image in the next, and the motion of the centre of
-    mass is taken off. D = slope / 6, not corrected for the size of the cell; ± is the standard error, from
-    blocks of time. PREFIX.csv has the mean square displacement, PREFIX.png shows it.
+    mass is taken off. D = slope / 2d in d directions, not corrected for the size of the cell; ± is the
+    standard error, from blocks of time. PREFIX.csv has the mean square displacement, also along x, y and z by
+    themselves, as D has in the table; PREFIX.png shows it.
     """
     from eqpot.plots import displacement
 
     outputs = _outputs(output, overwrite, trajectory)
     atoms = _read(trajectory, frames, skip, frame_time)
     with _named(trajectory):
-        found = analysis.msd(atoms, frame_time, elements, fit, blocks, unwrapped)
+        found = analysis.msd(atoms, frame_time, elements, fit, blocks, unwrapped, axes)
     columns = {"lag (ps)": found.lag}
     for symbol in found.msd:
         columns[f"{symbol} (Å²)"] = found.msd[symbol]
         columns[f"{symbol} standard error (Å²)"] = found.error[symbol]
+    for symbol, parts in found.along.items():
+        columns |= {f"{symbol} {axis} (Å²)": part for axis, part in zip("xyz", parts, strict=True)}
     _write_csv(outputs[0], columns)
     displacement(found, outputs[1])
     _show(
@@ -228,15 +251,27 @@ def msd(trajectory, elements, fit, blocks, unwrapped, frames, skip, frame_time, 
             f"{_about(trajectory, atoms)}, {found.lag[1]:g} ps apart",
             f"line fitted to lags of {found.fit[0]:g} to {found.fit[1]:g} ps, error from "
             f"{counted(blocks, 'block')}",
+            f"D = slope / {2 * found.dimensions}, along {found.axes}",
         ],
-        ("element", "D, 1e-5 cm²/s", "±", "MSD ~ t to the power"),
+        ("element", "D, 1e-5 cm²/s", "±", "MSD ~ t to the power", "along x", "y", "z"),
         [
-            (symbol, *(f"{x:.3g}" for x in (1e5 * d.value, 1e5 * d.error, d.exponent)))
+            (
+                symbol,
+                *(
+                    f"{x:.3g}"
+                    for x in (1e5 * d.value, 1e5 * d.error, d.exponent, *(1e5 * x for x in d.along))
+                ),
+            )
             for symbol, d in found.diffusivity.items()
         ],
     )
-    if not all(a.pbc.all() for a in atoms):
-        say("note: not periodic in all directions: motion within a molecule is no diffusion")
+    pbc = atoms[0].pbc
+    if not pbc.any():
+        say("note: not periodic: motion within a molecule is no diffusion")
+    elif axes is None and not pbc.all():
+        say(f"note: periodic in {counted(int(pbc.sum()), 'direction')}, which alone count; see --axes")
+    elif axes is None and any(min(d.along) < LAYERED * max(d.along) for d in found.diffusivity.values()):
+        say("note: motion differs with direction; --axes chooses those in which atoms diffuse")
     if any(not 0.8 < d.exponent < 1.2 for d in found.diffusivity.values()):
         say("note: it is diffusion where the power is 1; --fit chooses other lags")
     _tell(outputs)

@@ -1,8 +1,10 @@
 """The potential as an ASE calculator: for dynamics, relaxations, vibrations and whatever else ASE drives."""
 
+import threading
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -14,7 +16,7 @@ from eqpot.errors import UserError
 from eqpot.graph import Batch, VerletList
 from eqpot.model import Selection
 from eqpot.potential import Potential
-from eqpot.threads import most_threads, on_threads
+from eqpot.threads import most_threads, on_threads, one_at_a_time
 
 SMALLEST = 1000  # atoms from which neighbours are better found on the GPU
 WITHOUT_FORCES = {"energy", "free_energy", "energies", "energy_std"}
@@ -26,7 +28,8 @@ class EqpotCalculator(Calculator):
     model: path of a model file, a Potential, or a list of these; two or more are a committee. It gives the
     mean over its members and, in `results`, their standard deviations: energy_std (eV), forces_std [n, 3]
     (eV/Å).
-    The calculator keeps the weights as they are now.
+    The calculator keeps the weights as they are now. Threads may share it, each with its own atoms: one at a
+    time calculates.
     skin: how far beyond the cutoff neighbours are remembered, Å. A wider one is searched for less often and
     has more pairs to go through at every step; the results are the same to the last bit.
     paths_off: tensor-product paths that send nothing, in each of the models; see `Potential.without`.
@@ -65,6 +68,7 @@ class EqpotCalculator(Calculator):
         self.potentials = [
             _held(m, resolve(device), device == "auto").without(paths_off).frozen() for m in models
         ]
+        self.backend = "cuda" if any(p.backend == "cuda" for p in self.potentials) else "cpu"
         if self.is_committee:
             self.implemented_properties = [*self.implemented_properties, "energy_std", "forces_std"]
         self.lists = {
@@ -74,6 +78,18 @@ class EqpotCalculator(Calculator):
         self._gpu_lists: dict = {}
         self._last: Atoms | None = None
         self._stress_follows = False
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
+    @one_at_a_time
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """What each `get_` of ASE comes down to: no other thread calculates until the result is read."""
+        return super().get_property(name, atoms, allow_calculation)
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """What has changed since the last call, to the last bit.
@@ -85,6 +101,7 @@ class EqpotCalculator(Calculator):
             return list(all_changes)
         return [] if old.positions.tobytes() == atoms.positions.tobytes() else ["positions"]
 
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -128,6 +145,7 @@ class EqpotCalculator(Calculator):
         results["free_energy"] = results["energy"]
         self.results = results
 
+    @one_at_a_time
     def graph(self) -> Batch:
         """Of the atoms last calculated, as the first of the potentials sees them; on the CPU."""
         return moved(self._list(self.potentials[0]).latest, "cpu")

@@ -12,6 +12,9 @@ Layout (lengths in Å, energies in eV; ``frames`` structures with ``atoms`` atom
     /forces      float64 [atoms, 3]       eV/Å     } where it is unknown
     /stress      float64 [frames, 3, 3]   eV/Å^3   } positive under tension (ASE's sign)
     /group       str     [frames]         optional label, reported separately by an evaluation
+
+Arrays lie in the file itself, plain or compressed by deflate or lzf; none is a link. Other names are ignored.
+HDF5's user block has a checksum, see `eqpot.hdf5`, or there is none.
 """
 
 import os
@@ -22,10 +25,10 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
-from vesin import NeighborList
 
 from eqpot.errors import UserError
 from eqpot.files import new_hdf5, own_hdf5
+from eqpot.neighbours import search
 from eqpot.schema import Array
 
 FORMAT = "eqpot-dataset"
@@ -276,24 +279,8 @@ def _check_label(dataset: Dataset, name: str, label: str) -> None:
         )
 
 
-def check_cell(cell: np.ndarray, pbc: np.ndarray, name: str) -> None:
-    """UserError, beginning with ``name``, at periodic vectors (rows, Å) that depend on each other."""
-    vectors = cell[pbc]
-    if len(vectors):
-        lengths = np.linalg.norm(vectors, axis=1)
-        unit = vectors / np.where(lengths > 0, lengths, 1.0)[:, None]
-        if np.linalg.svd(unit, compute_uv=False)[-1] < 1e-6:
-            volume = abs(np.linalg.det(cell))
-            raise UserError(
-                f"{name}, cell: expected independent vectors along the periodic directions "
-                f"(pbc {_flags(pbc)}), found volume {volume:.3g} Å^3, lengths "
-                f"{', '.join(f'{x:.3g}' for x in np.linalg.norm(cell, axis=1))} Å"
-            )
-
-
 def _check_geometry(dataset: Dataset, name: str, k: int) -> None:
-    check_cell(dataset.cell[k], dataset.pbc[k], f"{name}: frame {k}")
-    first, second, distance = frame_pairs(dataset, k, _SEARCH)
+    first, second, distance = frame_pairs(dataset, k, _SEARCH, name)
     if len(distance) and distance.min() < MIN_DISTANCE:
         pair = distance.argmin()
         raise UserError(
@@ -306,14 +293,16 @@ def _check_geometry(dataset: Dataset, name: str, k: int) -> None:
 _SEARCH = 2.0
 
 
-def frame_pairs(dataset: Dataset, k: int, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of frame k nearer than ``cutoff`` (Å), images included, each once: (first, second, distance)."""
+def frame_pairs(
+    dataset: Dataset, k: int, cutoff: float, name: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of frame k nearer than ``cutoff`` (Å), images included, each once: (first, second, distance).
+
+    UserError, beginning with ``name`` or the data set's path, where `eqpot.neighbours.search` raises it.
+    """
     rows = slice(dataset.atom_ptr[k], dataset.atom_ptr[k + 1])
-    neighbours = NeighborList(cutoff=cutoff, full_list=False, n_threads=1)
-    pbc = dataset.pbc[k]
-    cell = np.where(pbc[:, None], dataset.cell[k], 0.0)
-    i, j, d = neighbours.compute(dataset.positions[rows], cell, pbc, "ijd")
-    return i.astype(np.int64), j.astype(np.int64), d
+    geometry = dataset.positions[rows], dataset.cell[k], dataset.pbc[k]
+    return search(*geometry, cutoff, "ijd", f"{name or dataset.path or 'data'}: frame {k}", full=False)
 
 
 def shortest_distances(dataset: Dataset) -> np.ndarray:
@@ -329,10 +318,6 @@ def shortest_distances(dataset: Dataset) -> np.ndarray:
                 break
             cutoff *= 2
     return shortest
-
-
-def _flags(pbc: np.ndarray) -> str:
-    return "".join("T" if periodic else "F" for periodic in pbc)
 
 
 ALIKE = 1e-4  # Å; coordinates nearer than this are the same but for rounding

@@ -7,8 +7,8 @@
     learning_curve.png
 
 All randomness (split, initial weights, order of the frames) follows from the seed, so a run repeats bit by
-bit; with `max_time` it follows the clock as well. An epoch ends with a checkpoint, and resuming from it gives
-the bits of a run that was never stopped.
+bit; with `max_time` it follows the clock as well. A checkpoint holds the end of an epoch, the last one or,
+after a kill, one shortly before it, and resuming from it gives the bits of a run that was never stopped.
 """
 
 import csv
@@ -29,7 +29,7 @@ from ase.data import chemical_symbols
 
 from eqpot import evaluate
 from eqpot.adam import Adam, MovingAverage
-from eqpot.backend import moved, resolve, to_device
+from eqpot.backend import moved, resolve, to_device, to_host
 from eqpot.config import Config
 from eqpot.data import Dataset, first_alike, read_dataset
 from eqpot.errors import UserError
@@ -38,6 +38,7 @@ from eqpot.files import replacing
 from eqpot.graph import Batch, shortest_edges
 from eqpot.isolated import decide
 from eqpot.loss import Labels, loss_and_gradient
+from eqpot.model import Model
 from eqpot.potential import PROVENANCE, Potential
 from eqpot.runs import Hold, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
 from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
@@ -171,6 +172,8 @@ class Trainer:
         self.state = State(config.train.learning_rate)
         self.rows: list[dict[str, float]] = []
         self.hold = Hold(folder)
+        self._kept: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
+        self._saved_best, self._next_save = 0, 0.0
         self._gpu = None
         if self.backend == "cuda":
             from eqpot.gpu_training import GpuSteps
@@ -207,7 +210,8 @@ class Trainer:
             self.potential.provenance.update(self._provenance(train_data) | notes)
             self.hold = hold
             clear_run(hold, FILES, overwrite)
-            self.checkpoint()
+            self._keep()
+            self._save()
             self._write_settings()
             self._write_log()
         return self
@@ -248,8 +252,12 @@ class Trainer:
             self = cls(config, folder, sources, train_data, valid_data, device)
             self.hold = hold
             moments = {f"adam_{name}": x for name, x in self.optimizer.state().items() if name != "steps"}
-            expected = {"weights": self.weights, "scale": self.potential.scale, **moments}
-            _same_lengths(arrays, expected, path)
+            for name, array in {"scale": self.potential.scale, **moments}.items():
+                if len(arrays[name]) != len(array):
+                    raise UserError(
+                        f"{path}: {name}: expected {len(array):,} numbers, as settings and elements in "
+                        f"training have it, found {len(arrays[name]):,}"
+                    )
             rows = _read_log(folder / LOG)
             self.potential.scale[:] = arrays["scale"]
             self.potential.shift[:] = arrays["shift"]
@@ -274,7 +282,10 @@ class Trainer:
     def run(self, watch: "Watch | None" = None) -> str:
         """Train until something says stop; returns what did. Ends with `best` in the potential."""
         with closing(self.hold.take()):
-            return self._run(watch or Watch())
+            try:
+                return self._run(watch or Watch())
+            finally:
+                self._save()  # the last whole epoch, whatever ended this one
 
     def _run(self, watch: "Watch") -> str:
         while not (reason := self.finished()):
@@ -286,11 +297,14 @@ class Trainer:
             train = self.config.train
             if self.state.validated(errors["forces_rmse"], train.patience, train.factor):
                 self.best[:] = self.average.weights
-                self._write_model()
+                best = {"epoch": self.state.best_epoch, "valid_forces_rmse": self.state.best_rmse}
+                self.potential.provenance.update(best)
             row = {"epoch": self.state.epoch, "time": self.state.seconds, "learning_rate": rate, **losses}
             self.rows.append({**row, **{f"valid_{key}": errors[key] for key in ERRORS}})
             self._extend_log(self.rows[-1])
-            self.checkpoint()
+            self._keep()
+            if time.monotonic() >= self._next_save:
+                self._save()
             watch.epoch_done(self)
         self.weights[:] = self.best
         return reason
@@ -411,8 +425,8 @@ class Trainer:
             "compositions mean nothing; train.shifts takes the energies of isolated atoms"
         )
 
-    def checkpoint(self) -> None:
-        """Everything that the next epoch depends on, in one HDF5 file."""
+    def _keep(self) -> None:
+        """Remember everything that the next epoch depends on."""
         sources = dataclasses.asdict(self.sources)
         arrays = {
             "train_frames": sources.pop("train"),
@@ -432,9 +446,23 @@ class Trainer:
             "random": self.random.bit_generator.state,
             "adam_steps": self.optimizer.steps,
             "average_steps": self.average.steps,
-            "provenance": self.potential.provenance,
+            "provenance": dict(self.potential.provenance),
         }
-        write_checkpoint(self.folder / CHECKPOINT, FORMAT, VERSION, content, arrays)
+        self._kept = content, {name: np.array(to_host(array)) for name, array in arrays.items()}
+
+    def _save(self) -> None:
+        """Write what is kept, and the best weights, where they are not written yet.
+
+        It waits for the disk, and may take a fiftieth of the time: short epochs are saved a few at a time.
+        """
+        if self._kept is None:
+            return
+        began = time.monotonic()
+        if self.state.best_epoch != self._saved_best:
+            self._write_model()
+        write_checkpoint(self.folder / CHECKPOINT, FORMAT, VERSION, *self._kept)
+        self._kept, end = None, time.monotonic()
+        self._next_save = end + 50 * (end - began)
 
     def _optimizer(self) -> Adam | Soap:
         if self.config.train.optimizer == "soap":
@@ -512,10 +540,9 @@ class Trainer:
     def _write_model(self) -> None:
         trained = self.weights.copy()
         self.weights[:] = self.best
-        best = {"epoch": self.state.best_epoch, "valid_forces_rmse": self.state.best_rmse}
-        self.potential.provenance.update(best)
         try:
             self.potential.save(self.folder / MODEL)
+            self._saved_best = self.state.best_epoch
         finally:
             self.weights[:] = trained
 
@@ -534,8 +561,6 @@ class Trainer:
         try:
             with open(path, "a", newline="") as file:
                 csv.writer(file).writerow(_cells(row))
-                file.flush()
-                os.fsync(file.fileno())
         except OSError as e:
             raise UserError(f"{path}: cannot be written: {e.strerror}") from e
 
@@ -668,6 +693,13 @@ def checkpoint_of(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndar
         raise UserError(f"{path}: state.best_rmse: expected one of a best epoch, found {state['best_rmse']}")
     if bool(sources["valid_data"]) != bool(sources["valid_hash"]):
         raise UserError(f"{path}: sources.valid_hash: expected one of valid_data, found another")
+    model = Model(Config.from_file(content["config"]).model, len(arrays["scale"]), 1.0)
+    expected = sum(math.prod(shape) for shape in model.shapes().values())
+    if len(arrays["weights"]) != expected:
+        raise UserError(
+            f"{path}: weights: expected {expected:,} numbers, as the settings have it, "
+            f"found {len(arrays['weights']):,}"
+        )
     return content, arrays
 
 
@@ -699,15 +731,6 @@ def _factors(weights: Array) -> dict[str, Array]:
 def _check_drawn(frames: np.ndarray, data: Dataset, path: Path) -> None:
     if not len(frames) or frames[-1] >= len(data):
         raise UserError(f"{path}: expected some of the {len(data)} frames of {data.path}, found {frames}")
-
-
-def _same_lengths(arrays: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], path: Path) -> None:
-    for name, array in expected.items():
-        if len(arrays[name]) != len(array):
-            raise UserError(
-                f"{path}: {name}: expected {len(array)} numbers, as settings and elements have it, "
-                f"found {len(arrays[name])}"
-            )
 
 
 def _only_stops_differ(config: Config, stored: Config, path: Path) -> None:

@@ -1,5 +1,7 @@
 """Neighbours of one large structure, found and kept on the GPU; on the CPU: `eqpot.graph.VerletList`."""
 
+import math
+
 import numpy as np
 from ase.geometry import complete_cell
 
@@ -7,8 +9,10 @@ from eqpot.backend import array_module, to_device
 from eqpot.errors import UserError
 from eqpot.graph import Batch, VerletList, check_structure, group_by
 from eqpot.kernels.neighbours import bins_cuda, edges_cuda, moved_cuda, pairs_cuda, reverse_cuda
+from eqpot.neighbours import check_search
 
 ATOMS_A_BIN = 4  # on average, where the reach would have more
+MOST_BINS = 1 << 23  # where a structure is so much longer than it is wide that it would have more
 
 
 class GpuVerletList(VerletList):
@@ -46,6 +50,7 @@ class GpuVerletList(VerletList):
         self._built_for = self._pairs = self._shifts = None  # should a check fail; and room for new ones
         species, volume = check_structure(numbers, positions, cell, pbc, self.species, "structure")
         xp, n, reach, pbc = array_module("cuda"), len(species), self.cutoff + self.skin, np.asarray(pbc, bool)
+        check_search(positions, cell, pbc, reach, "structure")
         self._species_ptr, self._order = group_by(species, len(self.species))
         self._order_there = to_device(self._order, "cuda")
         self._species = to_device(species[self._order], "cuda")
@@ -59,6 +64,8 @@ class GpuVerletList(VerletList):
         heights = 1 / np.linalg.norm(inverse, axis=0)
         finest = np.maximum(heights * (max(n / ATOMS_A_BIN, 1) / np.prod(heights)) ** (1 / 3), 1)
         bins = np.maximum(np.minimum(heights / (reach / 2), finest).astype(np.int64), 1)
+        while math.prod(bins.tolist()) > MOST_BINS:
+            bins[bins.argmax()] //= 2
         around = np.ceil(reach / (heights / bins)).astype(np.int64)
         bins_there, around_there, pbc_there = (to_device(x, "cuda") for x in (bins, around, pbc))
 

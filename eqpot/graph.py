@@ -14,12 +14,12 @@ from functools import cached_property
 
 import numpy as np
 from ase.data import chemical_symbols
-from ase.geometry import complete_cell, wrap_positions
+from ase.geometry import wrap_positions
 from numba import njit
-from vesin import NeighborList
 
 from eqpot.data import Dataset
 from eqpot.errors import UserError
+from eqpot.neighbours import check_cell, search
 
 # Å beyond the reach asked for: the finder rounds distances in its own way, here they decide by ours.
 MARGIN = 1e-6
@@ -175,13 +175,10 @@ class _Candidates:
     senders[C], receivers[C].
     """
 
-    def __init__(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, reach: float):
-        n, pbc = len(positions), np.asarray(pbc, bool)
-        box = np.where(pbc[:, None], cell, 0.0)
-        finder = NeighborList(cutoff=reach + MARGIN, full_list=True, n_threads=1)
-        receivers, senders, shifts = finder.compute(positions, box, pbc, "ijS")
-        senders, shifts = senders.astype(np.int64), shifts.reshape(-1, 3)
-        ptr, perm = _edge_order(senders, receivers.astype(np.int64), shifts, n)
+    def __init__(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, reach: float, name: str):
+        n, box = len(positions), np.where(np.asarray(pbc, bool)[:, None], cell, 0.0)
+        receivers, senders, shifts = search(positions, cell, pbc, reach + MARGIN, "ijS", name)
+        ptr, perm = _edge_order(senders, receivers, shifts, n)
         candidates = box, ptr, senders[perm].astype(np.uint32), shifts[perm].astype(np.int32)
         self.edge_vec = np.empty((len(perm), 3))
         self.senders, self.receivers = np.empty((2, len(perm)), np.int64)
@@ -217,8 +214,7 @@ def check_structure(
     """Indices of the atoms' species, and the volume (Å^3), NaN without a 3D cell; errors of `frame_graph`."""
     if not np.isfinite(positions).all():
         raise UserError(f"{name}: positions: expected finite numbers, found NaN or infinity")
-    if np.any(pbc) and not abs(np.linalg.det(complete_cell(cell))) > 1e-6:
-        raise UserError(f"{name}: cell: expected a volume, found linearly dependent vectors")
+    check_cell(cell, pbc, name)
     index = np.searchsorted(species, numbers)
     known = np.append(species, -1)[index] == numbers
     if not known.all():
@@ -247,7 +243,7 @@ def frame_graph(
     """
     index, volume = check_structure(numbers, positions, cell, pbc, species, name)
     positions = np.ascontiguousarray(positions, np.float64)
-    found = _Candidates(positions, cell, pbc, cutoff)
+    found = _Candidates(positions, cell, pbc, cutoff, name)
     count = found.edges_within(cutoff, positions, name)
     edges = found.senders[:count], found.receivers[:count], found.edge_vec[:count]
     return FrameGraph(index, *edges, volume, walk_of(index, positions, cell, pbc))
@@ -457,7 +453,7 @@ class VerletList:
         self._origin = positions[self._order]
         self._here = self._origin.copy()
         self._walk = walk_of(self._species, self._origin, cell, pbc)
-        self._candidates = _Candidates(self._origin, cell, pbc, self.cutoff + self.skin)
+        self._candidates = _Candidates(self._origin, cell, pbc, self.cutoff + self.skin, "structure")
         self._sender_perm = np.empty_like(self._candidates.senders)
         self._sender_ptr = np.empty(n + 1, np.int64)
         self.latest = None

@@ -21,12 +21,14 @@ import numpy as np
 from eqpot.errors import UserError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-BLOCK = 512  # bytes before HDF5 begins
+BLOCK, MARK = 512, b"eqpot: SHA-256"  # bytes before HDF5 begins, and the first of them
 EXPANSION = 1100  # bytes of arrays that a byte of a file may declare; deflate makes 1032 at most
 MOST_OBJECTS, DEEPEST = 10_000, 3
 PLAIN = (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED)
 FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF)
 REFUSED, DAMAGED = 3, 4  # exit status of the process
+SECONDS, PER_SECOND = 10, 1e7  # it gets, and one more for so many bytes
+MEMORY = 2**31  # bytes it gets, and 40 for each of the file
 
 
 class Damaged(Exception):
@@ -34,8 +36,8 @@ class Damaged(Exception):
 
 
 def is_hdf5(head: bytes) -> bool:
-    """Whether a file that begins so is HDF5, from the signature alone."""
-    return any(head.startswith(SIGNATURE, at) for at in (0, 512, 1024, 2048))
+    """Whether a file that begins so is HDF5, from the signatures alone."""
+    return head.startswith(MARK) or any(head.startswith(SIGNATURE, at) for at in (0, 512, 1024, 2048))
 
 
 def memory() -> float:
@@ -69,7 +71,9 @@ def opened(data: bytes) -> io.BytesIO:
 
 def _block(image: bytes | memoryview) -> bytes:
     digest = hashlib.sha256(memoryview(image)[BLOCK:]).hexdigest()
-    return f"eqpot: SHA-256 of what follows these {BLOCK} bytes:\n{digest}\n".encode().ljust(BLOCK, b"\0")
+    return MARK + f" of what follows these {BLOCK} bytes:\n{digest}\n".encode().ljust(
+        BLOCK - len(MARK), b"\0"
+    )
 
 
 def objects(file: h5py.File, size: int) -> dict[str, h5py.Dataset | h5py.Group]:
@@ -140,7 +144,7 @@ def one_line(error: BaseException) -> str:
 
 def _copied(data: bytes) -> io.BytesIO:
     """The content of a file without checksum, as another process read and wrote it."""
-    seconds = 20 + len(data) / 1e7
+    seconds = SECONDS + len(data) / PER_SECOND
     code = f"import sys; sys.path[:] = {sys.path!r}; from eqpot.hdf5 import main; main({math.ceil(seconds)})"
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # each would take some of the limited memory
     try:
@@ -165,7 +169,7 @@ def main(seconds: int) -> None:
     with suppress(ImportError):  # no Windows
         import resource
 
-        for limit, most in ((resource.RLIMIT_AS, 2**31 + 40 * len(data)), (resource.RLIMIT_CPU, seconds)):
+        for limit, most in ((resource.RLIMIT_AS, MEMORY + 40 * len(data)), (resource.RLIMIT_CPU, seconds)):
             hard = resource.getrlimit(limit)[1]
             resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -246,8 +246,9 @@ class Simulation:
             atoms.set_cell(arrays["cell"])
             for potential in potentials:
                 potential.check(atoms, str(folder / RESTART))
-            _cut(frames, stored["trajectory_size"], arrays["trajectory_head"].tobytes())
-            _cut(log, stored["log_size"])
+            with self._told():
+                _cut(frames, stored["trajectory_size"], arrays["trajectory_head"].tobytes())
+                _cut(log, stored["log_size"])
         return self
 
     @property
@@ -384,18 +385,19 @@ class Simulation:
     def checkpoint(self) -> None:
         """Everything that the next step depends on, in one HDF5 file."""
         frames, log = self.folder / TRAJECTORY, self.folder / LOG
-        for path in (frames, log):  # on the disk before the checkpoint that counts on them
-            sync(path)
-        with open(frames, "rb") as file:
-            head = file.read(ULM_HEAD)
+        with self._told():
+            for path in (frames, log):  # on the disk before the checkpoint that counts on them
+                sync(path)
+            head = _head(frames)
+            sizes = [path.stat().st_size for path in (frames, log)]
         content = {
             "config": self.config.to_dict(),
             "sources": dataclasses.asdict(self.sources),
             "step": self.step,
             "random": self.random.bit_generator.state,
             "first_conserved": self.first_conserved,
-            "trajectory_size": frames.stat().st_size,
-            "log_size": log.stat().st_size,
+            "trajectory_size": sizes[0],
+            "log_size": sizes[1],
             "system": self._system,
         }
         arrays = {
@@ -447,14 +449,20 @@ class Simulation:
 
     @contextmanager
     def _outputs(self) -> Iterator[tuple[TrajectoryWriter, Any]]:
-        """Trajectory and log, to append to. UserError naming the folder where they cannot be written."""
+        """Trajectory and log, to append to."""
         properties = ["energy", "forces", *(["stress"] if self.atoms.pbc.all() else [])]
+        with (
+            self._told(),
+            TrajectoryWriter(self.folder / TRAJECTORY, "a", properties=properties) as frames,
+            open(self.folder / LOG, "a", newline="", buffering=1) as log,
+        ):
+            yield frames, csv.writer(log)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """UserError naming the folder where its files cannot be read or written."""
         try:
-            with (
-                TrajectoryWriter(self.folder / TRAJECTORY, "a", properties=properties) as frames,
-                open(self.folder / LOG, "a", newline="", buffering=1) as log,
-            ):
-                yield frames, csv.writer(log)
+            yield
         except OSError as e:
             raise UserError(f"{self.folder}: cannot be written: {e.strerror or e}") from e
 
@@ -624,10 +632,14 @@ def _system(atoms: Atoms) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(ULM_HEAD)
+
+
 def _check_head(path: Path, head: np.ndarray, size: int, checkpoint: Path) -> None:
     """Head: magic word, tag and version, the number of frames, and where the list of them is."""
-    with open(path, "rb") as file:
-        same = file.read(32) == head[:32].tobytes()
+    same = _head(path)[:32] == head[:32].tobytes()
     frames, place = np.frombuffer(head[32:].tobytes(), "<i8")
     if not (same and frames > 0 and ULM_HEAD <= place < size):
         raise UserError(f"{checkpoint}: trajectory_head: expected that of {path}, found another")

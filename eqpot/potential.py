@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +30,7 @@ from eqpot.ops import convolution, operators
 from eqpot.params import Params
 from eqpot.schema import TABLE, Array, Rule, check, number
 from eqpot.tape import GpuPool, Node, Pool, Tape
+from eqpot.threads import one_at_a_time
 from eqpot.zbl import ZBL
 
 if TYPE_CHECKING:
@@ -79,11 +81,14 @@ class Potential:
     species: atomic numbers, rising; scale, shift: float64 [Z], eV; mean_neighbours: edges per atom in the
     training set, which normalises sums over neighbours; params: the weights, on the GPU where backend is
     "cuda".
+
+    Threads may share it: calls that need its buffers wait for each other.
     """
 
     def __init__(self, config: ModelConfig, species: Sequence[int], dtype: str, backend: str = "cpu"):
         if dtype not in ("float32", "float64"):
             raise UserError(f"dtype: expected float32 or float64, found {dtype!r}")
+        self._lock = threading.RLock()
         self.config = replace(config, isolated_atoms=config.isolated_atoms is True)
         self.species = tuple(sorted(int(z) for z in species))
         self.dtype = dtype
@@ -129,7 +134,8 @@ class Potential:
     def _work_on(self, backend: str) -> None:
         self.backend = backend
         self.params.move(backends.to_device(backends.to_host(self.params.flat), backend))
-        self._gradient = self.params.flat * 0
+        self._gradients = threading.local()
+        self._gradient()  # a recording on a GPU must not begin by making it
         dtype = np.dtype(self.dtype)
         self._pool = GpuPool(dtype) if backend == "cuda" else Pool(dtype, backend)
         self._evaluator = self._blocks = self._recorded = None
@@ -198,7 +204,7 @@ class Potential:
         not take it."""
         arrays = {"species": np.array(self.species, np.int64), "scale": self.scale, "shift": self.shift}
         arrays |= {f"params/{name}": backends.to_host(array) for name, array in self.params.items()}
-        for name, array in (ELEMENTS | _weights(self.params)).items():
+        for name, array in (ELEMENTS | _weights(self.model, self.dtype)).items():
             array.check_values(arrays[name], f"{path}: {name}")
         check(self.mean_neighbours, MEAN_NEIGHBOURS, f"{path}: mean_neighbours")
         with new_hdf5(path) as file:
@@ -222,14 +228,16 @@ class Potential:
                 config = ModelConfig.from_file(settings)
             except UserError as e:
                 raise UserError(f"{path}: {e}") from e
+            mean_neighbours = file.attribute("mean_neighbours", MEAN_NEIGHBOURS)
+            provenance = file.json("provenance", PROVENANCE)
             arrays = file.arrays(ELEMENTS)
-            potential = cls(config, arrays["species"].tolist(), dtype)
-            potential.mean_neighbours = file.attribute("mean_neighbours", MEAN_NEIGHBOURS)
-            potential.provenance = file.json("provenance", PROVENANCE)
-            potential.scale[:], potential.shift[:] = arrays["scale"], arrays["shift"]
-            weights = file.arrays(_weights(potential.params))
-            for name, array in potential.params.items():
-                array[...] = weights[f"params/{name}"]
+            species = arrays["species"].tolist()
+            weights = file.arrays(_weights(Model(config, len(species), mean_neighbours), dtype))
+        potential = cls(config, species, dtype)
+        potential.mean_neighbours, potential.provenance = mean_neighbours, provenance
+        potential.scale[:], potential.shift[:] = arrays["scale"], arrays["shift"]
+        for name, array in potential.params.items():
+            array[...] = weights[f"params/{name}"]
         return potential.to(device)
 
     # ---- structures
@@ -283,6 +291,7 @@ class Potential:
 
     # ---- batches
 
+    @one_at_a_time
     def predict(self, batch: Batch, forces: bool = True, stress: bool = False) -> Prediction:
         """Energies, and forces and stress where asked for, of a batch, in arrays of NumPy.
 
@@ -322,6 +331,7 @@ class Potential:
             if way == by_blocks.BY_BLOCKS:  # neighbours need room, and edges are others at the next step
                 self._pool.clear()
 
+    @one_at_a_time
     def evaluated(self, batch: Batch, forces: bool, stress: bool, way: str = by_blocks.WHOLE) -> Prediction:
         """What `predict` returns, on the GPU and in arrays there, by walks that nothing else follows."""
         try:
@@ -333,6 +343,7 @@ class Potential:
         """The arrays that walks on a GPU work in."""
         return self._pool.arrays()
 
+    @one_at_a_time
     def loss_gradient(
         self,
         batch: Batch,
@@ -343,7 +354,7 @@ class Potential:
         """What `loss(prediction)` returns, and the gradient of its value by the weights, laid out as
         params.flat.
 
-        The gradient is a buffer that the next call overwrites.
+        The gradient is a buffer that the thread's next call overwrites.
 
         `loss` returns (value, anything, dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3]) for a prediction whose
         atoms are in the batch's order; arrays here and there are on the GPU where the potential is. Four
@@ -357,7 +368,7 @@ class Potential:
             outcome = loss(prediction)
             _, _, grad_energy, grad_forces, grad_stress = outcome
             tape.tangent({edge_vec: self._edge_tangent(batch, grad_forces, grad_stress if stress else None)})
-            gradient = self._gradient
+            gradient = self._gradient()
             gradient[:] = 0
             views = self.params.split(gradient) | {ALL: gradient[None]}
             for name, node in nodes.items():
@@ -369,6 +380,12 @@ class Potential:
         finally:
             self._pool.release()
         return outcome, gradient
+
+    def _gradient(self) -> np.ndarray:
+        """The thread's buffer for it."""
+        if not hasattr(self._gradients, "flat"):
+            self._gradients.flat = self.params.flat * 0
+        return self._gradients.flat
 
     def _record(
         self,
@@ -509,9 +526,9 @@ def _frame_sums(values: np.ndarray, batch: Batch) -> np.ndarray:
     return sums
 
 
-def _weights(params: Params) -> dict[str, Array]:
+def _weights(model: Model, dtype: str) -> dict[str, Array]:
     """Arrays of a model file."""
-    return {f"params/{name}": Array(params.flat.dtype.type, array.shape) for name, array in params.items()}
+    return {f"params/{name}": Array(np.dtype(dtype).type, shape) for name, shape in model.shapes().items()}
 
 
 def _are_distances(value: Any) -> bool:

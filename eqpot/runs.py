@@ -6,12 +6,12 @@ import json
 import os
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from eqpot.backend import to_host
 from eqpot.errors import UserError
 from eqpot.files import check_folder, new_hdf5, own_hdf5, remove_stale
 from eqpot.schema import Array, Rule
@@ -104,8 +104,9 @@ def _locked(path: Path) -> int:
         try:
             _lock(number)
             if _is_at(number, path):  # and was not removed by who had it
-                os.ftruncate(number, 0)
-                os.pwrite(number, str(os.getpid()).encode(), 0)
+                with suppress(OSError):  # a full disk; the number is only for a message
+                    os.ftruncate(number, 0)
+                    os.pwrite(number, str(os.getpid()).encode(), 0)
                 return number
         except BaseException:
             os.close(number)
@@ -137,7 +138,8 @@ def _holder(path: Path) -> str:
 
 def _unlock(path: Path, number: int, process: int) -> None:
     if os.getpid() == process and _is_at(number, path):  # not in a child that was forked
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
     os.close(number)
 
 
@@ -148,7 +150,7 @@ def write_checkpoint(
     with new_hdf5(path) as file:
         file.attrs.update(format=kind, version=version, content=json.dumps(content))
         for name, array in arrays.items():
-            file[name] = to_host(array)
+            file[name] = array
 
 
 def read_checkpoint(

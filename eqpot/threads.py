@@ -1,8 +1,13 @@
-"""How many threads the kernels share."""
+"""How many threads the kernels share, and how Python's threads take turns."""
 
 import os
+import threading
+from collections.abc import Callable
+from functools import cache, wraps
 
 import numba
+
+ONE_FOR_ALL = threading.RLock()
 
 
 def cores() -> int:
@@ -29,3 +34,25 @@ class on_threads:
     def __exit__(self, *_) -> None:
         if self._count != self._before:
             numba.set_num_threads(self._before)
+
+
+def one_at_a_time(method: Callable) -> Callable:
+    """Threads that call such methods of one object wait for each other, by its `_lock`.
+
+    Kernels work in an object's buffers, and let other threads of Python run meanwhile. On Numba's work queue,
+    and on a GPU, where what is recorded would take in what others launch, all objects wait for each other.
+    """
+
+    @wraps(method)
+    def waiting(self, *args, **kwargs):
+        with ONE_FOR_ALL if self.backend == "cuda" or _is_work_queue() else self._lock:
+            return method(self, *args, **kwargs)
+
+    return waiting
+
+
+@cache
+def _is_work_queue() -> bool:
+    """Whether Numba, without OpenMP, works by what aborts the process when two threads call kernels."""
+    numba.get_num_threads()  # which starts its threads: before, nobody knows
+    return numba.threading_layer() == "workqueue"

@@ -8,9 +8,10 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
-from eqpot.data import check_cell, read_dataset
+from eqpot.data import read_dataset
 from eqpot.errors import UserError
 from eqpot.files import is_hdf5, read_structure
+from eqpot.neighbours import check_cell
 from eqpot.xyz import reading
 
 EVERYTHING = slice(None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from scipy.spatial.transform import Rotation
 from test_cli import refused
 from toy import toy_dataset
 
@@ -188,6 +189,52 @@ def test_the_slope_is_exact_where_motion_is():
     assert found.line("N") == pytest.approx([9 * 0.85, 9 * 3.85])  # least squares of t² at 1, 1.1 ... 2
 
 
+def confined(pbc, turn=None, frames: int = 400) -> list[Atoms]:
+    """`walk` along periodic directions alone, then turned in space."""
+    found = walk(frames=frames)
+    for atoms in found:
+        atoms.positions *= pbc
+        atoms.pbc = pbc
+        if turn is not None:
+            atoms.set_cell(atoms.cell[:] @ turn.T, scale_atoms=True)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("pbc", "axes", "shown", "dimensions"),
+    [
+        ([1, 1, 0], None, "xy", 2),
+        ([1, 0, 1], None, "xz", 2),
+        ([0, 0, 1], None, "z", 1),
+        ([1, 1, 0], "xyz", "xyz", 3),
+        ([1, 1, 1], "zy", "yz", 2),
+        ([1, 1, 1], None, "xyz", 3),
+    ],
+)
+def test_directions_that_count(pbc, axes, shown, dimensions):
+    """D of a random walk is the same in any number of directions; one that is closed takes its share."""
+    found = msd(confined(pbc), axes=axes)
+    assert (found.axes, found.dimensions) == (shown, dimensions)
+    d, values = found.diffusivity["Li"], found.msd["Li"]
+    counted = ["xyz".index(axis) for axis in shown]
+    assert values == pytest.approx(found.along["Li"][counted].sum(axis=0), abs=1e-9)
+    assert d.value == pytest.approx(np.array(d.along)[counted].mean())
+    assert d.value == pytest.approx(2.0 * CM2_PER_S * min(1, sum(pbc) / dimensions), rel=0.25)
+    assert [x < 1e-9 for x in d.along] == [not periodic for periodic in pbc]
+    assert found.line("Li") == pytest.approx(
+        d.intercept + 2 * dimensions * d.value / CM2_PER_S * np.array(found.fit)
+    )
+
+
+@pytest.mark.parametrize(("pbc", "what"), [([1, 1, 0], "vectors"), ([0, 1, 0], "vector")])
+def test_a_slab_may_lie_askew(pbc, what):
+    turn = Rotation.random(random_state=0).as_matrix()
+    reference, found = (msd(confined(pbc, t, 100)) for t in (None, turn))
+    assert found.axes == f"the periodic cell {what}" and found.dimensions == sum(pbc)
+    assert found.msd["S"] == pytest.approx(reference.msd["S"], abs=1e-9)
+    assert found.diffusivity["S"].value == pytest.approx(reference.diffusivity["S"].value)
+
+
 def test_what_must_not_move_anything():
     frames = walk(frames=60)
     reference = msd(frames)
@@ -318,12 +365,41 @@ def test_msd_is_written(at_work, capsys):
         "Li standard error (Å²)",
         "S (Å²)",
         "S standard error (Å²)",
+        *(f"{symbol} {axis} (Å²)" for symbol in ("Li", "S") for axis in "xyz"),
     ]
+    total = sum(columns[f"Li {axis} (Å²)"] for axis in "xyz")
+    assert total == pytest.approx(columns["Li (Å²)"], rel=1e-6)
     assert columns["lag (ps)"] == pytest.approx(0.01 * np.arange(20))
     every_other = ["--frames", "::2", "--frame-time", "10", "--blocks", "1", "--element", "S", "-o", "other"]
     assert main(["analyze", "msd", f"{at_work}/untimed.extxyz", *every_other]) == 0
     assert "0.02 ps apart" in capsys.readouterr().out
-    assert list(table("other.csv")) == ["lag (ps)", "S (Å²)", "S standard error (Å²)"]
+    assert list(table("other.csv"))[:4] == ["lag (ps)", "S (Å²)", "S standard error (Å²)", "S x (Å²)"]
+
+
+def test_msd_says_what_counts(at_work, capsys):
+    ase.io.write("slab.traj", confined([1, 1, 0], frames=60))
+    layered = confined([1, 1, 0], frames=60)
+    for atoms in layered:
+        atoms.pbc = True  # as codes for crystals have it
+    ase.io.write("layered.traj", layered)
+    for name, options, words in (
+        (
+            "slab",
+            [],
+            ["D = slope / 4, along xy\n", "note: periodic in 2 directions, which alone count"],
+        ),
+        ("slab", ["--axes", "xyz"], ["D = slope / 6, along xyz\n"]),
+        (
+            "layered",
+            [],
+            ["D = slope / 6, along xyz\n", "note: motion differs with direction; --axes"],
+        ),
+        ("layered", ["--axes", "yx"], ["D = slope / 4, along xy\n"]),
+    ):
+        assert main(["analyze", "msd", f"{name}.traj", "-o", "x", "--overwrite", *options]) == 0
+        text = capsys.readouterr().out
+        assert all(word in text for word in words)
+        assert ("--axes" in text) == (len(words) > 1)
 
 
 def test_compare_overlays(at_work, capsys):
@@ -401,6 +477,8 @@ def test_compare_overlays(at_work, capsys):
             "msd walk.traj --fit 0.1:0.2",
             "fit: expected a range of at least 3 lags, 0.01 ps apart, up to 0.11 ps",
         ),
+        ("msd walk.traj --axes xw", "expected some of x, y and z, such as xy, found 'xw'"),
+        ("msd walk.traj --axes xx", "expected some of x, y and z, such as xy, found 'xx'"),
         ("msd walk.traj --fit 2", "expected START:STOP in ps, such as 2:10, found '2'"),
         ("compare walk.traj walk.traj", "walk.traj: expected two trajectories, found the same one twice"),
         ("compare walk.traj salt.extxyz", "salt.extxyz: expected the pairs of walk.traj"),

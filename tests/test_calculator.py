@@ -411,14 +411,14 @@ def test_trajectory_file(tmp_path):
         (Atoms("HN", positions=[[0, 0, 0], [1, 0, 0]]), "numbers: .*H C O.*found N$"),
         (Atoms("HO", positions=np.zeros((2, 3))), "positions: .*same place$"),
         (Atoms("HO", positions=[[0, 0, 0], [np.nan, 0, 0]]), "positions: .*NaN or infinity$"),
-        (Atoms("H", cell=[[1, 0, 0], [0, 1, 0], [1, 1, 0]], pbc=True), "cell: .*dependent vectors$"),
+        (Atoms("H", cell=[[1, 0, 0], [0, 1, 0], [1, 1, 0]], pbc=True), "cell: expected independent vectors"),
     ],
 )
 def test_a_bad_structure_says_what_is_wrong(atoms, message):
     calculator = EqpotCalculator(potential())
     check_same(calculator, crystal())
     for _ in range(2):
-        with pytest.raises(UserError, match=f"^structure: {message}"):
+        with pytest.raises(UserError, match=f"^structure[:,] {message}"):
             calculator.get_forces(atoms)
     with pytest.raises(UserError):
         calculator.calculate(atoms)

@@ -206,6 +206,20 @@ def test_neighbours(kind):
 
 
 @usable
+def test_neighbours_far_apart(monkeypatch):
+    """Bins are bounded, however far two clusters are from each other."""
+    monkeypatch.setattr("eqpot.gpu_graph.MOST_BINS", 64)
+    atoms = structure("cluster")
+    far = atoms.copy()
+    far.positions += [1e7, 0, 0]
+    atoms += far
+    geometry = atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc
+    got, expected = (made([1, 6, 8], 3.0, 0.4).batch(*geometry) for made in (GpuVerletList, VerletList))
+    assert got.edge_count == expected.edge_count > 0
+    check_close(backends.to_host(got.edge_vec), expected.edge_vec, 1e-14)
+
+
+@usable
 def test_neighbours_errors(monkeypatch):
     atoms, neighbours = structure("crystal"), GpuVerletList([1, 6, 8], 3.0, 0.4)
     atoms.positions[5] = atoms.positions[6] + atoms.cell[0]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from toy import MODEL, toy_dataset
 
+from eqpot import fit
 from eqpot.config import Config
 from eqpot.data import concatenate, write_dataset
 from eqpot.errors import UserError
@@ -16,6 +17,7 @@ from eqpot.evaluate import Frames, errors, predict
 from eqpot.files import sha256
 from eqpot.fit import State, Trainer, Watch, _element_weights, checkpoint_of, choose_frames, energy_shifts
 from eqpot.potential import Potential
+from eqpot.runs import write_checkpoint
 
 
 def settings(loss=None, **train) -> Config:
@@ -106,6 +108,17 @@ def test_interrupted_within_an_epoch_and_resumed(data, tmp_path):
     for name in ("model.h5", "checkpoint.h5"):
         assert same_arrays(tmp_path / "unbroken" / name, tmp_path / "broken" / name)
     assert log(tmp_path / "unbroken") == log(tmp_path / "broken")
+
+
+def test_short_epochs_are_saved_a_few_at_a_time(data, tmp_path, monkeypatch):
+    """Waiting for the disk after each of them would take longer than training; the last one is saved."""
+    saved = []
+    monkeypatch.setattr(fit, "write_checkpoint", lambda *a: saved.append(a[0]) or write_checkpoint(*a))
+    trainer = fitted(settings(max_epochs=30), data, tmp_path / "run")
+    assert len(saved) < 20
+    assert checkpoint_of(tmp_path / "run")[0]["state"]["epoch"] == trainer.state.epoch == 30
+    epoch = Potential.load(tmp_path / "run/model.h5").provenance["epoch"]
+    assert epoch == trainer.state.best_epoch
 
 
 def test_errors_fall_and_the_best_model_is_kept(data, tmp_path):
