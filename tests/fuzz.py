@@ -183,11 +183,8 @@ def _of_ending(case: Case, outcome: Outcome) -> list[str]:
     if outcome.ended == "hang":
         return [f"hang: {SECONDS} s"]
     if outcome.ended == "stopped":
-        return (
-            []
-            if outcome.status in (130, 0) and not outcome.err
-            else [f"stopped with status {outcome.status}"]
-        )
+        sound = outcome.status in (0, 130) and not outcome.err.strip()
+        return [] if sound else [f"stopped with status {outcome.status}: {outcome.err[:200]!r}"]
     if outcome.status < 0:
         return [f"signal: {signal.Signals(-outcome.status).name}"]
     if "Traceback" in outcome.err:
@@ -197,7 +194,7 @@ def _of_ending(case: Case, outcome: Outcome) -> list[str]:
             f"traceback: {outcome.err.splitlines()[-1][:150]} in {' '.join(inside[-1]) if inside else '?'}"
         ]
     if "internal error" in outcome.err:
-        return [f"internal error: {outcome.err[:300]}"]
+        return [outcome.err.strip()[:300]]
     if "\x1b" in outcome.out + outcome.err:
         return ["an escape sequence on the terminal"]
     lines = outcome.err.splitlines()
@@ -214,10 +211,8 @@ def _of_numbers(
     case: Case, outcome: Outcome, before: dict[str, bytes], folder: Path, sound: dict | None
 ) -> list[str]:
     faults = []
-    given = "\n".join(case.arguments)
-    said = [
-        line for line in outcome.out.splitlines() if NOT_FINITE.search(line) and not NOT_FINITE.search(given)
-    ]
+    echoed = NOT_FINITE.search("\n".join(case.arguments)) or "level_of_theory is nan" in case.said
+    said = [] if echoed else [line for line in outcome.out.splitlines() if NOT_FINITE.search(line)]
     if said:
         faults.append(f"not finite: {said[0].strip()[:150]}")
     if case.own and case.legal is ILLEGAL:
@@ -271,7 +266,9 @@ def broken(path: Path) -> str:
         data = path.read_bytes()
         if path.suffix == ".h5":
             for name, value in _arrays(path).items():
-                if name not in ("energy", "forces", "stress") and re.search(r"\b(nan|inf)\b", str(value)):
+                if name not in ("energy", "forces", "stress", "level_of_theory") and re.search(
+                    r"\b(nan|inf)\b", str(value)
+                ):
                     return f"{name} is not finite"
         elif path.suffix == ".json":
             json.loads(data, parse_constant=float)

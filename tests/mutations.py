@@ -19,6 +19,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from eqpot import hdf5
+
 LEGAL, ILLEGAL = True, False
 HUGE = 10**9  # rows that are declared and not there
 NESTED = 3000
@@ -242,32 +244,37 @@ def _alike(old: Any, new: Any) -> bool:
 
 def damage_hdf5(
     random: np.random.Generator, path: Path, optional: tuple[str, ...], nan: tuple[str, ...]
-) -> tuple:
-    """Write an HDF5 file anew with one thing in it that is not as it was; no checksum survives that.
+) -> tuple[str, bool]:
+    """Write an own file anew, with a checksum or without, and one thing in it that is not as it was.
 
     optional: arrays that a file may lack; nan: those in which a row may be unknown.
     """
     image = io.BytesIO(path.read_bytes())
     path.unlink()
-    with h5py.File(image, "r") as old, h5py.File(path, "w") as new:
+    sealed = random.random() < 0.6
+    with h5py.File(image, "r") as old, h5py.File(path, "w", userblock_size=sealed * hdf5.BLOCK) as new:
         for key in old.attrs:
             new.attrs[key] = old.attrs[key]
         for key in old:
             old.copy(key, new)
-        names: list[str] = []
-        new.visititems(lambda name, x: names.append(name) if isinstance(x, h5py.Dataset) else None)
-        if random.random() < 0.3:
-            return _damage_attribute(random, new)
-        name = choose(random, names)
-        act = choose(
-            random, (_lost, _retyped, _reshaped, _declared, _linked, _filled, _filled, _changed, _added)
-        )
-        text, legal = act(random, new, name, path)
-    if act is _lost and name in optional:
-        legal = LEGAL
-    if act is _filled and text.endswith("nan") and name in nan:
-        legal = LEGAL
-    return f"{path.name}: {name}: {text}", legal
+        said, legal = _damage_one(random, new, path, optional, nan)
+    if sealed:
+        data = bytearray(path.read_bytes())
+        hdf5.seal(memoryview(data))
+        path.write_bytes(data)
+    return f"{path.name}{'' if sealed else ', no checksum'}: {said}", legal
+
+
+def _damage_one(random, file: h5py.File, path: Path, optional, nan) -> tuple[str, bool]:
+    names: list[str] = []
+    file.visititems(lambda name, x: names.append(name) if isinstance(x, h5py.Dataset) else None)
+    if random.random() < 0.3:
+        return _damage_attribute(random, file)
+    name, act = choose(random, names), choose(random, ACTS)
+    text, legal = act(random, file, name, path)
+    legal |= act is _lost and name in optional
+    legal |= act is _filled and text.endswith("nan") and name in nan
+    return f"{name}: {text}", legal
 
 
 ATTRIBUTES = (0, -1, True, np.nan, np.inf, 1e300, 2.0**-1060, 2**62, 1 + 2j, "", "x", "\x1b[31m", "[/b]")
@@ -469,6 +476,9 @@ def _added(random, file, name, path):
     new = choose(random, ("zzz", "\x1b[31mred", "q[/b]", "ü"))
     file[new] = choose(random, (np.zeros(3), "text", np.zeros((0, 3)), np.nan))
     return f"{new!r} added", LEGAL
+
+
+ACTS = (_lost, _retyped, _reshaped, _declared, _linked, _filled, _filled, _changed, _added)
 
 
 # ------------------------------------------------------------ arrays of NumPy
