@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
-from numba import njit
 
 from eqpot import backend as backends
 from eqpot import by_blocks
@@ -21,6 +20,7 @@ from eqpot.evaluator import Evaluator
 from eqpot.files import new_hdf5, own_hdf5
 from eqpot.graph import Batch, FrameGraph, collate, frame_graph
 from eqpot.kernels import forces as force_kernels
+from eqpot.kernels.compile import exact
 from eqpot.kernels.cuda import constant
 from eqpot.loss import Labels
 from eqpot.model import ALL, Model, Selection
@@ -471,7 +471,7 @@ class Potential:
         return t.astype(self.dtype)
 
 
-@njit(cache=True, nogil=True)
+@exact
 def _energies(
     energies: np.ndarray,
     energy: np.ndarray,
