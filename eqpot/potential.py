@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
-from numba import njit
 
 from eqpot import backend as backends
 from eqpot import by_blocks
@@ -23,6 +22,7 @@ from eqpot.files import new_hdf5, own_hdf5
 from eqpot.graph import Batch, FrameGraph, collate, frame_graph
 from eqpot.isolated import less_lone, with_lone_atoms, with_lone_seeds
 from eqpot.kernels import forces as force_kernels
+from eqpot.kernels.compile import exact
 from eqpot.kernels.cuda import constant
 from eqpot.loss import Labels
 from eqpot.model import ALL, Model, Selection
@@ -496,7 +496,7 @@ class Potential:
         return t.astype(self.dtype)
 
 
-@njit(cache=True, nogil=True)
+@exact
 def _energies(
     energies: np.ndarray,
     energy: np.ndarray,
