@@ -26,12 +26,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numba  # noqa: E402
+from numba.core import caching  # noqa: E402
 from numba.core.caching import (  # noqa: E402
     CompileResultCacheImpl,
     FunctionCache,
     IndexDataCacheFile,
     NullCache,
-    UserProvidedCacheLocator,
 )
 from numba.np.ufunc import parallel  # noqa: E402
 
@@ -90,7 +90,11 @@ def _say(line: str) -> None:
     print(f"note: {line}", file=sys.stderr, flush=True)
 
 
-class _Locator(UserProvidedCacheLocator):
+# Public from Numba 0.62 on.
+_OfUser = getattr(caching, "UserProvidedCacheLocator", None) or caching._UserProvidedCacheLocator
+
+
+class _Locator(_OfUser):
     """Our folder, which need not be one that can be written to: kernels may have been put there."""
 
     def __init__(self, function: Callable, file: str):
