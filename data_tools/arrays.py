@@ -1,7 +1,6 @@
 """Arrays of npz and npy files: no pickle is read, and nothing larger than its file or the memory allows."""
 
 import math
-import os
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -9,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from eqpot.errors import UserError
+from eqpot.memory import free_memory
 
 RAGGED = (
     "an object array, which is a pickle, and that could run any code; write frames of different sizes as "
@@ -18,17 +18,7 @@ RAGGED = (
 
 def size_limit() -> int:
     """Bytes that a source may hold: a quarter of the free memory, since it is held in a few forms at once."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # no Linux
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        import resource
-    except ImportError:
-        return free // 4
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return (free if limit == resource.RLIM_INFINITY else min(free, limit)) // 4
+    return int(free_memory() / 4)
 
 
 def check_size(name: str, size: int) -> None:

@@ -6,6 +6,7 @@ One colour for one thing: directions blue, features red, results green, scalars 
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,9 +14,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon
 
+from eqpot.config import Config
 from eqpot.files import replacing
+from eqpot.fit import Trainer
 from eqpot.kernels import reference
 from eqpot.plots import COLOURS, FAINT, INK
+from eqpot.soap import matrices
 
 FOLDER = Path(__file__).parent
 DIRECTION, FEATURE, RESULT, SCALAR, COTANGENT, _ = COLOURS
@@ -387,6 +391,45 @@ def four_walks() -> Figure:
     return figure
 
 
+def soap() -> Figure:
+    G = _gradients()
+    L, R = np.einsum("tij,tkj->ik", G, G), np.einsum("tij,tik->jk", G, G)
+    left, right = (np.linalg.eigh(factor)[1][:, ::-1] for factor in (L, R))
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    first, second, third = figure.subplots(1, 3, width_ratios=[1, 1, 1.1])
+    sizes = [np.sqrt(np.mean(X**2, axis=0)) for X in (G, left.T @ G @ right)]
+    low, high = np.log10(sizes[1].min()), np.log10(sizes[1].max())
+    for axes, size, title in zip((first, second), sizes, ("of $G$", "of $Q_L^T G\\,Q_R$"), strict=True):
+        shown = axes.imshow(np.log10(size / 10**high), cmap="Blues", vmin=low - high, vmax=0)
+        axes.set(title=f"size {title}", xticks=[], yticks=[])
+        axes.grid(False)
+    figure.colorbar(shown, ax=second, shrink=0.8, label="log$_{10}$ of the largest")
+    share = np.linalg.eigvalsh(L)[::-1] / np.trace(L)
+    third.bar(range(1, len(share) + 1), 100 * share, color=FEATURE, width=0.7)
+    third.set(title="eigenvalues of $L$, % of their sum", xlabel="direction of rows")
+    return figure
+
+
+def _gradients() -> np.ndarray:
+    """Those of the third hundred of training steps on ethanol by one matrix, [100, 16, 16]."""
+    train = {"optimizer": "soap", "n_train": 200, "n_valid": 10}
+    settings = {"model": {"blocks": 3, "features": 32}, "train": train}
+    random = np.random.default_rng(0)
+    with TemporaryDirectory() as folder:
+        trainer = Trainer.start(Config.from_dict(settings), FOLDER.parent / "data_tools/ethanol.h5", folder)
+        potential = trainer.potential
+        start = potential.params.starts["block1.self_in.s"]  # of the even scalars
+        place = next(p for p in matrices(potential.model, potential.params.starts) if p.start == start)
+        found = []
+        for _ in range(300):
+            batch, rows = trainer.train.batch(chosen := random.choice(200, 5, replace=False))
+            labels, weights = trainer.train.labels(chosen, rows), trainer.atom_weights[rows]
+            _, _, gradient = trainer.loss_gradient(batch, labels, weights)
+            found.append(gradient[place.index()].astype(np.float64))
+            trainer.optimizer.step(trainer.weights, gradient, trainer.rate())
+    return np.array(found[200:])
+
+
 def new_operator() -> Figure:
     figure = Figure(figsize=(10, 3.0), layout="constrained")
     x = np.linspace(0, 1.2, 600)
@@ -474,6 +517,7 @@ PICTURES = {
         backward,
         forces,
         four_walks,
+        soap,
         new_operator,
         acetylacetone,
     )

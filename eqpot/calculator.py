@@ -1,6 +1,5 @@
 """The potential as an ASE calculator: for dynamics, relaxations, vibrations and whatever else ASE drives."""
 
-import threading
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -16,7 +15,7 @@ from eqpot.errors import UserError
 from eqpot.graph import Batch, VerletList
 from eqpot.model import Selection
 from eqpot.potential import Potential
-from eqpot.threads import most_threads, on_threads, one_at_a_time
+from eqpot.threads import most_threads, new_lock, on_threads, one_at_a_time
 
 SMALLEST = 1000  # atoms from which neighbours are better found on the GPU
 WITHOUT_FORCES = {"energy", "free_energy", "energies", "energy_std"}
@@ -78,13 +77,13 @@ class EqpotCalculator(Calculator):
         self._gpu_lists: dict = {}
         self._last: Atoms | None = None
         self._stress_follows = False
-        self._lock = threading.RLock()
+        self._lock = new_lock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.RLock())
+        vars(self).update(state, _lock=new_lock())
 
     @one_at_a_time
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:

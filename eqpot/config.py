@@ -329,9 +329,13 @@ class TrainConfig(_Table):
     """How the weights are found."""
 
     section = "train"
+    later = ("optimizer",)
 
     batch_size: int = option(5, "frames per step", low=1, high=MANY)
-    learning_rate: float = option(0.01, "Adam's step length at the start", above=0, high=100)
+    optimizer: str = option(
+        "adam", "soap: Adam in the eigenbasis of each matrix's gradients", choices=("adam", "soap")
+    )
+    learning_rate: float = option(0.01, "step length at the start", above=0, high=100)
     patience: int = option(
         25, "epochs without a better validation force RMSE before the rate is cut", low=1, high=MANY
     )
@@ -340,7 +344,7 @@ class TrainConfig(_Table):
     ema: float = option(
         0.999, "decay of the moving average of the weights that is validated and kept; 0: off", low=0, below=1
     )
-    amsgrad: bool = option(False, "Adam's AMSGrad variant")
+    amsgrad: bool = option(False, "Adam's AMSGrad variant; not with soap")
     max_epochs: int = option(10_000, "training ends after this many epochs", low=1, high=MANY)
     max_time: str | float = option(
         "", 'training ends after this time: "45m", "2h", "90s"; "": no limit', parse=_time
@@ -363,6 +367,11 @@ class TrainConfig(_Table):
     scale: Any = option(
         "force_rms", "unit of the network's output: RMS of the training forces, or a number", parse=_scale
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.amsgrad and self.optimizer != "adam":
+            raise UserError(f"train.amsgrad: expected train.optimizer adam, found {self.optimizer}")
 
     @property
     def max_seconds(self) -> float:

@@ -17,6 +17,7 @@ from ase import Atoms
 
 from eqpot import hdf5
 from eqpot.errors import UserError
+from eqpot.memory import memory
 from eqpot.schema import TEXT, Array, Rule, check, parse
 from eqpot.xyz import reading
 
@@ -182,7 +183,7 @@ def _content(path: Path, wanted: str) -> bytes:
         raise UserError(f"{path}: expected {wanted} file, found {found}")
     try:
         size = path.stat().st_size
-        if size > hdf5.memory() / 2:
+        if size > memory() / 2:
             raise UserError(f"{path}: expected {wanted} that fits into memory, found {size:,} bytes")
         return path.read_bytes()
     except OSError as e:

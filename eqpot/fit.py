@@ -42,6 +42,7 @@ from eqpot.model import Model
 from eqpot.potential import PROVENANCE, Potential
 from eqpot.runs import Hold, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
 from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
+from eqpot.soap import Soap, matrices
 
 MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
     "model.h5",
@@ -164,7 +165,7 @@ class Trainer:
         )
         self.backend = self.potential.backend
         self.weights = self.potential.params.flat
-        self.adam = Adam(self.weights, config.train.amsgrad, self.backend)
+        self.optimizer = self._optimizer()
         self.average = MovingAverage(self.weights, config.train.ema, self.backend)
         self.best = self.weights.copy()
         self.random = np.random.default_rng([config.train.seed, 1])
@@ -250,11 +251,13 @@ class Trainer:
             _check_drawn(sources.valid, valid_data, path)
             self = cls(config, folder, sources, train_data, valid_data, device)
             self.hold = hold
-            if len(arrays["scale"]) != len(self.potential.scale):
-                raise UserError(
-                    f"{path}: scale: expected {len(self.potential.scale)} numbers, as many as elements in "
-                    f"training, found {len(arrays['scale'])}"
-                )
+            moments = {f"adam_{name}": x for name, x in self.optimizer.state().items() if name != "steps"}
+            for name, array in {"scale": self.potential.scale, **moments}.items():
+                if len(arrays[name]) != len(array):
+                    raise UserError(
+                        f"{path}: {name}: expected {len(array):,} numbers, as settings and elements in "
+                        f"training have it, found {len(arrays[name]):,}"
+                    )
             rows = _read_log(folder / LOG)
             self.potential.scale[:] = arrays["scale"]
             self.potential.shift[:] = arrays["shift"]
@@ -264,8 +267,8 @@ class Trainer:
             for name, place in places.items():
                 place[:] = to_device(arrays[name], self.backend)
             self.average.steps = stored["average_steps"]
-            adam = {name: arrays[f"adam_{name}"] for name in self.adam.state() if name != "steps"}
-            self.adam.restore({"steps": stored["adam_steps"], **adam})
+            moments = {name.removeprefix("adam_"): arrays[name] for name in moments}
+            self.optimizer.restore({"steps": stored["adam_steps"], **moments})
             self.random.bit_generator.state = stored["random"]
             self.state = State(**stored["state"])
             self.began -= self.state.seconds
@@ -320,7 +323,7 @@ class Trainer:
         return {key: _mean([row[key] for row in losses], frames) for key in losses[0]}
 
     def step(self, chosen: np.ndarray) -> dict[str, float]:
-        """One step of Adam on the frames `chosen`."""
+        """One step of the optimizer on the frames `chosen`."""
         if self._gpu is not None:
             value, parts, gradient, finite = self._gpu.step(chosen)
         else:
@@ -331,7 +334,7 @@ class Trainer:
             value, parts = float(value), {name: float(part) for name, part in parts.items()}
             finite = math.isfinite(value) and bool(np.isfinite(gradient).all())
             if finite:
-                self.adam.step(self.weights, gradient, self.rate())
+                self.optimizer.step(self.weights, gradient, self.rate())
                 self.average.update(self.weights)
         if not finite:
             largest = float(np.abs(gradient).max())
@@ -351,8 +354,8 @@ class Trainer:
 
     def arrays(self) -> list[np.ndarray]:
         """The arrays that a step changes."""
-        adam = [array for name, array in self.adam.state().items() if name != "steps"]
-        return [self.weights, self.average.weights, *adam]
+        moments = [array for name, array in self.optimizer.state().items() if name != "steps"]
+        return [self.weights, self.average.weights, *moments]
 
     def validate(self) -> dict[str, float | None]:
         """Errors of the averaged weights on the validation frames."""
@@ -434,14 +437,14 @@ class Trainer:
             "scale": self.potential.scale,
             "shift": self.potential.shift,
             "mean_neighbours": self.potential.mean_neighbours,
-            **{f"adam_{name}": array for name, array in self.adam.state().items() if name != "steps"},
+            **{f"adam_{name}": array for name, array in self.optimizer.state().items() if name != "steps"},
         }
         content = {
             "config": self.config.to_dict(),
             "state": dataclasses.asdict(self.state),
             "sources": sources,
             "random": self.random.bit_generator.state,
-            "adam_steps": self.adam.steps,
+            "adam_steps": self.optimizer.steps,
             "average_steps": self.average.steps,
             "provenance": dict(self.potential.provenance),
         }
@@ -460,6 +463,12 @@ class Trainer:
         write_checkpoint(self.folder / CHECKPOINT, FORMAT, VERSION, *self._kept)
         self._kept, end = None, time.monotonic()
         self._next_save = end + 50 * (end - began)
+
+    def _optimizer(self) -> Adam | Soap:
+        if self.config.train.optimizer == "soap":
+            params = self.potential.params
+            return Soap(self.weights, matrices(self.potential.model, params.starts), self.backend)
+        return Adam(self.weights, self.config.train.amsgrad, self.backend)
 
     def _fit_statistics(self, shifts: str | Mapping[str, float]) -> None:
         """Shift and scale of each element and the mean number of neighbours, from the training frames."""
@@ -704,9 +713,18 @@ def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
         "valid_frames": Array(np.integer, ("valid",), low=0, rising=True),
         **dict.fromkeys(("weights", "average", "best", "adam_m"), weights),
         **dict.fromkeys(("adam_v", "adam_v_max") if train.amsgrad else ("adam_v",), squares),
+        **(_factors(weights) if train.optimizer == "soap" else {}),
         "scale": Array(np.float64, ("elements",), above=0),
         "shift": Array(np.float64, ("elements",)),
         "mean_neighbours": Array(np.float64, above=0, high=1e6),
+    }
+
+
+def _factors(weights: Array) -> dict[str, Array]:
+    return {
+        f"adam_{side}{kind}": replace(weights, shape=(side,))
+        for side in ("left", "right")
+        for kind in ("", "_basis")
     }
 
 

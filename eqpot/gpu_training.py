@@ -1,7 +1,7 @@
 """Training steps on a GPU: frames and labels stay there, and a step is one CUDA graph wherever it can be.
 
 For each step the host sends which frames it takes and a few numbers of Adam; what comes back is the loss, its
-terms, and whether all is finite.
+terms, and whether all is finite. SOAP's step follows the graph, since cuBLAS and cuSOLVER cannot be recorded.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from eqpot.adam import Adam
 from eqpot.backend import array_module, free_memory, send, to_device
 from eqpot.evaluate import Frames
 from eqpot.gpu_calls import MOST, room_for
@@ -119,16 +120,18 @@ class GpuSteps:
         return 2 * GpuFrames.bytes_of(trainer.train) <= free_memory()
 
     def step(self, chosen: np.ndarray) -> tuple[float, dict[str, float], np.ndarray, bool]:
-        """One step of Adam: the loss, its terms, its gradient, whether loss and gradient are finite."""
-        trainer = self._trainer
+        """One step: the loss, its terms, its gradient, whether loss and gradient are finite."""
+        trainer, recorded = self._trainer, isinstance(self._trainer.optimizer, Adam)
         plan, species_ptr = self._frames.plan(chosen)
-        constants = trainer.adam.advance(trainer.rate()), trainer.average.advance()
+        constants = ()
+        if recorded:
+            constants = trainer.optimizer.advance(trainer.rate()), trainer.average.advance()
         room = room_for(int(self._most[len(chosen) - 1]))
         atoms = species_ptr[-1] + len(species_ptr) - 1  # perhaps with lone ones
         if max(room, 3 * atoms) > RECORDED_ROWS:
             there = [to_device(x, "cuda") for x in (plan, *constants)]
             outcome, gradient = self._compute(
-                *there, species_ptr, len(chosen), int(self._frames.edges[chosen].sum())
+                there, species_ptr, len(chosen), int(self._frames.edges[chosen].sum())
             )()
         else:
             key = len(chosen), species_ptr.tobytes()
@@ -137,7 +140,7 @@ class GpuSteps:
                     del self._recorded[next(iter(self._recorded))]
                 there = [to_device(x, "cuda") for x in (plan, *constants)]
                 held = [x.copy() for x in trainer.arrays()]
-                compute = self._compute(*there, species_ptr, len(chosen), room)
+                compute = self._compute(there, species_ptr, len(chosen), room)
                 run = Recording(compute, trainer.potential.memory)
                 for x, before in zip(trainer.arrays(), held, strict=True):
                     x[...] = before  # recording has made the step, too
@@ -147,19 +150,27 @@ class GpuSteps:
                 send(to, x)
             outcome, gradient = run()
         value, finite, *parts = outcome.tolist()
+        if finite and not recorded:
+            trainer.optimizer.step(trainer.weights, gradient, trainer.rate())
+            trainer.average.update(trainer.weights)
         return value, dict(zip(("energy", "forces", "stress"), parts, strict=True)), gradient, finite == 1
 
-    def _compute(self, plan, constants, share, species_ptr, frames: int, room: int) -> Callable:
-        """What is done on the GPU; gives [loss, 1 if finite, energy, forces, stress] and the gradient."""
+    def _compute(self, there: list, species_ptr: np.ndarray, frames: int, room: int) -> Callable:
+        """What is done on the GPU; gives [loss, 1 if finite, energy, forces, stress] and the gradient.
+
+        there: the plan, and the numbers of Adam and of the moving average where these are part of it.
+        """
         trainer, xp = self._trainer, array_module("cuda")
+        plan, *constants = there
         far = 2 * trainer.config.model.cutoff
 
         def run():
             batch, labels, weights = self._frames.batch(plan, frames, species_ptr, room, far)
             value, parts, gradient = trainer.loss_gradient(batch, labels, weights)
             finite = (xp.isfinite(gradient).all() & xp.isfinite(value)).astype(np.float64)
-            trainer.adam.apply(trainer.weights, gradient, constants)
-            trainer.average.apply(trainer.weights, share)
+            if constants:
+                trainer.optimizer.apply(trainer.weights, gradient, constants[0])
+                trainer.average.apply(trainer.weights, constants[1])
             # A plain float among the terms is the NaN of labels that there are not.
             terms = (value * part if type(part) is float else part for part in parts.values())
             return xp.stack([value, finite, *terms]), gradient

@@ -15,10 +15,10 @@ from functools import cached_property
 import numpy as np
 from ase.data import chemical_symbols
 from ase.geometry import wrap_positions
-from numba import njit
 
 from eqpot.data import Dataset
 from eqpot.errors import UserError
+from eqpot.kernels.compile import exact
 from eqpot.neighbours import check_cell, search
 
 # Å beyond the reach asked for: the finder rounds distances in its own way, here they decide by ours.
@@ -77,7 +77,7 @@ class Batch:
         return place
 
 
-@njit(cache=True, nogil=True)
+@exact
 def _group(index: np.ndarray, ptr: np.ndarray, perm: np.ndarray) -> None:
     """What `group_by` returns, into arrays that are there."""
     ptr[:] = 0
@@ -91,7 +91,7 @@ def _group(index: np.ndarray, ptr: np.ndarray, perm: np.ndarray) -> None:
         place[index[k]] += 1
 
 
-@njit(cache=True, nogil=True)
+@exact
 def group_by(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """ptr[n + 1], perm: the places where index == i are perm[ptr[i] : ptr[i + 1]], in rising order."""
     ptr, perm = np.empty(n + 1, np.int64), np.empty(index.size, np.int64)
@@ -99,7 +99,7 @@ def group_by(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     return ptr, perm
 
 
-@njit(cache=True, nogil=True)
+@exact
 def _follows(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether shift a comes after shift b."""
     for d in range(3):
@@ -108,7 +108,7 @@ def _follows(a: np.ndarray, b: np.ndarray) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@exact
 def _edge_order(
     senders: np.ndarray, receivers: np.ndarray, shifts: np.ndarray, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +130,7 @@ def _edge_order(
     return ptr, perm
 
 
-@njit(cache=True, nogil=True)
+@exact
 def _edges_within(
     cutoff: float,
     positions: np.ndarray,
@@ -320,7 +320,7 @@ def collate(frames: Sequence[FrameGraph], n_species: int) -> Batch:
     )
 
 
-@njit(cache=True, nogil=True)
+@exact
 def shortest_edges(
     edge_vec: np.ndarray, senders: np.ndarray, receivers: np.ndarray, species: np.ndarray, n_species: int
 ) -> np.ndarray:
@@ -333,7 +333,7 @@ def shortest_edges(
     return np.sqrt(least)
 
 
-@njit(cache=True, nogil=True)
+@exact
 def _gather(
     positions: np.ndarray, order: np.ndarray, origin: np.ndarray, far: float, here: np.ndarray
 ) -> bool:
@@ -348,7 +348,7 @@ def _gather(
     return near
 
 
-@njit(cache=True, nogil=True)
+@exact
 def _edges_here(
     positions: np.ndarray,
     order: np.ndarray,

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from eqpot.errors import UserError
+from eqpot.memory import memory
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 BLOCK, MARK = 512, b"eqpot: SHA-256"  # bytes before HDF5 begins, and the first of them
@@ -38,13 +39,6 @@ class Damaged(Exception):
 def is_hdf5(head: bytes) -> bool:
     """Whether a file that begins so is HDF5, from the signatures alone."""
     return head.startswith(MARK) or any(head.startswith(SIGNATURE, at) for at in (0, 512, 1024, 2048))
-
-
-def memory() -> float:
-    """Bytes of the machine's memory; infinite where it does not tell."""
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
-        return math.inf
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def seal(image: memoryview) -> None:

@@ -6,17 +6,14 @@ ends: what is not for it goes to a k-d tree, and what is for neither is refused 
 """
 
 import math
-import os
-import resource
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 from ase.geometry import complete_cell, minkowski_reduce
 from vesin import NeighborList
 
 from eqpot.errors import UserError
+from eqpot.memory import memory
 
 FARTHEST = 1e9  # Å; beyond, what is 1e-7 Å apart has the same position
 LEAST_SINE = 1e-6  # of the angle between a cell vector and the plane of the others
@@ -94,7 +91,7 @@ def check_search(
         )
     pairs = len(positions) ** 2 * math.prod(2 * reach / h + 1 for h in heights)  # at most
     if pairs * BYTES > SMALL:
-        room = _memory() / 2
+        room = memory() / 2
         if pairs * BYTES > room:
             pairs = min(pairs, _count(positions, cell, pbc, reach, heights))
         if pairs * BYTES > room:
@@ -127,18 +124,6 @@ def _count(
 def _completed(cell: np.ndarray, pbc: Sequence[bool]) -> np.ndarray:
     """The cell with vectors of 1 Å, perpendicular to the others, where it is not periodic."""
     return complete_cell(np.where(np.asarray(pbc, bool)[:, None], cell, 0.0))
-
-
-def _memory() -> float:
-    """Bytes that this process may have: the machine's, its container's, or what `ulimit -v` says."""
-    bounds = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        bounds.append(soft)
-    for path in ("memory.max", "memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # no such file, or the word "max"
-            bounds.append(int(Path("/sys/fs/cgroup", path).read_text()))
-    return min(bounds)
 
 
 # ---------------------------------------------------------------- the search

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
-from numba import njit
 
 from eqpot import backend as backends
 from eqpot import by_blocks
@@ -23,6 +22,7 @@ from eqpot.files import new_hdf5, own_hdf5
 from eqpot.graph import Batch, FrameGraph, collate, frame_graph
 from eqpot.isolated import less_lone, with_lone_atoms, with_lone_seeds
 from eqpot.kernels import forces as force_kernels
+from eqpot.kernels.compile import exact
 from eqpot.kernels.cuda import constant
 from eqpot.loss import Labels
 from eqpot.model import ALL, Model, Selection
@@ -30,7 +30,7 @@ from eqpot.ops import convolution, operators
 from eqpot.params import Params
 from eqpot.schema import TABLE, Array, Rule, check, number
 from eqpot.tape import GpuPool, Node, Pool, Tape
-from eqpot.threads import one_at_a_time
+from eqpot.threads import new_lock, one_at_a_time
 from eqpot.zbl import ZBL
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Potential:
     def __init__(self, config: ModelConfig, species: Sequence[int], dtype: str, backend: str = "cpu"):
         if dtype not in ("float32", "float64"):
             raise UserError(f"dtype: expected float32 or float64, found {dtype!r}")
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self.config = replace(config, isolated_atoms=config.isolated_atoms is True)
         self.species = tuple(sorted(int(z) for z in species))
         self.dtype = dtype
@@ -496,7 +496,7 @@ class Potential:
         return t.astype(self.dtype)
 
 
-@njit(cache=True, nogil=True)
+@exact
 def _energies(
     energies: np.ndarray,
     energy: np.ndarray,

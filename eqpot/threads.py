@@ -4,10 +4,29 @@ import os
 import threading
 from collections.abc import Callable
 from functools import cache, wraps
+from weakref import WeakSet
 
 import numba
 
-ONE_FOR_ALL = threading.RLock()
+_locks: WeakSet = WeakSet()
+
+
+def new_lock() -> threading.RLock:
+    """A lock that is free in forked children, whose thread never is the one that held it."""
+    lock = threading.RLock()
+    _locks.add(lock)
+    return lock
+
+
+def _free_locks() -> None:
+    for lock in _locks:
+        lock._at_fork_reinit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_locks)
+
+ONE_FOR_ALL = new_lock()
 
 
 def cores() -> int:

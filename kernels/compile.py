@@ -1,17 +1,21 @@
-"""How every CPU kernel is compiled: two decorators, one set of flags, one cache.
+"""How every CPU kernel is compiled: a few decorators, one set of flags, one cache.
 
 `fastmath` lets the compiler contract a*b + c and reorder sums, so that loops over channels become SIMD; it
 does not let it assume that NaN and infinity are absent, since a diverging training run must stay visible.
 
 Compiled kernels are kept on disk. Numba compares only the file of the kernel itself, not those of the
 functions that are inlined into it, so the folder is named after the content of this whole package: a changed
-kernel is never mixed with an old one.
+kernel is never mixed with an old one. They are code, so nobody else may write there. What is damaged is
+compiled anew, and where nothing can be kept kernels are compiled by each process; both are told in a line.
 """
 
+import ctypes
 import hashlib
 import os
+import pickle
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 # Idle threads spin for some ten microseconds, as long as a stage of a kernel waits for its last part, then
@@ -21,35 +25,166 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from numba import config, njit  # noqa: E402
+import numba  # noqa: E402
+from numba.core import caching  # noqa: E402
+from numba.core.caching import (  # noqa: E402
+    CompileResultCacheImpl,
+    FunctionCache,
+    IndexDataCacheFile,
+    NullCache,
+)
+from numba.np.ufunc import parallel  # noqa: E402
 
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 
-
-def _cache_folder() -> str:
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    content = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    base = config.CACHE_DIR or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "eqpot"
-    return str(Path(base) / content[:16])
+# ---------------------------------------------------------------- the cache
 
 
-CACHE = _cache_folder()
+def _find_cache() -> tuple[str | None, str]:
+    """The folder of compiled kernels; or None, and why there is none."""
+    content = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        content.update(path.read_bytes())
+    try:
+        folders = [_base() / content.hexdigest()[:16]]
+        if not numba.config.CACHE_DIR:
+            folders.insert(0, folders[0].parent)
+        folders[0].parent.mkdir(parents=True, exist_ok=True)
+        for folder in folders:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            reason = _untrusted(folder)
+            if reason:
+                return None, f"{folder} {reason}"
+    except (OSError, RuntimeError, ValueError) as e:  # the second: there is no home
+        return None, str(e)
+    return str(folders[-1]), ""
+
+
+def _base() -> Path:
+    """NUMBA_CACHE_DIR, or a folder where XDG's rules say, by which a relative path counts for none."""
+    if numba.config.CACHE_DIR:
+        return Path(numba.config.CACHE_DIR).absolute()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        base = Path.home().absolute() / ".cache"
+    return base / "eqpot"
+
+
+def _untrusted(folder: Path) -> str:
+    """What lets somebody else put code into the folder; nothing where all is well."""
+    if not hasattr(os, "geteuid"):
+        return ""
+    found = folder.stat()
+    if found.st_uid not in (os.geteuid(), 0):
+        return f"belongs to another user (uid {found.st_uid})"
+    return "can be written by anybody" if found.st_mode & 0o002 else ""
+
+
+CACHE, NO_CACHE = _find_cache()
+NOT_KEPT = "compiled kernels cannot be kept ({}): each process compiles its own"
+
+
+@cache
+def _say(line: str) -> None:
+    """Once."""
+    print(f"note: {line}", file=sys.stderr, flush=True)
+
+
+# Public from Numba 0.62 on.
+_OfUser = getattr(caching, "UserProvidedCacheLocator", None) or caching._UserProvidedCacheLocator
+
+
+class _Locator(_OfUser):
+    """Our folder, which need not be one that can be written to: kernels may have been put there."""
+
+    def __init__(self, function: Callable, file: str):
+        super().__init__(function, file)
+        self._cache_path = os.path.join(CACHE, self.get_suitable_cache_subpath(file))
+
+    @classmethod
+    def from_function(cls, function: Callable, file: str) -> "_Locator":
+        return cls(function, file)
+
+
+class _Impl(CompileResultCacheImpl):
+    _locator_classes = [_Locator]
+
+
+class _Files(IndexDataCacheFile):
+    """A file for each signature, with a checksum: damaged machine code would run as it is.
+
+    Numba's own index of files, read and written as a whole, mixes up two signatures that two processes
+    compile at once.
+    """
+
+    def _path(self, key: tuple) -> str:
+        return self._data_path(self._data_name(int(hashlib.sha256(repr(key).encode()).hexdigest()[:12], 16)))
+
+    def load(self, key: tuple) -> object:
+        try:
+            content = Path(self._path(key)).read_bytes()
+        except FileNotFoundError:
+            return None
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise ValueError("damaged")
+        stamp, held, data = pickle.loads(content[32:])
+        return data if (stamp, held) == (self._source_stamp, key) else None
+
+    def save(self, key: tuple, data: object) -> None:
+        content = self._dump((self._source_stamp, key, data))
+        with self._open_for_write(self._path(key)) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+
+class _Cache(FunctionCache):
+    _impl_class = _Impl
+
+    def __init__(self, function: Callable):
+        super().__init__(function)
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, self._cache_file._source_stamp)
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as e:  # of whatever kind, as it comes from whatever bytes
+            reason = getattr(e, "strerror", None) or e
+            _say(f"{CACHE}: compiled kernels cannot be read ({reason}): compiling them again")
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except OSError as e:
+            _say(
+                f"{CACHE}: compiled kernels cannot be kept ({e.strerror or e}): each process compiles its own"
+            )
+
+
+class _NoCache(NullCache):
+    def save_overload(self, sig, data):
+        _say(f"compiled kernels cannot be kept ({NO_CACHE}): each process compiles its own")
+
+
+# ---------------------------------------------------------------- the decorators
 
 
 def _compiled(**options: object) -> Callable[[Callable], Callable]:
     def decorate(function: Callable) -> Callable:
-        users, config.CACHE_DIR = config.CACHE_DIR, CACHE
-        try:
-            return njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy", **options)(function)
-        finally:
-            config.CACHE_DIR = users
+        dispatcher = numba.njit(nogil=True, **options)(function)
+        dispatcher._cache = _Cache(function) if CACHE else _NoCache()
+        return dispatcher
 
     return decorate
 
 
+# Outside of kernels: arithmetic as it is written.
+exact = _compiled()
+
+_fast = {"fastmath": FAST, "error_model": "numpy"}
+
 # A loop over a fixed partition of the work, shared among threads. The partition depends on shapes alone, so
 # results are the same bits for any number of threads.
-kernel = _compiled(parallel=True)
+kernel = _compiled(parallel=True, **_fast)
 
 # What only kernels call: without the code by which Python would, which is a fifth of the time to compile.
 PRIVATE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -58,17 +193,37 @@ PRIVATE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # written overlaps nothing that is read, and gives up beyond a handful of arrays: so each loop writes one row.
 # Neither these nor routines may allocate: so no reference to an array needs counting, which costs two atomic
 # operations for every view and every array passed on, fought over by all threads.
-inner = _compiled(forceinline=True, _nrt=False, **PRIVATE)
+inner = _compiled(forceinline=True, _nrt=False, **PRIVATE, **_fast)
 
 # What several kernels call, compiled once.
-routine = _compiled(_nrt=False, **PRIVATE)
+routine = _compiled(_nrt=False, **PRIVATE, **_fast)
 
 # A routine that allocates.
-allocating = _compiled()
+allocating = _compiled(**_fast)
 
 
 def announce(function: Callable, minutes: str = "about a minute") -> None:
     """Say on the terminal that a kernel is about to be compiled, if it never was for this installation."""
-    name = f"{function.py_func.__module__.split('.')[-1]}.{function.py_func.__name__}-*.nbi"
-    if not function.signatures and not any(Path(function.stats.cache_path).glob(name)):
-        print(f"compiling the kernels, once on this machine: {minutes}", file=sys.stderr, flush=True)
+    name = f"{function.py_func.__module__.split('.')[-1]}.{function.py_func.__name__}-*.nbc"
+    folder = function.stats.cache_path
+    if not function.signatures and not (folder and any(Path(folder).glob(name))):
+        when = "once on this machine" if CACHE and os.access(CACHE, os.W_OK) else "in each process"
+        print(f"compiling the kernels, {when}: {minutes}", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- processes
+
+
+def _on_one_thread() -> None:
+    """A forked child has none of its parent's threads, and GNU's OpenMP, asked for them, ends it or waits for
+    ever: from now on kernels ask for none, whatever number is set."""
+    if parallel._is_initialized and parallel.threading_layer() == "omp":
+        from numba.np.ufunc import omppool
+
+        ctypes.CFUNCTYPE(None, ctypes.c_int)(omppool.launch_threads)(1)
+        parallel._set_num_threads(1)
+        parallel._set_num_threads = lambda count: None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_on_one_thread)

@@ -16,6 +16,7 @@ All kernels run on CuPy's current stream, one after the other.
 """
 
 import math
+import os
 import sys
 from collections.abc import Callable
 from functools import cache, cached_property
@@ -74,7 +75,7 @@ class Kernel:
         cuda, settings = _numba_cuda(), _settings()
         users, settings.CACHE_DIR = settings.CACHE_DIR, CACHE
         try:
-            return cuda.jit(cache=True)(function)
+            return cuda.jit(cache=CACHE is not None and os.access(CACHE, os.W_OK))(function)
         finally:
             settings.CACHE_DIR = users
 

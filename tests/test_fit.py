@@ -61,7 +61,9 @@ EVERYTHING = settings(
 )
 
 
-@pytest.mark.parametrize("config", [settings(), EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize(
+    "config", [settings(), settings(optimizer="soap"), EVERYTHING], ids=["plain", "soap", "everything"]
+)
 def test_same_seed_same_bits(config, data, tmp_path):
     for name in ("a", "b"):
         fitted(config, data, tmp_path / name)
@@ -73,7 +75,9 @@ def test_same_seed_same_bits(config, data, tmp_path):
     assert not same_arrays(tmp_path / "a/model.h5", tmp_path / "c/model.h5")
 
 
-@pytest.mark.parametrize("config", [settings(), EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize(
+    "config", [settings(), settings(optimizer="soap"), EVERYTHING], ids=["plain", "soap", "everything"]
+)
 def test_resumed_equals_unbroken(config, data, tmp_path):
     fitted(config, data, tmp_path / "unbroken")
     fitted(config.replace({"train": {"max_epochs": 2}}), data, tmp_path / "broken")

@@ -420,7 +420,7 @@ def test_repr_says_what_it_is():
         (Atoms("HN", positions=[[0, 0, 0], [1, 0, 0]]), "structure 0: numbers.*H C O.*found N"),
         (Atoms("HO", positions=np.zeros((2, 3))), "structure 0: positions.*same place"),
         (Atoms("HO", positions=[[0, 0, 0], [np.nan, 0, 0]]), "structure 0: positions.*finite"),
-        (Atoms("H", cell=[[1, 0, 0], [0, 1, 0], [1, 1, 0]], pbc=True), "structure 0: cell.*dependent"),
+        (Atoms("H", cell=[[1, 0, 0], [0, 1, 0], [1, 1, 0]], pbc=True), "structure 0, cell: .*independent"),
         ("water.xyz", "atoms: expected an ase.Atoms or a list of them, found str"),
         ([Atoms("H"), None], "atoms: .*found NoneType"),
         (1, "atoms: .*found int"),

@@ -208,7 +208,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("atoms", "words"), REFUSED.values(), ids=REFUSED)
 def test_refused(atoms, words, monkeypatch):
-    monkeypatch.setattr(neighbours, "_memory", lambda: 16e9)
+    monkeypatch.setattr(neighbours, "memory", lambda: 16e9)
     for call in (potential().evaluate, EqpotCalculator(potential()).get_potential_energy):
         with pytest.raises(UserError, match=words) as caught:
             call(atoms)

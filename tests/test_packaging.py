@@ -158,7 +158,7 @@ def test_compiling_is_announced_until_this_installation_has_compiled(capsys):
     assert "compiling the kernels, once on this machine: an hour" in capsys.readouterr().err
     folder = Path(nothing.stats.cache_path)
     folder.mkdir(parents=True, exist_ok=True)
-    compiled = folder / "test_packaging.nothing-1.py311.nbi"
+    compiled = folder / "test_packaging.nothing-1.py311.1.nbc"
     other = folder.parent / "another" / compiled.name
     other.parent.mkdir(exist_ok=True)
     try:

@@ -140,6 +140,53 @@ print(numba.threading_layer())
 """
 
 
+FORK = """
+import multiprocessing, os, sys, threading
+sys.path.insert(0, sys.argv[1])
+from test_threads import STRUCTURES, calculated, evaluated, gradient, potential
+from eqpot import EqpotCalculator
+from eqpot.graph import collate
+from eqpot.threads import most_threads
+
+p, atoms = potential(), STRUCTURES[-1]
+calculator = EqpotCalculator(p)
+
+def work(k):
+    value, slope = gradient(p, collate([p.graph(atoms)], 3))
+    many = EqpotCalculator(p, threads=most_threads())
+    return evaluated(p, atoms), calculated(calculator, atoms), calculated(many, atoms), value, slope.tobytes()
+
+def in_children():
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(work, range(4))
+
+early = in_children() if sys.argv[2] == "before" else []
+here = work(0)
+assert all(there == here for there in [*early, *in_children(), work(0)])
+
+held = threading.Event()
+def hold():  # a thread that the child does not have
+    with p._lock, calculator._lock:
+        held.set()
+        threading.Event().wait()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+assert all(there == here for there in in_children())
+print("equal")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("first", ["before", "after"])
+def test_forked_processes(first):
+    """Before the parent has started threads of its own, or after; and while one of them holds the locks."""
+    folder = str(Path(__file__).parent)
+    ran = subprocess.run(
+        [sys.executable, "-c", FORK, folder, first], capture_output=True, text=True, timeout=120
+    )
+    assert (ran.returncode, ran.stdout) == (0, "equal\n"), ran.stderr
+
+
 def test_work_queue(monkeypatch):
     """Numba's own threads, where there is no OpenMP, abort the process at calls from two threads at once."""
     monkeypatch.setenv("NUMBA_THREADING_LAYER", "workqueue")
