@@ -35,7 +35,7 @@ sys.exit(main(sys.argv[1:]))
 """
 DYNAMICS = ["md", "model.h5", "crystal.xyz", "--length=800", "--write-every=4", "--log-every=3"]
 DYNAMICS += ["--min-distance=0", "--temperature=60", "--thermostat-time=10"]
-FIT = ["fit", "toy.h5", "--max-epochs=60", "--n-valid=3", "--set=train.batch_size=3", "--set=train.ema=0.9"]
+FIT = ["fit", "toy.h5", "--max-epochs=40", "--n-valid=3", "--set=train.batch_size=3", "--set=train.ema=0.9"]
 RUNS = {
     "fit": [*FIT, *(f"--set=model.{key}={value}" for key, value in MODEL.items())],
     "nhc": DYNAMICS,
