@@ -40,7 +40,7 @@ from eqpot.isolated import decide
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.model import Model
 from eqpot.potential import PROVENANCE, Potential
-from eqpot.runs import Hold, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
+from eqpot.runs import Hold, beginning, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
 from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
 from eqpot.soap import Soap, matrices
 
@@ -210,10 +210,11 @@ class Trainer:
             self.potential.provenance.update(self._provenance(train_data) | notes)
             self.hold = hold
             clear_run(hold, FILES, overwrite)
-            self._keep()
-            self._save()
-            self._write_settings()
-            self._write_log()
+            with beginning(hold, FILES):
+                self._keep()
+                self._save()
+                self._write_settings()
+                self._write_log()
         return self
 
     @classmethod

@@ -43,7 +43,7 @@ from eqpot.errors import UserError
 from eqpot.files import sha256, sync
 from eqpot.graph import shortest_edges
 from eqpot.potential import Potential
-from eqpot.runs import Hold, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
+from eqpot.runs import Hold, beginning, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
 from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
 from eqpot.trajectory import read_frame
 from eqpot.words import counted
@@ -187,10 +187,11 @@ class Simulation:
             self.first_conserved = self.conserved()
             self.hold = hold
             clear_run(hold, FILES, overwrite)
-            with self._outputs() as (frames, rows):
-                rows.writerow(COLUMNS)
-                self._write(frames, rows)
-            self.checkpoint()
+            with beginning(hold, FILES):
+                with self._outputs() as (frames, rows):
+                    rows.writerow(COLUMNS)
+                    self._write(frames, rows)
+                self.checkpoint()
         return self
 
     @classmethod
