@@ -36,7 +36,7 @@ from eqpot.data_tools.text import COMPRESSED, check_xyz, lines, short
 from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 from eqpot.errors import UserError
 from eqpot.files import check_output
-from eqpot.xyz import names_a_cell, parse_comment, reading
+from eqpot.xyz import hints_at_a_cell, names_a_cell, parse_comment, reading
 
 # Spellings recognised in a plain npz, besides a key given by name; labels.py knows more of the labels'
 SPELLINGS = {
@@ -403,7 +403,10 @@ def _check_cell_names(path: str, arrays: dict, value: dict) -> None:
     if value["cell"] is not None or (value["pbc"] is not None and not np.any(value["pbc"])):
         return
     for name, array in arrays.items():
-        if names_a_cell(name) and array.dtype.kind in "iuf" and np.any(array):
+        if array.dtype.kind not in "iuf" or not array.size:
+            continue
+        first = array if array.size < 10 else array[0]  # of the frames
+        if (names_a_cell(name) and np.any(array)) or hints_at_a_cell(name, first):
             raise UserError(
                 f"{path}: cell: expected one of the keys {', '.join(SPELLINGS['cell'])}, found {name}; "
                 f"name it by --cell-key {name}, or add pbc = False where nothing repeats"

@@ -42,6 +42,9 @@ ORDINARY = {
     "abc",
 }
 
+# Letters of a name that make a lattice of six or nine numbers, which supercell="2 2 2" is not
+_HINT = re.compile(r"(?i)cell|latt|box|cryst|basis_?vec|^(?:lat|h|h_?mat(?:rix)?)$")
+
 _QUOTED = r'"[^"]*"|\'[^\']*\'|\{[^}]*\}|\[[^\]]*\]'
 _KEY = re.compile(r"([A-Za-z_][\w.-]*)\s*=(?!=)")
 _KEY_AND_VALUE = re.compile(rf"{_KEY.pattern}\s*(?:{_QUOTED}|\S+)?")
@@ -113,6 +116,16 @@ def names_a_cell(name: str) -> bool:
     return bool(words & WORDS) and words <= WORDS | ORDINARY
 
 
+def hints_at_a_cell(name: str, value: Any) -> bool:
+    """Whether a value of such a name must be a lattice: nine numbers that span a volume, or six of a cell."""
+    numbers = np.ravel(value)
+    if not _HINT.search(name) or len(numbers) not in (6, 9) or not np.isfinite(numbers).all():
+        return False
+    if len(numbers) == 9:
+        return abs(np.linalg.det(numbers.reshape(3, 3))) > 1e-3
+    return bool((numbers[:3] > 1).all() and (abs(numbers[3:] - 90) <= 70).all())
+
+
 def _pbc(value: Any) -> list[bool]:
     flags = np.asarray(value)
     legal = flags.dtype.kind in "bi" and flags.shape in {(), (1,), (3,)}
@@ -138,7 +151,7 @@ def _looks_like_a_lattice(line: str, info: dict[str, Any]) -> str:
     """What in a comment without `Lattice` gives a periodic cell; empty where nothing does."""
     sizes = {key: np.size(value) for key, value in info.items() if _numeric(value)}
     for key, size in sizes.items():
-        if names_a_cell(key) and size in (1, 3, 6, 9):
+        if (names_a_cell(key) and size in (1, 3, 6, 9)) or hints_at_a_cell(key, info[key]):
             return key
     for letters in ("abc", "123", "xyz"):
         for stem in ("", "a", "r", "v", "h", "vec", "lattice", "cell", "box", "l"):
