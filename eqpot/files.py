@@ -198,8 +198,9 @@ def read_structure(path: str | Path) -> Atoms:
         )
     import ase.io  # with all of its formats, longer to import than eqpot
 
+    how = reading(path)
     try:
-        atoms = ase.io.read(path, do_not_split_by_at_sign=True, **reading(path))
+        atoms = ase.io.read(path, do_not_split_by_at_sign=True, **how)
     except Exception as error:  # ASE's readers raise what they please on a broken file
         what = " ".join(str(error).split())[:200]
         if is_hdf5(path):

@@ -15,7 +15,7 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from eqpot import backend as backends
 from eqpot import by_blocks
-from eqpot.config import ModelConfig
+from eqpot.config import HUGE, ModelConfig
 from eqpot.errors import UserError
 from eqpot.evaluator import Evaluator
 from eqpot.files import new_hdf5, own_hdf5
@@ -47,8 +47,8 @@ PROVENANCE: Rule = (
 )
 ELEMENTS = {
     "species": Array(np.integer, ("elements",), low=1, high=len(chemical_symbols) - 1, rising=True),
-    "scale": Array(np.float64, ("elements",)),
-    "shift": Array(np.float64, ("elements",)),
+    "scale": Array(np.float64, ("elements",), low=-HUGE, high=HUGE),
+    "shift": Array(np.float64, ("elements",), low=-HUGE, high=HUGE),
 }
 FROM_VOIGT = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # the nine components among xx yy zz yz xz xy
 NO_PAIRS = np.empty(0)

@@ -73,9 +73,9 @@ def read_frame(path: str | Path, index: int = -1) -> Atoms:
 
 
 def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
-    count, what = 0, "no frame"
+    count, what, how = 0, "no frame", reading(path)
     try:
-        for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True, **reading(path)):
+        for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True, **how):
             yield count, atoms
             count += 1
     except Exception as error:  # ASE's readers raise what they please on a broken file

@@ -4,8 +4,12 @@ ASE knows `Lattice`, `pbc` and `Properties` in this spelling alone: with `lattic
 cluster, and says nothing. Here case does not matter, and what looks like a lattice is one or is refused.
 """
 
+import lzma
 import re
-from itertools import pairwise
+import zlib
+from collections import deque
+from contextlib import suppress
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import numpy as np
 
 from eqpot.errors import UserError
 
+MOST_DIGITS = 12  # of a number of atoms
 # ASE's own names, by their lower case; each may stand once in a line, whatever its case
 KEYS = {
     "lattice": "Lattice",
@@ -60,7 +65,25 @@ def reading(path: str | Path) -> dict[str, Any]:
     name = re.sub(r"\.(gz|bz2|xz)$", "", str(path).lower())
     if not name.endswith((".xyz", ".extxyz")):
         return {}
+    _check_counts(path)
     return {"format": "extxyz", "properties_parser": parse_comment}
+
+
+def _check_counts(path: str | Path) -> None:
+    """UserError at a number of atoms up to which ASE would count for ever; all else is for ASE to tell."""
+    from ase.io.formats import open_with_compression
+
+    broken = OSError, EOFError, zlib.error, lzma.LZMAError
+    with suppress(*broken), open_with_compression(str(path), "rb") as file:
+        for line in file:
+            count = line.strip()
+            if count.startswith(b"VEC"):
+                continue
+            if not count.isdigit():
+                return
+            if len(count) > MOST_DIGITS:
+                raise UserError(f"{path}: expected a number of atoms, found {count[:20].decode()}")
+            deque(islice(file, int(count) + 1), maxlen=0)
 
 
 def parse_comment(line: str) -> dict[str, Any]:

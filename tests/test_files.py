@@ -126,6 +126,11 @@ def test_an_edit_is_told_with_the_way_out(copy):
     assert read_dataset(path.parent / "new.h5").energy[0] == 5.0
 
 
+def null(file: h5py.File, name: str) -> None:
+    del file[name]
+    file[name] = h5py.Empty("f8")
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [("kill -SEGV $$", r"HDF5 crashes on it, status -11"), ("exec sleep 60", "HDF5 spends more than 1 s")],
@@ -318,6 +323,8 @@ def put(place, value):
 BAD = {
     "fit/model.h5": [
         (inside("config", cutoff=without), "model.cutoff: expected a setting, found none"),
+        (array("scale", put(0, 1e300)), "scale: expected numbers at most 1e.12"),
+        (lambda file: null(file, "shift"), "shift: expected an array, found one without numbers or a shape"),
         (inside("config", blocks=without), "model.blocks: expected a setting, found none"),
         (inside("config", cutoff=math.nan), "model.cutoff: expected a number .* found NaN"),
         (inside("config", cutoff="3.5"), "model.cutoff: expected a number"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from eqpot.cli import main
 from eqpot.data_tools.commands import data
 from eqpot.data_tools.convert import convert
 from eqpot.errors import UserError
@@ -244,3 +245,11 @@ def test_convert_tells_periodicity_and_cell(comments, told, tmp_path):
     words = ["convert", str(tmp_path / "a.xyz"), str(tmp_path / "a.h5")]
     run = CliRunner().invoke(data, words, catch_exceptions=False)
     assert f"\n  {told}\n" in run.output
+
+
+@pytest.mark.parametrize("command", (["analyze", "rdf"], ["analyze", "adf", "--triple=H-H-H", "--cutoff=3"]))
+def test_a_number_of_atoms_beyond_all_counting(command, tmp_path, capsys):
+    """ASE would count lines up to it."""
+    (tmp_path / "a.xyz").write_text("1\n\nH 0 0 0\n" + "9" * 19)
+    assert main([*command, str(tmp_path / "a.xyz")]) == 2
+    assert f"a.xyz: expected a number of atoms, found {'9' * 19}\n" in capsys.readouterr().err
