@@ -106,7 +106,8 @@ def check_search(
         if pairs > CROWDED * len(positions) and min(heights) < reach:
             raise UserError(
                 f"{name}, cell: expected vectors that keep images of an atom apart, found about "
-                f"{pairs / len(positions):.1e} neighbours within {reach:.3g} Å of each of {len(positions)} atoms"
+                f"{pairs / len(positions):.1e} neighbours within {reach:.3g} Å of each of "
+                f"{len(positions)} atoms"
             )
     return heights, farthest
 
