@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -239,7 +240,9 @@ def write_structure(path: str | Path, atoms: Atoms) -> None:
     form = _structure_format(path)
     with replacing(path) as temporary:
         try:
-            ase.io.write(temporary, atoms, format=form)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of notes in `info` that the format has no room for
+                ase.io.write(temporary, atoms, format=form)
         except OSError:
             raise
         except Exception as error:  # ASE's writers raise what they please on atoms that they cannot take

@@ -47,7 +47,7 @@ PROVENANCE: Rule = (
 )
 ELEMENTS = {
     "species": Array(np.integer, ("elements",), low=1, high=len(chemical_symbols) - 1, rising=True),
-    "scale": Array(np.float64, ("elements",), low=-HUGE, high=HUGE),
+    "scale": Array(np.float64, ("elements",), above=0, high=HUGE),
     "shift": Array(np.float64, ("elements",), low=-HUGE, high=HUGE),
 }
 FROM_VOIGT = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # the nine components among xx yy zz yz xz xy

@@ -351,6 +351,7 @@ BAD = {
         (array("species", lambda z: z * 1.0), "species: expected integers, found float64"),
         (array("species", lambda z: z[0]), r"species: expected shape \(elements,\), found \(\)"),
         (array("scale", put(0, np.inf)), "scale: expected finite numbers"),
+        (array("scale", put(0, -1.0)), "scale: expected numbers above 0, found -1"),
         (array("shift", None), "shift: expected an array of that name, found"),
         (array("params/embedding", put((0, 0), np.nan)), "params/embedding: expected finite numbers"),
         (array("params/embedding", lambda w: w[:1]), r"params/embedding: expected shape \(2, 4\)"),
