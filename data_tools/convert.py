@@ -189,7 +189,8 @@ def _convert(sources, out, given, keys, type_map, allow_missing, attrs, overwrit
     _check_stress(parts, allow_missing)
     names = [part.name for part in parts]
     about = {"source": ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")}
-    theories = {part.dataset.attrs.get("level_of_theory") for part in parts}
+    theories = [part.dataset.attrs.get("level_of_theory") for part in parts]
+    theories = {None if theory is None else str(theory) for theory in theories}
     if len(theories) == 1 and None not in theories:
         about["level_of_theory"] = theories.pop()
     dataset = concatenate([part.dataset for part in parts], about | attrs)

@@ -622,7 +622,9 @@ def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
 def _first_frame(path: Path) -> Atoms:
     try:
         with TrajectoryReader(path) as reader:
-            return reader[0]
+            atoms = reader[0]
+        atoms.get_masses()  # fails at what is no element
+        return atoms
     except Exception as error:  # ASE's reader raises what it pleases on a broken file
         raise UserError(f"{path}: frame 0: expected the run's, found what cannot be read: {error}") from error
 
@@ -642,7 +644,7 @@ def _check_head(path: Path, head: np.ndarray, size: int, checkpoint: Path) -> No
     """Head: magic word, tag and version, the number of frames, and where the list of them is."""
     same = _head(path)[:32] == head[:32].tobytes()
     frames, place = np.frombuffer(head[32:].tobytes(), "<i8")
-    if not (same and frames > 0 and ULM_HEAD <= place < size):
+    if not (same and 0 < frames < size and ULM_HEAD <= place <= size - 8 * frames):
         raise UserError(f"{checkpoint}: trajectory_head: expected that of {path}, found another")
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "eqpot-model", 2
 # What a model file holds beside the settings, "config"; the weights are `_weights`.
 DTYPE: Rule = ("float32 or float64", lambda value: value in ("float32", "float64"))
-MEAN_NEIGHBOURS = number(above=0, high=1e6)
+MEAN_NEIGHBOURS = number(low=1e-3, high=1e6)
 PROVENANCE: Rule = (
     "a table, in which closest holds distances above 0 by pair of elements",
     lambda value: isinstance(value, dict) and _are_distances(value.get("closest", {})),

@@ -338,7 +338,7 @@ BAD = {
         (without("dtype"), "attributes.dtype: expected float32 or float64, found none"),
         (attribute("dtype", "float16"), "attributes.dtype: expected float32 or float64"),
         (attribute("dtype", "float64"), r"params/\S+: expected float64, found float32"),
-        (without("mean_neighbours"), "attributes.mean_neighbours: expected a finite number above 0"),
+        (without("mean_neighbours"), "attributes.mean_neighbours: expected a finite number from 0.001"),
         (attribute("mean_neighbours", 1e300), "attributes.mean_neighbours: .* to 1e.06, found 1e.300"),
         (attribute("mean_neighbours", -1.0), "attributes.mean_neighbours: .* found -1.0"),
         (attribute("mean_neighbours", math.nan), "attributes.mean_neighbours: .* found NaN"),
