@@ -373,7 +373,8 @@ def _read_npz(path: str, keys: dict) -> _Found:
     _check_group(path, keys, arrays)
     if "group" in keys:
         geometry["group"] = [
-            _text(np.asarray(g)) for g in _per_frame(path, "group", arrays[keys["group"]], count, {()})
+            _text(path, "group", np.asarray(g))
+            for g in _per_frame(path, "group", arrays[keys["group"]], count, {()})
         ]
     frames = [
         Frame(positions=positions[k], **{name: column[k] for name, column in geometry.items()})
@@ -395,7 +396,7 @@ def _read_npz(path: str, keys: dict) -> _Found:
     found = _Found(path, "npz", frames, columns, letters=True, hint=hint)
     _npz_units(found, arrays)
     if "theory" in arrays:
-        found.attrs["level_of_theory"] = _text(arrays["theory"])
+        found.attrs["level_of_theory"] = _text(path, "theory", arrays["theory"])
     return found
 
 
@@ -441,14 +442,19 @@ def _npz_units(found: _Found, arrays: dict[str, np.ndarray]) -> None:
         if "e_unit" not in arrays:
             found.assumed = f"{family} keys: kcal/mol assumed, as such files are published (--energy-unit)"
     if "e_unit" in arrays:
-        found.energy_unit = _text(arrays["e_unit"])
+        found.energy_unit = _text(found.name, "e_unit", arrays["e_unit"])
     if "r_unit" in arrays:
-        found.length_unit = _text(arrays["r_unit"])
+        found.length_unit = _text(found.name, "r_unit", arrays["r_unit"])
 
 
-def _text(value: np.ndarray) -> str:
+def _text(path: str, name: str, value: np.ndarray) -> str:
     value = value.item() if value.size == 1 else value.tolist()
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    try:
+        text.lower()
+    except SystemError as error:  # NumPy makes texts of what are no characters
+        raise UserError(f"{path}: {name}: expected a text, found bytes that are none") from error
+    return text
 
 
 def _pick(

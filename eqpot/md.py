@@ -621,7 +621,7 @@ def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
 
 def _first_frame(path: Path) -> Atoms:
     try:
-        with TrajectoryReader(path) as reader:
+        with np.errstate(all="ignore"), TrajectoryReader(path) as reader:
             atoms = reader[0]
         atoms.get_masses()  # fails at what is no element
         return atoms
