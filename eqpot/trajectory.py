@@ -7,6 +7,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from eqpot.data import read_dataset
 from eqpot.errors import UserError
@@ -92,6 +93,8 @@ def _checked(path: Path, k: int, atoms: Atoms) -> Atoms:
     name = f"{path}: frame {k}"
     if len(atoms) == 0:
         raise UserError(f"{name}: expected a structure, found no atoms")
+    if not ((atoms.numbers >= 0) & (atoms.numbers < len(chemical_symbols))).all():  # 0 is ASE's X
+        raise UserError(f"{name}, numbers: expected those of elements, found {atoms.numbers.max()}")
     for array, values in (("positions", atoms.positions), ("cell", atoms.cell[:])):
         if not np.isfinite(values).all():
             raise UserError(f"{name}, {array}: expected finite numbers, found NaN or infinity")
