@@ -20,7 +20,7 @@ from eqpot import hdf5
 from eqpot.errors import UserError
 from eqpot.memory import memory
 from eqpot.schema import TEXT, Array, Rule, check, parse
-from eqpot.xyz import reading
+from eqpot.xyz import checked_reading
 
 # attribute "format" of what eqpot writes -> what it is, what makes it, what it is for
 KINDS = {
@@ -199,7 +199,7 @@ def read_structure(path: str | Path) -> Atoms:
         )
     import ase.io  # with all of its formats, longer to import than eqpot
 
-    how = reading(path)
+    how = checked_reading(path)
     try:
         atoms = ase.io.read(path, do_not_split_by_at_sign=True, **how)
     except Exception as error:  # ASE's readers raise what they please on a broken file

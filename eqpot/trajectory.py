@@ -13,7 +13,7 @@ from eqpot.data import read_dataset
 from eqpot.errors import UserError
 from eqpot.files import is_hdf5, read_structure
 from eqpot.neighbours import check_cell
-from eqpot.xyz import reading
+from eqpot.xyz import checked_reading
 
 EVERYTHING = slice(None)
 
@@ -74,7 +74,7 @@ def read_frame(path: str | Path, index: int = -1) -> Atoms:
 
 
 def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
-    count, what, how = 0, "no frame", reading(path)
+    count, what, how = 0, "no frame", checked_reading(path)
     try:
         for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True, **how):
             yield count, atoms

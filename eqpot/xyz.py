@@ -65,12 +65,19 @@ def reading(path: str | Path) -> dict[str, Any]:
     name = re.sub(r"\.(gz|bz2|xz)$", "", str(path).lower())
     if not name.endswith((".xyz", ".extxyz")):
         return {}
-    _check_counts(path)
     return {"format": "extxyz", "properties_parser": parse_comment}
 
 
+def checked_reading(path: str | Path) -> dict[str, Any]:
+    """What `reading` returns. UserError at a number of atoms up to which ASE would count for ever."""
+    how = reading(path)
+    if how:
+        _check_counts(path)
+    return how
+
+
 def _check_counts(path: str | Path) -> None:
-    """UserError at a number of atoms up to which ASE would count for ever; all else is for ASE to tell."""
+    """All other damage is for ASE to tell."""
     from ase.io.formats import open_with_compression
 
     broken = OSError, EOFError, zlib.error, lzma.LZMAError
