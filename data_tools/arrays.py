@@ -50,6 +50,8 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
                         f"{path}: {member.filename}: expected the compression of NumPy, found another"
                     )
                 name = member.filename.removesuffix(".npy")
+                if name in arrays:
+                    raise UserError(f"{path}: {name}: expected one array of that name, found two")
                 with archive.open(member) as file:
                     arrays[name] = _read_array(file, member.file_size, f"{path}: {name}")
     except UserError:

@@ -144,7 +144,7 @@ class _Amount(click.ParamType):
 @click.option("--method", type=click.Choice(METHODS), default="uniform", show_default=True)
 @click.option(
     "--fraction",
-    type=Finite(),
+    type=Finite(0, 1),
     default=0.3,
     show_default=True,
     metavar="F",

@@ -36,7 +36,7 @@ from eqpot.data_tools.text import COMPRESSED, check_xyz, lines, short
 from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 from eqpot.errors import UserError
 from eqpot.files import check_output
-from eqpot.xyz import names_a_cell, parse_comment, reading
+from eqpot.xyz import hints_at_a_cell, names_a_cell, parse_comment, reading
 
 # Spellings recognised in a plain npz, besides a key given by name; labels.py knows more of the labels'
 SPELLINGS = {
@@ -189,7 +189,8 @@ def _convert(sources, out, given, keys, type_map, allow_missing, attrs, overwrit
     _check_stress(parts, allow_missing)
     names = [part.name for part in parts]
     about = {"source": ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")}
-    theories = {part.dataset.attrs.get("level_of_theory") for part in parts}
+    theories = [part.dataset.attrs.get("level_of_theory") for part in parts]
+    theories = {None if theory is None else str(theory) for theory in theories}
     if len(theories) == 1 and None not in theories:
         about["level_of_theory"] = theories.pop()
     dataset = concatenate([part.dataset for part in parts], about | attrs)
@@ -372,7 +373,8 @@ def _read_npz(path: str, keys: dict) -> _Found:
     _check_group(path, keys, arrays)
     if "group" in keys:
         geometry["group"] = [
-            _text(np.asarray(g)) for g in _per_frame(path, "group", arrays[keys["group"]], count, {()})
+            _text(path, "group", np.asarray(g))
+            for g in _per_frame(path, "group", arrays[keys["group"]], count, {()})
         ]
     frames = [
         Frame(positions=positions[k], **{name: column[k] for name, column in geometry.items()})
@@ -394,7 +396,7 @@ def _read_npz(path: str, keys: dict) -> _Found:
     found = _Found(path, "npz", frames, columns, letters=True, hint=hint)
     _npz_units(found, arrays)
     if "theory" in arrays:
-        found.attrs["level_of_theory"] = _text(arrays["theory"])
+        found.attrs["level_of_theory"] = _text(path, "theory", arrays["theory"])
     return found
 
 
@@ -403,7 +405,10 @@ def _check_cell_names(path: str, arrays: dict, value: dict) -> None:
     if value["cell"] is not None or (value["pbc"] is not None and not np.any(value["pbc"])):
         return
     for name, array in arrays.items():
-        if names_a_cell(name) and array.dtype.kind in "iuf" and np.any(array):
+        if array.dtype.kind not in "iuf" or not array.size:
+            continue
+        first = array if array.size < 10 else array[0]  # of the frames
+        if (names_a_cell(name) and np.any(array)) or hints_at_a_cell(name, first):
             raise UserError(
                 f"{path}: cell: expected one of the keys {', '.join(SPELLINGS['cell'])}, found {name}; "
                 f"name it by --cell-key {name}, or add pbc = False where nothing repeats"
@@ -437,14 +442,19 @@ def _npz_units(found: _Found, arrays: dict[str, np.ndarray]) -> None:
         if "e_unit" not in arrays:
             found.assumed = f"{family} keys: kcal/mol assumed, as such files are published (--energy-unit)"
     if "e_unit" in arrays:
-        found.energy_unit = _text(arrays["e_unit"])
+        found.energy_unit = _text(found.name, "e_unit", arrays["e_unit"])
     if "r_unit" in arrays:
-        found.length_unit = _text(arrays["r_unit"])
+        found.length_unit = _text(found.name, "r_unit", arrays["r_unit"])
 
 
-def _text(value: np.ndarray) -> str:
+def _text(path: str, name: str, value: np.ndarray) -> str:
     value = value.item() if value.size == 1 else value.tolist()
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    try:
+        text.lower()
+    except SystemError as error:  # NumPy makes texts of what are no characters
+        raise UserError(f"{path}: {name}: expected a text, found bytes that are none") from error
+    return text
 
 
 def _pick(

@@ -54,7 +54,8 @@ def doubts(dataset: Dataset) -> list[str]:
         notes.append(f"warning: stress of up to {most.max():.4g} eV/Å^3 is implausible; perhaps it is {like}")
     if dataset.forces is not None:
         known = dataset.forces[np.isfinite(dataset.forces).all(axis=1)]
-        rms = np.sqrt(np.mean(known**2)) if len(known) else 0.0
+        largest = np.abs(known).max(initial=1.0)  # whose square may be too large for a number
+        rms = largest * np.sqrt(np.mean((known / largest) ** 2)) if len(known) else 0.0
         if rms > 15:
             notes.append(
                 f"warning: forces of {rms:.4g} eV/Å (RMS) are implausible; is that their unit (--force-unit)?"

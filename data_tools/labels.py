@@ -35,6 +35,8 @@ def meaning(name: str) -> tuple[str, str] | None:
         return LETTERS[name], "letter"
     found = words(name)
     quantities = {_WORDS[word] for word in found if word in _WORDS}
+    if quantities == {"stress", "virial"}:  # one of them, in whichever's unit: to be told of, not taken
+        return "stress", "virial"
     if len(quantities) != 1 or is_weight(name):
         return None
     return quantities.pop(), "_".join(word for word in found if word not in _WORDS)

@@ -1,6 +1,7 @@
 """The commands `eqpot analyze ...`: trajectories in; tables, csv files and pictures out."""
 
 import csv
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -258,7 +259,7 @@ def msd(
             (
                 symbol,
                 *(
-                    f"{x:.3g}"
+                    f"{x:.3g}" if math.isfinite(x) else ""  # with one block there is no error
                     for x in (1e5 * d.value, 1e5 * d.error, d.exponent, *(1e5 * x for x in d.along))
                 ),
             )

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from eqpot.bench import TIME_STEP, peak_memory
 from eqpot.calculator import EqpotCalculator
 from eqpot.config import DynamicsConfig
+from eqpot.errors import UserError
 from eqpot.md import draw_momenta, freedom, integrator
 from eqpot.potential import Potential, Result
 from eqpot.printing import PlainTable
@@ -52,6 +53,7 @@ def check(potential: Potential, atoms: Atoms) -> Iterator[Finding]:
     """The findings, each as soon as it is there; they take some five hundred force calls.
 
     Limits are those of float32 arithmetic with a margin, and for dynamics what a careful thermostat hides.
+    UserError where forces are not finite.
     """
     shaken = atoms.copy()
     shaken.calc = None
@@ -60,7 +62,10 @@ def check(potential: Potential, atoms: Atoms) -> Iterator[Finding]:
     random = np.random.default_rng(0)
     potential.evaluate(Atoms(shaken.numbers[:1]))  # loads the kernels
     program = peak_memory()
-    found = potential.evaluate(shaken)
+    with np.errstate(all="ignore"):  # what it leads to is looked at
+        found = potential.evaluate(shaken)
+    if not np.isfinite(found.forces).all():  # dynamics would call it a fault of positions
+        raise UserError("expected finite forces from the model, found NaN or infinity")
     yield _forces(potential, shaken, found, random)
     if found.stress is not None:
         yield _stress(potential, shaken, found, random)

@@ -532,8 +532,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     if not stat.S_ISREG(found.st_mode):
         what = "a folder" if stat.S_ISDIR(found.st_mode) else "a device or a pipe"
         raise UserError(f"{path}: expected a TOML file, found {what}")
-    with open(path, "rb") as file:
-        content = file.read(LARGEST_FILE + 1)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {e.strerror or e}") from e
     if len(content) > LARGEST_FILE:
         raise UserError(f"{path}: expected settings of at most {LARGEST_FILE} bytes, found more")
     try:

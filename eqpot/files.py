@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from eqpot import hdf5
 from eqpot.errors import UserError
 from eqpot.memory import memory
 from eqpot.schema import TEXT, Array, Rule, check, parse
-from eqpot.xyz import reading
+from eqpot.xyz import checked_reading
 
 # attribute "format" of what eqpot writes -> what it is, what makes it, what it is for
 KINDS = {
@@ -198,8 +199,9 @@ def read_structure(path: str | Path) -> Atoms:
         )
     import ase.io  # with all of its formats, longer to import than eqpot
 
+    how = checked_reading(path)
     try:
-        atoms = ase.io.read(path, do_not_split_by_at_sign=True, **reading(path))
+        atoms = ase.io.read(path, do_not_split_by_at_sign=True, **how)
     except Exception as error:  # ASE's readers raise what they please on a broken file
         what = " ".join(str(error).split())[:200]
         if is_hdf5(path):
@@ -238,7 +240,9 @@ def write_structure(path: str | Path, atoms: Atoms) -> None:
     form = _structure_format(path)
     with replacing(path) as temporary:
         try:
-            ase.io.write(temporary, atoms, format=form)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of notes in `info` that the format has no room for
+                ase.io.write(temporary, atoms, format=form)
         except OSError:
             raise
         except Exception as error:  # ASE's writers raise what they please on atoms that they cannot take

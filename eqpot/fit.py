@@ -40,7 +40,7 @@ from eqpot.isolated import decide
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.model import Model
 from eqpot.potential import PROVENANCE, Potential
-from eqpot.runs import Hold, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
+from eqpot.runs import Hold, beginning, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
 from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
 from eqpot.soap import Soap, matrices
 
@@ -210,10 +210,11 @@ class Trainer:
             self.potential.provenance.update(self._provenance(train_data) | notes)
             self.hold = hold
             clear_run(hold, FILES, overwrite)
-            self._keep()
-            self._save()
-            self._write_settings()
-            self._write_log()
+            with beginning(hold, FILES):
+                self._keep()
+                self._save()
+                self._write_settings()
+                self._write_log()
         return self
 
     @classmethod
@@ -685,6 +686,10 @@ def checkpoint_of(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndar
     path = Path(folder) / CHECKPOINT
     content, arrays = read_checkpoint(path, FORMAT, VERSION, CONTENT, _layout)
     state, sources = content["state"], content["sources"]
+    for part in ("train", "valid"):
+        drawn, told = len(arrays[f"{part}_frames"]), content["provenance"].get(f"n_{part}")
+        if told not in (None, drawn):
+            raise UserError(f"{path}: {part}_frames: expected the {told} of the provenance, found {drawn}")
     if state["best_epoch"] > state["epoch"]:
         raise UserError(
             f"{path}: state.best_epoch: expected at most epoch {state['epoch']}, found {state['best_epoch']}"
@@ -716,7 +721,7 @@ def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
         **(_factors(weights) if train.optimizer == "soap" else {}),
         "scale": Array(np.float64, ("elements",), above=0),
         "shift": Array(np.float64, ("elements",)),
-        "mean_neighbours": Array(np.float64, above=0, high=1e6),
+        "mean_neighbours": Array(np.float64, low=1e-3, high=1e6),
     }
 
 

@@ -218,7 +218,8 @@ def check_structure(
     index = np.searchsorted(species, numbers)
     known = np.append(species, -1)[index] == numbers
     if not known.all():
-        strange = chemical_symbols[numbers[np.argmin(known)]]
+        z = int(numbers[np.argmin(known)])
+        strange = chemical_symbols[z] if 0 <= z < len(chemical_symbols) else f"number {z}"
         learned = " ".join(chemical_symbols[z] for z in species)
         raise UserError(
             f"{name}: numbers: expected elements that the model has seen ({learned}), found {strange}"

@@ -102,6 +102,8 @@ def _declared(item: Any, name: str) -> int:
     """Bytes that reading an array takes at most."""
     if not isinstance(item, h5py.Dataset):
         raise UserError(f"{name}: expected an array, found {type(item).__name__}")
+    if item.shape is None:
+        raise UserError(f"{name}: expected an array, found one without numbers or a shape")
     plan = item.id.get_create_plist()
     if plan.get_layout() not in PLAIN or plan.get_external_count():
         raise UserError(f"{name}: expected an array stored in the file, found one that lies elsewhere")

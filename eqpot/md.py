@@ -43,7 +43,7 @@ from eqpot.errors import UserError
 from eqpot.files import sha256, sync
 from eqpot.graph import shortest_edges
 from eqpot.potential import Potential
-from eqpot.runs import Hold, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
+from eqpot.runs import Hold, beginning, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
 from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
 from eqpot.trajectory import read_frame
 from eqpot.words import counted
@@ -187,10 +187,11 @@ class Simulation:
             self.first_conserved = self.conserved()
             self.hold = hold
             clear_run(hold, FILES, overwrite)
-            with self._outputs() as (frames, rows):
-                rows.writerow(COLUMNS)
-                self._write(frames, rows)
-            self.checkpoint()
+            with beginning(hold, FILES):
+                with self._outputs() as (frames, rows):
+                    rows.writerow(COLUMNS)
+                    self._write(frames, rows)
+                self.checkpoint()
         return self
 
     @classmethod
@@ -620,8 +621,10 @@ def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
 
 def _first_frame(path: Path) -> Atoms:
     try:
-        with TrajectoryReader(path) as reader:
-            return reader[0]
+        with np.errstate(all="ignore"), TrajectoryReader(path) as reader:
+            atoms = reader[0]
+        atoms.get_masses()  # fails at what is no element
+        return atoms
     except Exception as error:  # ASE's reader raises what it pleases on a broken file
         raise UserError(f"{path}: frame 0: expected the run's, found what cannot be read: {error}") from error
 
@@ -641,7 +644,7 @@ def _check_head(path: Path, head: np.ndarray, size: int, checkpoint: Path) -> No
     """Head: magic word, tag and version, the number of frames, and where the list of them is."""
     same = _head(path)[:32] == head[:32].tobytes()
     frames, place = np.frombuffer(head[32:].tobytes(), "<i8")
-    if not (same and frames > 0 and ULM_HEAD <= place < size):
+    if not (same and 0 < frames < size and ULM_HEAD <= place <= size - 8 * frames):
         raise UserError(f"{checkpoint}: trajectory_head: expected that of {path}, found another")
 
 

@@ -18,6 +18,7 @@ from eqpot.memory import memory
 FARTHEST = 1e9  # Å; beyond, what is 1e-7 Å apart has the same position
 LEAST_SINE = 1e-6  # of the angle between a cell vector and the plane of the others
 BYTES = 200  # of a pair, from the search to the graph
+CROWDED = 2e5  # pairs of an atom; in diamond, 50 Å reach 9e4
 SMALL = 1e8  # bytes for pairs that nobody needs to be asked for
 # Of vesin: cells, beyond which it makes them wider; steps from cell to cell that take less than a second; how
 # many cells away it can count.
@@ -36,6 +37,8 @@ def check_cell(cell: np.ndarray, pbc: Sequence[bool], name: str) -> list[float]:
         return [math.inf] * 3
     rows = cell.tolist()
     lengths = [math.hypot(*row) for row in rows]
+    if not all(math.isfinite(lengths[d]) for d in periodic):
+        raise UserError(f"{name}, cell: expected finite numbers, found NaN or infinity")
     heights = [math.inf] * 3
     for d in periodic:
         heights[d] = lengths[d] * _sine(rows[d], [rows[e] for e in periodic if e != d])
@@ -72,8 +75,8 @@ def check_search(
     """Heights of the cell, as `check_cell`, and how far atoms are from the origin at most (Å), where a search
     up to `reach` (Å) can be made.
 
-    UserError, beginning with ``name``, as there, at positions that are not finite or too far away, and at
-    more pairs than memory has room for.
+    UserError, beginning with ``name``, as there, at positions that are not finite or too far away, at
+    more pairs than memory has room for, and where images of an atom crowd around it.
     """
     heights = check_cell(cell, pbc, name)
     farthest = float(np.abs(positions).max(initial=0))
@@ -92,13 +95,18 @@ def check_search(
     pairs = len(positions) ** 2 * math.prod(2 * reach / h + 1 for h in heights)  # at most
     if pairs * BYTES > SMALL:
         room = memory() / 2
-        if pairs * BYTES > room:
+        if pairs * BYTES > room or pairs > CROWDED * len(positions):
             pairs = min(pairs, _count(positions, cell, pbc, reach, heights))
         if pairs * BYTES > room:
             raise UserError(
                 f"{name}, positions: expected neighbours that fit into {room / 1e9:.3g} GB, half of memory, "
                 f"found about {pairs:.1e} pairs within {reach:.3g} Å of {len(positions)} atoms and their "
                 f"images, which take {pairs * BYTES / 1e9:.3g} GB"
+            )
+        if pairs > CROWDED * len(positions) and min(heights) < reach:
+            raise UserError(
+                f"{name}, cell: expected vectors that keep images of an atom apart, found about "
+                f"{pairs / len(positions):.1e} neighbours of each atom within {reach:.3g} Å"
             )
     return heights, farthest
 

@@ -15,7 +15,7 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from eqpot import backend as backends
 from eqpot import by_blocks
-from eqpot.config import ModelConfig
+from eqpot.config import HUGE, ModelConfig
 from eqpot.errors import UserError
 from eqpot.evaluator import Evaluator
 from eqpot.files import new_hdf5, own_hdf5
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "eqpot-model", 2
 # What a model file holds beside the settings, "config"; the weights are `_weights`.
 DTYPE: Rule = ("float32 or float64", lambda value: value in ("float32", "float64"))
-MEAN_NEIGHBOURS = number(above=0, high=1e6)
+MEAN_NEIGHBOURS = number(low=1e-3, high=1e6)
 PROVENANCE: Rule = (
     "a table, in which closest holds distances above 0 by pair of elements",
     lambda value: isinstance(value, dict) and _are_distances(value.get("closest", {})),
 )
 ELEMENTS = {
     "species": Array(np.integer, ("elements",), low=1, high=len(chemical_symbols) - 1, rising=True),
-    "scale": Array(np.float64, ("elements",)),
-    "shift": Array(np.float64, ("elements",)),
+    "scale": Array(np.float64, ("elements",), above=0, high=HUGE),
+    "shift": Array(np.float64, ("elements",), low=-HUGE, high=HUGE),
 }
 FROM_VOIGT = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # the nine components among xx yy zz yz xz xy
 NO_PAIRS = np.empty(0)

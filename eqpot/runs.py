@@ -5,8 +5,8 @@ import gc
 import json
 import os
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,6 +48,18 @@ def clear_run(hold: "Hold", names: Sequence[str], overwrite: bool) -> None:
             (hold.folder / name).unlink()
     except OSError as e:
         raise UserError(f"{hold.folder}: cannot be written: {e.strerror}") from e
+
+
+@contextmanager
+def beginning(hold: "Hold", names: Sequence[str]) -> Iterator[None]:
+    """The block writes a run's first files; where it fails none is left, and the run can be begun again."""
+    try:
+        yield
+    except BaseException:
+        for name in names:
+            with suppress(OSError):
+                (hold.folder / name).unlink()
+        raise
 
 
 class Hold:

@@ -7,12 +7,13 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from eqpot.data import read_dataset
 from eqpot.errors import UserError
 from eqpot.files import is_hdf5, read_structure
 from eqpot.neighbours import check_cell
-from eqpot.xyz import reading
+from eqpot.xyz import checked_reading
 
 EVERYTHING = slice(None)
 
@@ -73,9 +74,9 @@ def read_frame(path: str | Path, index: int = -1) -> Atoms:
 
 
 def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
-    count, what = 0, "no frame"
+    count, what, how = 0, "no frame", checked_reading(path)
     try:
-        for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True, **reading(path)):
+        for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True, **how):
             yield count, atoms
             count += 1
     except Exception as error:  # ASE's readers raise what they please on a broken file
@@ -92,6 +93,8 @@ def _checked(path: Path, k: int, atoms: Atoms) -> Atoms:
     name = f"{path}: frame {k}"
     if len(atoms) == 0:
         raise UserError(f"{name}: expected a structure, found no atoms")
+    if not ((atoms.numbers >= 0) & (atoms.numbers < len(chemical_symbols))).all():  # 0 is ASE's X
+        raise UserError(f"{name}, numbers: expected those of elements, found {atoms.numbers.max()}")
     for array, values in (("positions", atoms.positions), ("cell", atoms.cell[:])):
         if not np.isfinite(values).all():
             raise UserError(f"{name}, {array}: expected finite numbers, found NaN or infinity")

@@ -4,8 +4,12 @@ ASE knows `Lattice`, `pbc` and `Properties` in this spelling alone: with `lattic
 cluster, and says nothing. Here case does not matter, and what looks like a lattice is one or is refused.
 """
 
+import lzma
 import re
-from itertools import pairwise
+import zlib
+from collections import deque
+from contextlib import suppress
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import numpy as np
 
 from eqpot.errors import UserError
 
+MOST_DIGITS = 12  # of a number of atoms
 # ASE's own names, by their lower case; each may stand once in a line, whatever its case
 KEYS = {
     "lattice": "Lattice",
@@ -42,6 +47,9 @@ ORDINARY = {
     "abc",
 }
 
+# Letters of a name that make a lattice of six or nine numbers, which supercell="2 2 2" is not
+_HINT = re.compile(r"(?i)cell|latt|box|cryst|basis_?vec|^(?:lat|h|h_?mat(?:rix)?)$")
+
 _QUOTED = r'"[^"]*"|\'[^\']*\'|\{[^}]*\}|\[[^\]]*\]'
 _KEY = re.compile(r"([A-Za-z_][\w.-]*)\s*=(?!=)")
 _KEY_AND_VALUE = re.compile(rf"{_KEY.pattern}\s*(?:{_QUOTED}|\S+)?")
@@ -58,6 +66,31 @@ def reading(path: str | Path) -> dict[str, Any]:
     if not name.endswith((".xyz", ".extxyz")):
         return {}
     return {"format": "extxyz", "properties_parser": parse_comment}
+
+
+def checked_reading(path: str | Path) -> dict[str, Any]:
+    """What `reading` returns. UserError at a number of atoms up to which ASE would count for ever."""
+    how = reading(path)
+    if how:
+        _check_counts(path)
+    return how
+
+
+def _check_counts(path: str | Path) -> None:
+    """All other damage is for ASE to tell."""
+    from ase.io.formats import open_with_compression
+
+    broken = OSError, EOFError, zlib.error, lzma.LZMAError
+    with suppress(*broken), open_with_compression(str(path), "rb") as file:
+        for line in file:
+            count = line.strip()
+            if count.startswith(b"VEC"):
+                continue
+            if not count.isdigit():
+                return
+            if len(count) > MOST_DIGITS:
+                raise UserError(f"{path}: expected a number of atoms, found {count[:20].decode()}")
+            deque(islice(file, int(count) + 1), maxlen=0)
 
 
 def parse_comment(line: str) -> dict[str, Any]:
@@ -113,6 +146,16 @@ def names_a_cell(name: str) -> bool:
     return bool(words & WORDS) and words <= WORDS | ORDINARY
 
 
+def hints_at_a_cell(name: str, value: Any) -> bool:
+    """Whether a value of such a name must be a lattice: nine numbers that span a volume, or six of a cell."""
+    numbers = np.ravel(value)
+    if not _HINT.search(name) or len(numbers) not in (6, 9) or not np.isfinite(numbers).all():
+        return False
+    if len(numbers) == 9:
+        return abs(np.linalg.det(numbers.reshape(3, 3))) > 1e-3
+    return bool((numbers[:3] > 1).all() and (abs(numbers[3:] - 90) <= 70).all())
+
+
 def _pbc(value: Any) -> list[bool]:
     flags = np.asarray(value)
     legal = flags.dtype.kind in "bi" and flags.shape in {(), (1,), (3,)}
@@ -138,7 +181,7 @@ def _looks_like_a_lattice(line: str, info: dict[str, Any]) -> str:
     """What in a comment without `Lattice` gives a periodic cell; empty where nothing does."""
     sizes = {key: np.size(value) for key, value in info.items() if _numeric(value)}
     for key, size in sizes.items():
-        if names_a_cell(key) and size in (1, 3, 6, 9):
+        if (names_a_cell(key) and size in (1, 3, 6, 9)) or hints_at_a_cell(key, info[key]):
             return key
     for letters in ("abc", "123", "xyz"):
         for stem in ("", "a", "r", "v", "h", "vec", "lattice", "cell", "box", "l"):

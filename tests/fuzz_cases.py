@@ -173,7 +173,7 @@ def _command(random, templates: list[list[str]], name: str) -> list[str]:
 def data_set(random, folder: Path) -> Case:
     case = Case(_command(random, READ_DATA, "data.h5"), "data.h5", own=True)
     take(folder, case, "data.h5", "toy.h5", "model.h5")
-    return _damage_own(random, folder, case, ("energy", "forces", "stress", "group"), ("energy",))
+    return _damage_own(random, folder, case, ("energy", "forces", "stress", "group"), ("energy", "stress"))
 
 
 def model(random, folder: Path) -> Case:

@@ -162,3 +162,15 @@ def test_only_files_and_folders_are_sources(tmp_path):
         (folder / name).symlink_to("/dev/zero")
         with pytest.raises(UserError, match="expected a file, found another thing"):
             convert(folder, tmp_path / "a.h5")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_twice_is_refused(tmp_path):
+    """Readers differ in which of the two they take."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for value in (1.0, 2.0):
+            content = io.BytesIO()
+            np.save(content, np.full(3, value))
+            archive.writestr("energy.npy", content.getvalue())
+    with pytest.raises(UserError, match=r"a.npz: energy: expected one array of that name, found two"):
+        read_npz(str(tmp_path / "a.npz"))

@@ -10,6 +10,7 @@ from test_calculator import crystal, molecule, potential
 
 from eqpot import check as checks
 from eqpot.check import Finding, check
+from eqpot.errors import UserError
 from eqpot.potential import Potential
 
 
@@ -124,6 +125,15 @@ def test_forces_that_should_be_there_are_asked_for(monkeypatch):
     monkeypatch.setattr(Potential, "evaluate", without)
     monkeypatch.setattr(checks, "_dimer", lambda *_: ())
     assert failed(potential(), molecule()) >= {"forces against"}
+
+
+def test_a_model_that_gives_no_numbers_is_refused(recwarn):
+    """Weights that overflow are the model's fault, not that of positions some steps later."""
+    made = potential()
+    made.params.flat[:] = 1e30
+    with pytest.raises(UserError, match="finite forces from the model"):
+        list(check(made, molecule()))
+    assert not recwarn
 
 
 def test_nan_never_passes():

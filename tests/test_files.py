@@ -126,6 +126,11 @@ def test_an_edit_is_told_with_the_way_out(copy):
     assert read_dataset(path.parent / "new.h5").energy[0] == 5.0
 
 
+def null(file: h5py.File, name: str) -> None:
+    del file[name]
+    file[name] = h5py.Empty("f8")
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [("kill -SEGV $$", r"HDF5 crashes on it, status -11"), ("exec sleep 60", "HDF5 spends more than 1 s")],
@@ -318,6 +323,8 @@ def put(place, value):
 BAD = {
     "fit/model.h5": [
         (inside("config", cutoff=without), "model.cutoff: expected a setting, found none"),
+        (array("scale", put(0, 1e300)), "scale: expected numbers at most 1e.12"),
+        (lambda file: null(file, "shift"), "shift: expected an array, found one without numbers or a shape"),
         (inside("config", blocks=without), "model.blocks: expected a setting, found none"),
         (inside("config", cutoff=math.nan), "model.cutoff: expected a number .* found NaN"),
         (inside("config", cutoff="3.5"), "model.cutoff: expected a number"),
@@ -331,7 +338,7 @@ BAD = {
         (without("dtype"), "attributes.dtype: expected float32 or float64, found none"),
         (attribute("dtype", "float16"), "attributes.dtype: expected float32 or float64"),
         (attribute("dtype", "float64"), r"params/\S+: expected float64, found float32"),
-        (without("mean_neighbours"), "attributes.mean_neighbours: expected a finite number above 0"),
+        (without("mean_neighbours"), "attributes.mean_neighbours: expected a finite number from 0.001"),
         (attribute("mean_neighbours", 1e300), "attributes.mean_neighbours: .* to 1e.06, found 1e.300"),
         (attribute("mean_neighbours", -1.0), "attributes.mean_neighbours: .* found -1.0"),
         (attribute("mean_neighbours", math.nan), "attributes.mean_neighbours: .* found NaN"),
@@ -344,6 +351,7 @@ BAD = {
         (array("species", lambda z: z * 1.0), "species: expected integers, found float64"),
         (array("species", lambda z: z[0]), r"species: expected shape \(elements,\), found \(\)"),
         (array("scale", put(0, np.inf)), "scale: expected finite numbers"),
+        (array("scale", put(0, -1.0)), "scale: expected numbers above 0, found -1"),
         (array("shift", None), "shift: expected an array of that name, found"),
         (array("params/embedding", put((0, 0), np.nan)), "params/embedding: expected finite numbers"),
         (array("params/embedding", lambda w: w[:1]), r"params/embedding: expected shape \(2, 4\)"),

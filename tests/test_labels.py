@@ -163,12 +163,13 @@ def test_spellings_of_the_virial(name, tmp_path, out):
 
 def test_everything_that_looks_like_a_label_is_told(tmp_path, out):
     comment = "energy=-14 corrected_total_energy=-15 kinetic_energy=1 dipole=3 old_stress=" + nine(STRESS)
+    comment += " virial_stress=" + nine(STRESS)
     path = source(tmp_path, comment, {"forces": FORCES, "vdw_forces": OTHER}, frames=2)
     path.write_text(path.read_text().replace("kinetic_energy=1", "x=1", 1))
     (note,) = convert(path, out).sources[0].notes[:1]
     assert note == (
-        "look like labels and are not used: corrected_total_energy, old_stress, vdw_forces, "
-        "kinetic_energy (in 1 of 2 frames) (--energy-key, --stress-key, --forces-key)"
+        "look like labels and are not used: corrected_total_energy, old_stress, virial_stress, "
+        "vdw_forces, kinetic_energy (in 1 of 2 frames) (--energy-key, --stress-key, --forces-key)"
     )
 
 
@@ -197,7 +198,7 @@ def test_weights_are_told(tmp_path, out):
         ("forces_dft", ("forces", "dft")),
         ("corrected_total_energy", ("energy", "corrected_total")),
         ("dipole", None),
-        ("virial_stress", None),
+        ("virial_stress", ("stress", "virial")),
         ("energy_weight", None),
     ],
 )
@@ -422,6 +423,9 @@ def test_a_lattice_of_another_name_in_an_npz(tmp_path, out):
         out,
     )
     assert convert(tmp_path / "a.npz", out, keys={"cell": "lattice_vectors"}).dataset.pbc.all()
+    stacked = {k: v for k, v in made.items() if k != "lattice_vectors"} | {"h_matrix": [4 * np.eye(3)] * 4}
+    np.savez(tmp_path / "b.npz", **stacked)
+    refused("b.npz: cell: expected one of the keys .*, found h_matrix", tmp_path / "b.npz", tmp_path / "b.h5")
     np.savez(tmp_path / "a.npz", **made, pbc=False)
     assert not convert(tmp_path / "a.npz", out, overwrite=True).dataset.pbc.any()
 

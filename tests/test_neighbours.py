@@ -193,6 +193,11 @@ REFUSED = {
         Atoms("Cu", cell=[0.01] * 3, pbc=True),
         r"about (2.7|3.8)e\+08 pairs within 4.* Å of 1 atoms",
     ),
+    "almost parallel": (
+        Atoms("Cu", cell=[[4, 0, 0], [4, 1e-5, 0], [0, 0, 4]], pbc=True),
+        r"cell: expected vectors that keep images of an atom apart, found about .*e\+06 neighbours",
+    ),
+    "NaN in the cell": (Atoms("Cu", cell=[4, np.nan, 4], pbc=True), "cell: expected finite numbers"),
     "crowd": (CROWD, r"about 1.0e\+10 pairs within 4.* Å of 100000 atoms"),
     "1e300": (
         Atoms("Cu2", [[0, 0, 0], [1e300, 0, 0]]),

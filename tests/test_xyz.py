@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from eqpot.cli import main
 from eqpot.data_tools.commands import data
 from eqpot.data_tools.convert import convert
 from eqpot.errors import UserError
@@ -57,6 +58,11 @@ LATTICES = {
     "other name, capitals": f'Lattice_Vectors="{NINE}"',
     "box": 'box="10 10 10"',
     "a constant": "lattice_constant=3.6",
+    "supercell": f'supercell="{NINE}"',
+    "simulation_box": f'simulation_box="{NINE}"',
+    "Lat": f'Lat="{NINE}"',
+    "H": f'H="{NINE}"',
+    "CRYST1": 'CRYST1="3.6 3.6 3.6 90 90 90"',
     "not quoted": "cell = 10 10 10",
     "three vectors": 'a="3.6 0 0" b="0 3.6 0" c="0 0 3.6"',
     "numbered vectors": 'a1="3.6 0 0" a2="0 3.6 0" a3="0 0 3.6"',
@@ -104,6 +110,8 @@ def test_what_looks_like_a_lattice_is_refused(case, tmp_path):
         "cell_id=5 lattice_type=fcc box_number=7",
         'pbc="F F F" cell="10 10 10"',
         'dipole="0.1 0.2 0.3"',
+        'supercell="2 2 2"',
+        'polarizability="9 0 0 0 9 0 0 0 9"',
         "0 1 0",
     ],
 )
@@ -237,3 +245,11 @@ def test_convert_tells_periodicity_and_cell(comments, told, tmp_path):
     words = ["convert", str(tmp_path / "a.xyz"), str(tmp_path / "a.h5")]
     run = CliRunner().invoke(data, words, catch_exceptions=False)
     assert f"\n  {told}\n" in run.output
+
+
+@pytest.mark.parametrize("command", (["analyze", "rdf"], ["analyze", "adf", "--triple=H-H-H", "--cutoff=3"]))
+def test_a_number_of_atoms_beyond_all_counting(command, tmp_path, capsys):
+    """ASE would count lines up to it."""
+    (tmp_path / "a.xyz").write_text("1\n\nH 0 0 0\n" + "9" * 19)
+    assert main([*command, str(tmp_path / "a.xyz")]) == 2
+    assert f"a.xyz: expected a number of atoms, found {'9' * 19}\n" in capsys.readouterr().err
