@@ -211,7 +211,7 @@ def _of_numbers(
     case: Case, outcome: Outcome, before: dict[str, bytes], folder: Path, sound: dict | None
 ) -> list[str]:
     faults = []
-    echoed = NOT_FINITE.search("\n".join(case.arguments)) or "level_of_theory is nan" in case.said
+    echoed = NOT_FINITE.search("\n".join(case.arguments)) or "level_of_theory" in case.said
     said = [] if echoed else [line for line in outcome.out.splitlines() if NOT_FINITE.search(line)]
     if said:
         faults.append(f"not finite: {said[0].strip()[:150]}")
@@ -312,6 +312,7 @@ def build(seed: int, number: int, only: str, work: Path) -> tuple[str, Case, Pat
 def run_one(seed: int, number: int, only: str, work: Path, keep: Path | None) -> Report:
     """Build a case, run its command, judge what came of it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    resource.setrlimit(resource.RLIMIT_AS, (2 * MEMORY, 2 * MEMORY))  # what is written may be broken, too
     kind, case, folder = build(seed, number, only, work)
     logs = work / f"logs{number}"
     before = contents(folder)

@@ -173,7 +173,7 @@ def _command(random, templates: list[list[str]], name: str) -> list[str]:
 def data_set(random, folder: Path) -> Case:
     case = Case(_command(random, READ_DATA, "data.h5"), "data.h5", own=True)
     take(folder, case, "data.h5", "toy.h5", "model.h5")
-    return _damage_own(random, folder, case, ("energy", "forces", "stress", "group"), ("energy", "stress"))
+    return _damage_own(random, folder, case, ("energy", "forces", "stress", "group"))
 
 
 def model(random, folder: Path) -> Case:
@@ -386,7 +386,7 @@ def take(folder: Path, case: Case, *names: str) -> None:
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
 
 
-def _damage_own(random, folder: Path, case: Case, optional=(), nan=()) -> Case:
+def _damage_own(random, folder: Path, case: Case, optional=()) -> Case:
     path, act = folder / case.damaged, random.random()
     if act < 0.4:
         data, case.legal = path.read_bytes(), None
@@ -396,7 +396,7 @@ def _damage_own(random, folder: Path, case: Case, optional=(), nan=()) -> Case:
         path.write_bytes(changed)
         case.said = f"{path.name}{'' if case.legal is None else ', no checksum'}: {said}"
     else:
-        case.said, case.legal = damage_hdf5(random, path, optional, nan)
+        case.said, case.legal = damage_hdf5(random, path, optional)
     return case
 
 

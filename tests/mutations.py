@@ -242,12 +242,10 @@ def _alike(old: Any, new: Any) -> bool:
 # ------------------------------------------------------------ HDF5
 
 
-def damage_hdf5(
-    random: np.random.Generator, path: Path, optional: tuple[str, ...], nan: tuple[str, ...]
-) -> tuple[str, bool]:
+def damage_hdf5(random: np.random.Generator, path: Path, optional: tuple[str, ...]) -> tuple[str, bool]:
     """Write an own file anew, with a checksum or without, and one thing in it that is not as it was.
 
-    optional: arrays that a file may lack; nan: those in which a row may be unknown.
+    optional: arrays that a file may lack.
     """
     image = io.BytesIO(path.read_bytes())
     path.unlink()
@@ -257,7 +255,7 @@ def damage_hdf5(
             new.attrs[key] = old.attrs[key]
         for key in old:
             old.copy(key, new)
-        said, legal = _damage_one(random, new, path, optional, nan)
+        said, legal = _damage_one(random, new, path, optional)
     if sealed:
         data = bytearray(path.read_bytes())
         hdf5.seal(memoryview(data))
@@ -265,7 +263,7 @@ def damage_hdf5(
     return f"{path.name}{'' if sealed else ', no checksum'}: {said}", legal
 
 
-def _damage_one(random, file: h5py.File, path: Path, optional, nan) -> tuple[str, bool]:
+def _damage_one(random, file: h5py.File, path: Path, optional) -> tuple[str, bool]:
     names: list[str] = []
     file.visititems(lambda name, x: names.append(name) if isinstance(x, h5py.Dataset) else None)
     if random.random() < 0.3:
@@ -273,10 +271,13 @@ def _damage_one(random, file: h5py.File, path: Path, optional, nan) -> tuple[str
     name, act = choose(random, names), choose(random, ACTS)
     text, legal = act(random, file, name, path)
     legal |= act is _lost and name in optional
-    legal |= act is _filled and text.endswith("nan") and name in nan
+    legal |= act is _filled and (name, text) in UNKNOWN
     return f"{name}: {text}", legal
 
 
+# labels that a frame may lack
+UNKNOWN = {(name, "all numbers are nan") for name in ("energy", "forces", "stress")}
+UNKNOWN.add(("energy", "a number is nan"))
 ATTRIBUTES = (0, -1, True, np.nan, np.inf, 1e300, 2.0**-1060, 2**62, 1 + 2j, "", "x", "\x1b[31m", "[/b]")
 ATTRIBUTES += (b"\xff\xfe", np.void(b"abc"), np.zeros((2, 2)), ["a", "b"], h5py.Empty("f8"))
 DTYPES = ["i1", "i8", "u1", "f2", "f4", "f8", ">f8", "c16", "?"]
@@ -441,13 +442,13 @@ def _filled(random, file, name, path):
     else:
         _replaced(file, name, ~old)
         return "inverted", LEGAL
-    if random.random() < 0.3 or not old.ndim:
+    every = not old.ndim or random.random() < 0.3
+    if every:
         old = np.full_like(old, value)
     else:
         old.reshape(-1)[int(random.integers(old.size))] = value
     _replaced(file, name, old)
-    legal = name == "trajectory_head"
-    return f"a number is {value}", legal
+    return f"{'all numbers are' if every else 'a number is'} {value}", ILLEGAL
 
 
 def _changed(random, file, name, path):
