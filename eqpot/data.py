@@ -181,7 +181,6 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
     path = os.fspath(path)
     with own_hdf5(path, FORMAT, VERSION) as file:
         attrs = {key: value for key, value in file.attributes.items() if key not in ("format", "version")}
-        attrs = {k: v if isinstance(v, str | int | float) else str(v) for k, v in attrs.items()}
         arrays = file.arrays(LAYOUT)
     for name, dtype in {"atom_ptr": np.int64, **DTYPES}.items():
         if name in arrays:

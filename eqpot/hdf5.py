@@ -122,7 +122,8 @@ def attributes(file: h5py.File) -> Iterator[tuple[str, Any]]:
             value = file.attrs[key]
         except Exception as error:
             raise UserError(f"attribute {key} cannot be read ({one_line(error)})") from error
-        yield key, value.item() if isinstance(value, np.generic) else value
+        value = value.item() if isinstance(value, np.generic) else value
+        yield key, value if isinstance(value, str | int | float) else str(value)
 
 
 def values(item: h5py.Dataset, name: str) -> np.ndarray:
