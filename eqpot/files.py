@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import h5py
@@ -45,15 +45,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     prefix = f"{TEMPORARY}{os.getpid()}-"
     try:
-        with TemporaryDirectory(prefix=prefix, dir=path.parent, ignore_cleanup_errors=True) as folder:
-            _writing.add(folder)
-            temporary = Path(folder) / path.name
-            try:
-                yield temporary
-                sync(temporary)
-                os.replace(temporary, path)
-            finally:
-                _writing.discard(folder)
+        folder = mkdtemp(prefix=prefix, dir=path.parent)
+        _writing.add(folder)
+        temporary = Path(folder) / path.name
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            # Not TemporaryDirectory: its own removal recurses for ever where the folder has become read-only.
+            shutil.rmtree(folder, ignore_errors=True)
+            _writing.discard(folder)
     except OSError as e:
         raise UserError(f"{path}: cannot be written: {e.strerror or e}") from e
     with suppress(OSError):  # not every system syncs folders
