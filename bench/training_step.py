@@ -93,7 +93,8 @@ def check(trainer: Trainer, chosen: np.ndarray) -> float:
 
     def gradient(compiled: bool) -> np.ndarray:
         def loss(prediction):
-            return loss_and_gradient(trainer.config.loss, prediction, labels, batch.atom_counts)
+            counts, volumes = batch.atom_counts, batch.volume
+            return loss_and_gradient(trainer.config.loss, prediction, labels, counts, volumes=volumes)
 
         return trainer.potential.loss_gradient(batch, loss, compiled=compiled)[1].copy()
 

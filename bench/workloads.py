@@ -23,6 +23,11 @@ PUBLISHED = {
     "acac": ("train_300K.xyz", "https://github.com/davkovacs/BOTNet-datasets, dataset_acac"),
     "formate_cu110": ("deal_0.05_selected.xyz", "https://github.com/sperego98/DEAL"),
     "lips": ("lips_200.npz", "https://github.com/IntelLabs/matsciml, its LiPS devset as npz"),
+    "mota_stress": (
+        "MoTa_SS.xyz",
+        "https://github.com/materialsvirtuallab/snap, its Mo-Ta frames with stress as extxyz",
+    ),
+    "rmd17": ("rmd17_ethanol_train_01.npz", "https://github.com/andersx/rmd17-npz"),
     "water_pbe0ts": (
         "data_0/set.000/coord.npy",
         "https://github.com/deepmodeling/deepmd-kit, examples/water/data",

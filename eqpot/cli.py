@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import click
 
-from eqpot.config import DynamicsConfig
+from eqpot.config import PRESETS, DynamicsConfig
 from eqpot.errors import UserError
 from eqpot.options import Finite, Whole
 from eqpot.stops import answering, interrupt
@@ -83,21 +83,31 @@ cli.add_command(
 @click.option("--n-train", type=Whole(), metavar="N", help="Frames to train on, drawn by the seed.")
 @click.option("--n-valid", type=Whole(), metavar="N", help="Frames to validate on, drawn by the seed.")
 @click.option("--config", "settings", metavar="FILE.toml", help="Settings; see --show-config.")
+@click.option(
+    "--preset",
+    type=click.Choice(tuple(PRESETS)),
+    help="Settings that --config and --set change: eqpot's defaults, or those of NequIP's preprint.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="One setting, repeatable.")
 @click.option("-o", "--output", default="run", show_default=True, metavar="DIR", help="Run folder.")
 @click.option("--max-epochs", type=Whole(), metavar="N", help="Stop after N epochs.")
 @click.option(
     "--max-time",
     metavar="TIME",
-    help="Stop after TIME (seconds, or 90s, 45m, 2h), in which compiling counts; the rate falls to 0.",
+    help="Stop after TIME (seconds, or 90s, 45m, 2h), in which compiling counts.",
 )
 @click.option("--seed", type=Whole(), metavar="N", help="Of everything random.")
 @click.option("--resume", is_flag=True, help="Continue the run in DIR; only its stops may be changed.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in DIR.")
 @click.option("--show-config", is_flag=True, help="Print all settings as TOML, and do nothing else.")
 @device_option
-def fit(data, valid, settings, overrides, output, resume, overwrite, show_config, device, **options) -> None:
+def fit(
+    data, valid, settings, preset, overrides, output, resume, overwrite, show_config, device, **options
+) -> None:
     """Train a potential on DATA.h5 (made by `eqpot data convert`).
+
+    The learning rate falls to 0 before --max-epochs or --max-time, whichever comes first; without them it is
+    cut at plateaus of the validation error, and the fit ends after many cuts, perhaps days.
 
     The run folder gets model.h5 (best by validation force RMSE), checkpoint.h5, log.csv, config.toml and
     learning_curve.png.
@@ -105,14 +115,19 @@ def fit(data, valid, settings, overrides, output, resume, overwrite, show_config
     from eqpot.config import Config, parse_setting, read_toml
 
     _one_of(resume, overwrite)
-    config = Config()
+    config = Config.from_dict({"preset": preset or "default"})
     if resume:
         from eqpot.fit import Trainer, checkpoint_of
 
+        if preset is not None:
+            raise UserError("--preset: expected no preset with --resume, since a run keeps its settings")
         config = Config.from_dict(checkpoint_of(output)[0]["config"])
     if settings is not None:
         Config.from_toml(settings)  # so that an error names the file
-        config = config.replace(read_toml(settings))
+        tables = read_toml(settings)
+        if preset not in (None, tables.get("preset", preset)):
+            raise UserError(f"--preset: expected {tables['preset']}, as {settings} has it, found {preset}")
+        config = config.replace(tables)
     for table, key, value in map(parse_setting, overrides):
         config = config.replace({table: {key: value}})
     config = config.replace({"train": {key: value for key, value in options.items() if value is not None}})

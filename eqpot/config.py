@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from eqpot.errors import UserError
@@ -193,7 +194,7 @@ class _Table:
     """What the three tables share. Construction checks every value."""
 
     section: str
-    later: tuple[str, ...] = ()  # settings that files of older versions lack: there they have their defaults
+    later: Mapping[str, Any] = {}  # settings that files of older versions lack, and what they then were
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -217,10 +218,21 @@ class _Table:
     @classmethod
     def from_file(cls, values: Mapping[str, Any]) -> Self:
         """From what `to_dict` wrote into a file; UserError where one is missing, but for those `later`."""
-        for field in dataclasses.fields(cls):
-            if field.name not in values and field.name not in cls.later:
-                raise UserError(f"{cls.called(field.name)}: expected a setting, found none")
-        return cls.from_dict(values)
+        missing = cls._missing(values)
+        if missing:
+            raise UserError(f"{cls.called(missing[0])}: expected a setting, found none")
+        return cls.from_dict(cls.completed(values))
+
+    @classmethod
+    def _missing(cls, values: Mapping[str, Any]) -> list[str]:
+        names = [field.name for field in dataclasses.fields(cls)]
+        return [name for name in names if name not in values and name not in cls.later]
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A table that lacks nothing but settings added later, as older versions wrote it, with what these
+        did; any other as it is."""
+        return dict(values) if cls._missing(values) else {**cls.later, **values}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -253,7 +265,7 @@ class ModelConfig(_Table):
     """The potential: what is computed from a structure."""
 
     section = "model"
-    later = ("zbl", "isolated_atoms")
+    later = MappingProxyType({"zbl": False, "isolated_atoms": "auto"})
 
     symmetry: str = option(
         "o3", "o3 tracks parity (energy is mirror invariant), so3 does not", choices=("o3", "so3")
@@ -294,17 +306,22 @@ class ModelConfig(_Table):
 
 @dataclass(frozen=True)
 class LossConfig(_Table):
-    """The loss: weights of mean squared errors in (eV/atom)^2, (eV/angstrom)^2 and (eV/angstrom^3)^2."""
+    """The loss: weights of mean squared errors in energy, forces and stress."""
 
     section = "loss"
+    later = MappingProxyType({"errors": "per_atom"})
 
-    energy: float = option(1.0, "weight of the error in energy per atom, (eV/atom)^-2", low=0, high=HUGE)
-    forces: float = option(1.0, "weight of the error in force components, (eV/angstrom)^-2", low=0, high=HUGE)
+    errors: str = option(
+        "root_n",
+        "root_n: energy and virial of N atoms by sqrt(N), eV; per_atom: energy by N, stress, eV/angstrom^3",
+        choices=("root_n", "per_atom"),
+    )
+    energy: float = option(1.0, "weight of the squared error in energy", low=0, high=HUGE)
+    forces: float = option(
+        1.0, "weight of the squared error in force components, (eV/angstrom)^-2", low=0, high=HUGE
+    )
     stress: float = option(
-        1.0,
-        "weight of the error in stress components, (eV/angstrom^3)^-2, where labelled",
-        low=0,
-        high=HUGE,
+        1.0, "weight of the squared error in virial or stress components, where labelled", low=0, high=HUGE
     )
     element_weights: str = option(
         "none",
@@ -329,15 +346,26 @@ class TrainConfig(_Table):
     """How the weights are found."""
 
     section = "train"
-    later = ("optimizer",)
+    later = MappingProxyType({"optimizer": "adam", "schedule": "plateau"})
 
     batch_size: int = option(5, "frames per step", low=1, high=MANY)
     optimizer: str = option(
         "adam", "soap: Adam in the eigenbasis of each matrix's gradients", choices=("adam", "soap")
     )
     learning_rate: float = option(0.01, "step length at the start", above=0, high=100)
+    schedule: str = option(
+        "cooldown",
+        "cooldown: the rate falls to 0 before max_time or max_epochs; plateau, or neither: cut at plateaus",
+        choices=("cooldown", "plateau"),
+    )
+    cooldown: float = option(
+        0.5, "last fraction of the run, over which the rate falls linearly to 0", low=0, high=1
+    )
     patience: int = option(
-        25, "epochs without a better validation force RMSE before the rate is cut", low=1, high=MANY
+        25,
+        "of a plateau: epochs without a better validation force RMSE before the rate is cut",
+        low=1,
+        high=MANY,
     )
     factor: float = option(0.8, "the cut", above=0, high=1)
     min_learning_rate: float = option(1e-6, "training ends when the rate is cut below this", low=0, high=100)
@@ -345,12 +373,9 @@ class TrainConfig(_Table):
         0.999, "decay of the moving average of the weights that is validated and kept; 0: off", low=0, below=1
     )
     amsgrad: bool = option(False, "Adam's AMSGrad variant; not with soap")
-    max_epochs: int = option(10_000, "training ends after this many epochs", low=1, high=MANY)
+    max_epochs: int = option(0, "training ends after this many epochs; 0: no limit", low=0, high=MANY)
     max_time: str | float = option(
         "", 'training ends after this time: "45m", "2h", "90s"; "": no limit', parse=_time
-    )
-    cooldown: float = option(
-        0.3, "last fraction of max_time, over which the rate falls linearly to 0", low=0, high=1
     )
     stop_patience: int = option(
         0, "training ends after this many epochs without a better validation; 0: off", low=0, high=MANY
@@ -384,7 +409,7 @@ class DynamicsConfig(_Table):
     """All settings of `eqpot md`."""
 
     section = "md"
-    later = ("index",)
+    later = MappingProxyType({"index": -1})
 
     ensemble: str = option("nvt", "what is kept constant", choices=("nve", "nvt", "npt"))
     thermostat: str = option("nose-hoover", "of nvt", choices=("nose-hoover", "langevin"))
@@ -467,6 +492,28 @@ class DynamicsConfig(_Table):
         return self.temperature + (self.end_temperature - self.temperature) * step / self.steps
 
 
+# Settings that go together, by name; what they leave out has its default.
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "default": {},
+        # The hyperparameters of NequIP's preprint, as far as it tells them, and all defaults of eqpot 0.1.
+        "paper": {
+            "model": {"features": 64, "blocks": 4, "radial_depth": 1, "radial_width": 8},
+            "loss": {"errors": "per_atom", "energy": 1.0, "forces": 1.0, "stress": 1.0},
+            "train": {
+                "batch_size": 5,
+                "optimizer": "adam",
+                "learning_rate": 0.01,
+                "schedule": "plateau",
+                "cooldown": 0.3,
+                "ema": 0.999,
+                "max_epochs": 10_000,
+            },
+        },
+    }
+)
+
+
 @dataclass(frozen=True)
 class Config:
     """All settings of `eqpot fit`."""
@@ -477,7 +524,14 @@ class Config:
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any]) -> Self:
-        """From {"model": {...}, "loss": {...}, "train": {...}}, each optional and partial."""
+        """From {"model": {...}, "loss": {...}, "train": {...}}, each optional and partial.
+
+        "preset": the name of one of PRESETS, which the others change.
+        """
+        tables = dict(tables)
+        preset = tables.pop("preset", "default")
+        if not isinstance(preset, str) or preset not in PRESETS:
+            raise UserError(f"preset: expected one of {', '.join(PRESETS)}, found {_shown(preset)}")
         parts = {f.name: f.type for f in dataclasses.fields(cls)}
         for name, table in tables.items():
             if name not in parts:
@@ -488,15 +542,15 @@ class Config:
                 )
             if not isinstance(table, Mapping):
                 raise UserError(f"{name}: expected a table [{name}], found {_shown(table)}")
-        return cls(**{name: parts[name].from_dict(table) for name, table in tables.items()})
+            tables[name] = parts[name].completed(table)
+        given = {name: {**PRESETS[preset].get(name, {}), **tables.get(name, {})} for name in parts}
+        return cls(**{name: parts[name].from_dict(table) for name, table in given.items()})
 
     @classmethod
     def from_file(cls, tables: Mapping[str, Any]) -> Self:
         """From what `to_dict` wrote into a file: every table, and in them what their `from_file` wants."""
-        self = cls.from_dict(tables)
-        for field in dataclasses.fields(cls):
-            field.type.from_file(tables.get(field.name, {}))
-        return self
+        cls.from_dict(tables)  # so that a table that is none is told
+        return cls(**{f.name: f.type.from_file(tables.get(f.name, {})) for f in dataclasses.fields(cls)})
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
@@ -508,10 +562,12 @@ class Config:
             raise UserError(f"{path}: {e}") from None
 
     def replace(self, overrides: Mapping[str, Mapping[str, Any]]) -> Self:
-        """A copy with some values changed, checked like any others."""
-        tables = self.to_dict()
+        """A copy with some values changed, checked like any others; from a preset, if they name one."""
+        tables = {} if "preset" in overrides else self.to_dict()
         for name, table in overrides.items():
-            tables[name] = {**tables[name], **table} if name in tables else table
+            if name in tables and isinstance(table, Mapping):
+                table = {**tables[name], **getattr(self, name).completed(table)}
+            tables[name] = table
         return type(self).from_dict(tables)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

@@ -104,7 +104,7 @@ class State:
     best_epoch: int = 0
     waited: int = 0  # epochs since the best one or the last cut of the rate
 
-    def validated(self, rmse: float, patience: int, factor: float) -> bool:
+    def validated(self, rmse: float, patience: float, factor: float) -> bool:
         """End an epoch; cut the rate on a plateau of the validation force RMSE. Is this the best epoch?"""
         self.epoch += 1
         if rmse < self.best_rmse:
@@ -170,6 +170,7 @@ class Trainer:
         self.best = self.weights.copy()
         self.random = np.random.default_rng([config.train.seed, 1])
         self.state = State(config.train.learning_rate)
+        self.within = 0.0  # part of the epoch that is done
         self.rows: list[dict[str, float]] = []
         self.hold = Hold(folder)
         self._kept: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
@@ -296,7 +297,8 @@ class Trainer:
             self.state.seconds = self.elapsed()
             rate = self.rate()
             train = self.config.train
-            if self.state.validated(errors["forces_rmse"], train.patience, train.factor):
+            patience = math.inf if self.to_its_end() else train.patience
+            if self.state.validated(errors["forces_rmse"], patience, train.factor):
                 self.best[:] = self.average.weights
                 best = {"epoch": self.state.best_epoch, "valid_forces_rmse": self.state.best_rmse}
                 self.potential.provenance.update(best)
@@ -315,10 +317,12 @@ class Trainer:
         order = self.random.permutation(len(self.train))
         size = self.config.train.batch_size
         losses, frames = [], []
+        self.within = 0.0
         for chosen in (order[k : k + size] for k in range(0, len(order), size)):
             losses.append(self.step(chosen))
             frames.append(len(chosen))
-            watch.step_done(self, sum(frames) / len(order), losses[-1])
+            self.within = sum(frames) / len(order)
+            watch.step_done(self, self.within, losses[-1])
             if self.elapsed() >= self.config.train.max_seconds:
                 break
         return {key: _mean([row[key] for row in losses], frames) for key in losses[0]}
@@ -348,7 +352,8 @@ class Trainer:
         """Loss, its terms and its gradient by the weights, all where the potential is."""
 
         def loss(prediction: Labels):
-            return loss_and_gradient(self.config.loss, prediction, labels, batch.atom_counts, atom_weights)
+            counts, volumes = batch.atom_counts, batch.volume
+            return loss_and_gradient(self.config.loss, prediction, labels, counts, atom_weights, volumes)
 
         (value, parts, *_), gradient = self.potential.loss_gradient(batch, loss, stress=self.stress)
         return value, parts, gradient
@@ -370,18 +375,25 @@ class Trainer:
             raise self._diverged(f"a validation force RMSE of {errors['forces_rmse']:g}")
         return errors
 
+    def to_its_end(self) -> bool:
+        """Whether the rate falls towards a limit that is known, instead of by plateaus."""
+        train = self.config.train
+        return train.schedule == "cooldown" and (train.max_epochs > 0 or math.isfinite(train.max_seconds))
+
     def rate(self) -> float:
-        """The learning rate now: the schedule's, falling to zero over the cooldown of a timed run."""
-        limit, cooldown = self.config.train.max_seconds, self.config.train.cooldown
-        if math.isinf(limit) or cooldown == 0:
+        """The learning rate now: the schedule's, falling to zero over the cooldown before a limit."""
+        train = self.config.train
+        done = self.elapsed() / train.max_seconds
+        if self.to_its_end() and train.max_epochs:
+            done = max(done, (self.state.epoch + self.within) / train.max_epochs)
+        if done == 0 or train.cooldown == 0:
             return self.state.rate
-        left = 1 - self.elapsed() / limit
-        return self.state.rate * min(max(left / cooldown, 0.0), 1.0)
+        return self.state.rate * min(max((1 - done) / train.cooldown, 0.0), 1.0)
 
     def finished(self) -> str:
         """Why training is over; empty while it is not."""
         state, train = self.state, self.config.train
-        if state.epoch >= train.max_epochs:
+        if 0 < train.max_epochs <= state.epoch:
             return f"max_epochs = {train.max_epochs} reached"
         if self.elapsed() >= train.max_seconds and state.epoch > 0:
             return f"max_time = {train.max_time} reached"

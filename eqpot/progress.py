@@ -69,7 +69,7 @@ class Live(Watch):
     def __init__(self, trainer: Trainer, console: Console):
         super().__init__()
         self.timed = math.isfinite(trainer.config.train.max_seconds)
-        total = trainer.config.train.max_seconds if self.timed else trainer.config.train.max_epochs
+        total = trainer.config.train.max_seconds if self.timed else trainer.config.train.max_epochs or None
         self.bar = _bar(console)
         self.task = self.bar.add_task("starting", total=total)
         self.errors = ""

@@ -19,7 +19,7 @@ def loss_of(graph):
     open_ = np.isnan(to_host(graph.volume))[:, None, None]
     stress = np.where(open_, np.nan, random.normal(size=(frames, 3, 3)))
     labels = Labels(random.normal(size=frames), random.normal(size=(n, 3)), stress).on(graph.backend)
-    return lambda p: loss_and_gradient(LossConfig(), p, labels, graph.atom_counts)
+    return lambda p: loss_and_gradient(LossConfig(), p, labels, graph.atom_counts, volumes=graph.volume)
 
 
 def gradient(model, graph, compiled=True) -> tuple[float, np.ndarray]:

@@ -87,6 +87,23 @@ def test_show_config_is_the_complete_file(capsys, tmp_path):
     assert config == Config.from_dict(expected)
 
 
+def test_presets(folder, tmp_path, capsys):
+    assert main(["fit", "--show-config", "--preset", "paper", "--set", "model.blocks=3"]) == 0
+    config = Config.from_dict(tomllib.loads(capsys.readouterr().out))
+    assert config == Config.from_dict({"preset": "paper", "model": {"blocks": 3}})
+    file = tmp_path / "a.toml"
+    file.write_text('preset = "paper"\n[model]\nblocks = 3\n')
+    for option in ([], ["--preset", "paper"]):
+        assert main(["fit", "--show-config", "--config", str(file), *option]) == 0
+        assert Config.from_dict(tomllib.loads(capsys.readouterr().out)) == config
+    assert main(["fit", "--show-config", "--config", str(file), "--preset", "default"]) == 2
+    assert f"--preset: expected paper, as {file} has it, found default" in capsys.readouterr().err
+    assert main(["fit", str(folder / "toy.h5"), "-o", str(tmp_path / "run"), *SHORT]) == 0
+    capsys.readouterr()
+    assert main(["fit", "--resume", "-o", str(tmp_path / "run"), "--preset", "paper"]) == 2
+    assert "--preset: expected no preset with --resume" in capsys.readouterr().err
+
+
 def test_fit_tells_how_to_go_on(folder, tmp_path, capsys):
     assert main(["fit", str(folder / "toy.h5"), "-o", str(tmp_path / "run"), *SHORT]) == 0
     text = capsys.readouterr().out
@@ -281,8 +298,8 @@ def test_water_of_the_benchmark_is_as_dense_as_water():
         (["fit", "toy.h5", "--set", "cutoff=4"], "expected table.key=value"),
         (["fit", "toy.h5", "--max-time", "long"], 'found "long"'),
         (
-            ["fit", "toy.h5", "--max-epochs", "0"],
-            "train.max_epochs: expected an integer at least 1 and at most",
+            ["fit", "toy.h5", "--max-epochs", "-1"],
+            "train.max_epochs: expected an integer at least 0 and at most",
         ),
         (["fit", "toy.h5", "--config", "none.toml"], "none.toml: no such file"),
         (["fit", "toy.h5", "--resume", "--overwrite"], "exclude each other"),

@@ -22,7 +22,13 @@ from eqpot.potential import Potential
 CHANGED = {
     "model": {"symmetry": "so3", "features": 7, "cutoff": 4.25, "self_connection": "residual", "zbl": True},
     "loss": {"energy": 0.0, "kind": "huber", "element_weights": "balanced"},
-    "train": {"amsgrad": True, "max_time": "45m", "shifts": {"H": -13.6, "C": -1028.5}, "scale": 0.5},
+    "train": {
+        "optimizer": "adam",
+        "amsgrad": True,
+        "max_time": "45m",
+        "shifts": {"H": -13.6, "C": -1028.5},
+        "scale": 0.5,
+    },
 }
 
 
@@ -83,6 +89,9 @@ def test_the_names_scripts_rely_on():
         ({"model": {"zbl": 1}}, ["model.zbl", "true or false", "found 1"]),
         ({"loss": {"energy": -1.0}}, ["loss.energy", "at least 0", "found -1.0"]),
         ({"loss": {"energy": 0, "forces": 0, "stress": 0}}, ["loss.forces", "above 0"]),
+        ({"preset": "papers"}, ["preset", "default, paper", 'found "papers"']),
+        ({"preset": ["paper"]}, ["preset", 'found ["paper"]']),
+        ({"train": {"optimizer": "soap", "amsgrad": True}}, ["train.amsgrad", "adam", "found soap"]),
         ({"train": {"amsgrad": 1}}, ["train.amsgrad", "true or false", "found 1"]),
         ({"train": {"ema": 1.0}}, ["train.ema", "less than 1", "found 1.0"]),
         ({"train": {"max_time": "45 minutes"}}, ["train.max_time", "45m", 'found "45 minutes"']),
@@ -111,6 +120,77 @@ def test_bad_settings_name_themselves(tables, words):
         Config.from_dict(tables)
     assert all(word in str(error.value) for word in words), str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+# Every setting of version 0.1.
+OLD = {
+    "model": dict(
+        symmetry="o3",
+        l_max=1,
+        features=64,
+        blocks=4,
+        cutoff=5.0,
+        basis_size=8,
+        envelope_p=6,
+        radial_depth=1,
+        radial_width=8,
+        nonlinearity="gate",
+        self_connection="species",
+        zbl=False,
+    ),
+    "loss": dict(
+        energy=1.0, forces=1.0, stress=1.0, element_weights="none", kind="squared", huber_delta=0.01
+    ),
+    "train": dict(
+        batch_size=5,
+        learning_rate=0.01,
+        patience=25,
+        factor=0.8,
+        min_learning_rate=1e-6,
+        ema=0.999,
+        amsgrad=False,
+        max_epochs=10_000,
+        max_time="",
+        cooldown=0.3,
+        stop_patience=0,
+        seed=0,
+        n_train=0,
+        n_valid=0,
+        dtype="float32",
+        shifts="least_squares",
+        scale="force_rms",
+    ),
+}
+
+
+def test_the_preset_of_the_paper_is_all_that_version_0_1_did():
+    paper = Config.from_dict({"preset": "paper"}).to_dict()
+    later = {name: {k: v for k, v in paper[name].items() if k not in OLD[name]} for name in paper}
+    assert later == {
+        "model": {"isolated_atoms": "auto"},
+        "loss": {"errors": "per_atom"},
+        "train": {"optimizer": "adam", "schedule": "plateau"},
+    }
+    assert {name: paper[name] | OLD[name] for name in paper} == paper
+
+
+def test_whole_tables_of_version_0_1_mean_what_they_did(tmp_path):
+    """Settings that were added later are then what they were, in a file, over others, and in a checkpoint."""
+    paper = Config.from_dict({"preset": "paper"})
+    assert Config.from_dict(OLD) == Config.from_file(OLD) == Config().replace(OLD) == paper
+    part = {"train": {**OLD["train"], "optimizer": "soap"}}
+    assert Config().replace(part).train.optimizer == "soap"
+    assert Config().replace(part).train.schedule == "plateau"
+    assert Config.from_dict({"train": {"learning_rate": 0.01}}).train.schedule == "cooldown"
+    with pytest.raises(UserError, match="train.seed: expected a setting, found none"):
+        Config.from_file(OLD | {"train": {k: v for k, v in OLD["train"].items() if k != "seed"}})
+
+
+def test_presets_are_what_other_settings_change():
+    paper = Config.from_dict({"preset": "paper", "train": {"learning_rate": 0.02}, "model": {}})
+    assert (paper.train.learning_rate, paper.train.optimizer) == (0.02, "adam")
+    changed = Config.from_dict({"model": {"cutoff": 4}}).replace({"preset": "paper", "loss": {"energy": 2}})
+    assert changed == Config.from_dict({"preset": "paper", "loss": {"energy": 2}})
 
 
 def test_every_number_has_limits():

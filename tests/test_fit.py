@@ -56,14 +56,24 @@ def log(folder) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "time"} for row in csv.DictReader(file)]
 
 
-EVERYTHING = settings(
-    {"kind": "huber", "element_weights": "balanced"}, amsgrad=True, dtype="float64", patience=1, max_epochs=5
-)
+PLATEAU = {"schedule": "plateau", "patience": 1}
+SETTINGS = {
+    "plain": settings(),
+    "plateau": settings(**PLATEAU),
+    "adam": settings(**PLATEAU, optimizer="adam"),
+    "soap": settings(**PLATEAU, optimizer="soap"),
+    "everything": settings(
+        {"kind": "huber", "element_weights": "balanced", "errors": "per_atom"},
+        **PLATEAU,
+        optimizer="adam",
+        amsgrad=True,
+        dtype="float64",
+        max_epochs=5,
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    "config", [settings(), settings(optimizer="soap"), EVERYTHING], ids=["plain", "soap", "everything"]
-)
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
 def test_same_seed_same_bits(config, data, tmp_path):
     for name in ("a", "b"):
         fitted(config, data, tmp_path / name)
@@ -75,10 +85,10 @@ def test_same_seed_same_bits(config, data, tmp_path):
     assert not same_arrays(tmp_path / "a/model.h5", tmp_path / "c/model.h5")
 
 
-@pytest.mark.parametrize(
-    "config", [settings(), settings(optimizer="soap"), EVERYTHING], ids=["plain", "soap", "everything"]
-)
-def test_resumed_equals_unbroken(config, data, tmp_path):
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "plain"])
+def test_prolonged_equals_unbroken(name, data, tmp_path):
+    """Where no rate falls towards an end that was another."""
+    config = SETTINGS[name]
     fitted(config, data, tmp_path / "unbroken")
     fitted(config.replace({"train": {"max_epochs": 2}}), data, tmp_path / "broken")
     assert len(log(tmp_path / "broken")) == 2
@@ -96,15 +106,16 @@ class Stop(Watch):
             raise KeyboardInterrupt
 
 
-def test_interrupted_within_an_epoch_and_resumed(data, tmp_path):
-    fitted(settings(), data, tmp_path / "unbroken")
+@pytest.mark.parametrize("config", SETTINGS.values(), ids=SETTINGS)
+def test_interrupted_within_an_epoch_and_resumed(config, data, tmp_path):
+    fitted(config, data, tmp_path / "unbroken")
     with pytest.raises(KeyboardInterrupt):
-        Trainer.start(settings(), data, tmp_path / "broken").run(Stop())
+        Trainer.start(config, data, tmp_path / "broken").run(Stop())
     with open(tmp_path / "broken/log.csv", "a") as file:
         file.write("3,9,9,9,9,9,9,9,9,9,9,9,9\n")  # a row that no checkpoint followed
         file.write("1")  # and the beginning of the next
     (tmp_path / "broken/model.h5").unlink()
-    Trainer.resume(settings(), tmp_path / "broken").run()
+    Trainer.resume(config, tmp_path / "broken").run()
     for name in ("model.h5", "checkpoint.h5"):
         assert same_arrays(tmp_path / "unbroken" / name, tmp_path / "broken" / name)
     assert log(tmp_path / "unbroken") == log(tmp_path / "broken")
@@ -202,6 +213,27 @@ def test_timed_run_ends_with_rate_zero(data, tmp_path, monkeypatch):
     rates = [row["learning_rate"] for row in trainer.rows]
     assert rates[0] == 0.01 and rates[-1] == 0
     assert any(0 < r < 0.01 for r in rates) and rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("schedule", ["cooldown", "plateau"])
+def test_rate_falls_towards_the_last_epoch(schedule, data, tmp_path):
+    """Step by step over the cooldown; cut at plateaus with that schedule, or without an end."""
+    limited = dict(schedule=schedule, max_epochs=4, cooldown=0.5, patience=1)
+    trainer, rates = Trainer.start(settings(**limited), data, tmp_path / "a"), []
+    step = trainer.optimizer.step
+    trainer.optimizer.step = lambda w, g, rate: rates.append(rate) or step(w, g, rate)
+    trainer.state.best_rmse = 0.0  # no epoch is better
+    trainer.run()
+    start, steps = trainer.config.train.learning_rate, 3
+    if schedule == "cooldown":
+        done = np.arange(4 * steps) / (4 * steps)
+        assert rates == pytest.approx(start * np.minimum(1, (1 - done) / 0.5))
+    else:
+        assert rates == pytest.approx(np.repeat([start, start, 0.8 * start, 0.8 * start], steps))
+    endless = Trainer.start(settings(**{**limited, "max_epochs": 0}), data, tmp_path / "b")
+    assert not endless.to_its_end() and endless.rate() == start
+    endless.state.epoch = 10**7
+    assert not endless.finished()
 
 
 def test_stop_patience_and_plateau(data, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from eqpot.config import LossConfig
 from eqpot.loss import Labels, loss_and_gradient
 
-COUNTS = np.array([2, 3])
+COUNTS, VOLUMES = np.array([2, 3]), np.array([3.0, 5.0])
 
 
 def sample(seed: int) -> Labels:
@@ -14,13 +14,35 @@ def sample(seed: int) -> Labels:
     return Labels(rng.normal(size=2), rng.normal(size=(5, 3)), rng.normal(size=(2, 3, 3)))
 
 
-def test_value_by_hand():
+@pytest.mark.parametrize(
+    ("errors", "energy", "stress"),
+    [("per_atom", (1 + 4) / 2, 0.01), ("root_n", (4 / 2 + 36 / 3) / 2, (0.3**2 / 2 + 0.5**2 / 3) / 2)],
+)
+def test_value_by_hand(errors, energy, stress):
     target = Labels(np.zeros(2), np.zeros((5, 3)), np.zeros((2, 3, 3)))
     prediction = Labels(np.array([2.0, 6.0]), np.full((5, 3), 0.5), np.full((2, 3, 3), 0.1))
-    config = LossConfig(energy=3.0, forces=10.0, stress=100.0)
-    value, parts, *_ = loss_and_gradient(config, prediction, target, COUNTS)
-    assert parts == pytest.approx({"energy": (1.0 + 4.0) / 2, "forces": 0.25, "stress": 0.01})
-    assert value == pytest.approx(3.0 * 2.5 + 10 * 0.25 + 100 * 0.01)
+    config = LossConfig(errors=errors, energy=3.0, forces=10.0, stress=100.0)
+    value, parts, *_ = loss_and_gradient(config, prediction, target, COUNTS, volumes=VOLUMES)
+    assert parts == pytest.approx({"energy": energy, "forces": 0.25, "stress": stress})
+    assert value == pytest.approx(3.0 * energy + 10 * 0.25 + 100 * stress)
+
+
+def test_errors_of_independent_atoms_count_alike_in_any_number_of_them():
+    """A structure beside another far away, of equal errors: the same loss as one of them, root_n's sense."""
+    random = np.random.default_rng(2)
+    found = {1: [], 4: []}
+    for _ in range(4000):
+        errors, virials = random.normal(size=4), random.normal(size=(4, 3, 3))
+        for n, values in found.items():
+            prediction = Labels(
+                np.array([errors[:n].sum()]), stress=virials[None, :n].sum(axis=1) / (20.0 * n)
+            )
+            target = Labels(np.zeros(1), stress=np.zeros((1, 3, 3)))
+            volumes = np.array([20.0 * n])
+            _, parts, *_ = loss_and_gradient(LossConfig(), prediction, target, np.array([n]), volumes=volumes)
+            values.append((parts["energy"], parts["stress"]))
+    assert np.mean(found[1], axis=0) == pytest.approx([1, 1], rel=0.1)
+    assert np.mean(found[4], axis=0) == pytest.approx([1, 1], rel=0.1)
 
 
 def test_huber_by_hand():
@@ -33,15 +55,16 @@ def test_huber_by_hand():
 
 
 @pytest.mark.parametrize("kind", ["squared", "huber"])
+@pytest.mark.parametrize("errors", ["root_n", "per_atom"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_gradient_against_central_differences(kind, weighted):
-    config = LossConfig(energy=0.7, forces=1.3, stress=2.1, kind=kind, huber_delta=0.8)
+def test_gradient_against_central_differences(kind, errors, weighted):
+    config = LossConfig(errors, energy=0.7, forces=1.3, stress=2.1, kind=kind, huber_delta=0.8)
     prediction, target = sample(0), sample(1)
     target.energy[0] = np.nan
     target.forces[1, 2] = np.nan
     target.stress[1, 0, 1] = np.nan
     weights = np.array([0.5, 2.0, 1.0, 0.1, 3.0]) if weighted else None
-    _, _, *gradients = loss_and_gradient(config, prediction, target, COUNTS, weights)
+    _, _, *gradients = loss_and_gradient(config, prediction, target, COUNTS, weights, VOLUMES)
     step = 1e-6
     for array, gradient in zip(vars(prediction).values(), gradients, strict=True):
         assert gradient.shape == array.shape and gradient.dtype == np.float64
@@ -49,7 +72,7 @@ def test_gradient_against_central_differences(kind, weighted):
             start, values = array[index], []
             for h in (step, -step):
                 array[index] = start + h
-                values.append(loss_and_gradient(config, prediction, target, COUNTS, weights)[0])
+                values.append(loss_and_gradient(config, prediction, target, COUNTS, weights, VOLUMES)[0])
             array[index] = start
             assert abs((values[0] - values[1]) / (2 * step) - gradient[index]) < 1e-8
 
@@ -58,10 +81,10 @@ def test_unknown_labels_are_no_labels():
     """A frame without labels changes nothing for the others: means run over what is known."""
     config, prediction, target = LossConfig(), sample(0), sample(1)
     target.energy[1], target.forces[2:], target.stress[1] = np.nan, np.nan, np.nan
-    whole = loss_and_gradient(config, prediction, target, COUNTS)
+    whole = loss_and_gradient(config, prediction, target, COUNTS, volumes=VOLUMES)
     first = Labels(prediction.energy[:1], prediction.forces[:2], prediction.stress[:1])
     known = Labels(target.energy[:1], target.forces[:2], target.stress[:1])
-    alone = loss_and_gradient(config, first, known, COUNTS[:1])
+    alone = loss_and_gradient(config, first, known, COUNTS[:1], volumes=VOLUMES[:1])
     assert whole[0] == pytest.approx(alone[0], rel=1e-15)
     assert np.array_equal(whole[3][:2], alone[3]) and not whole[3][2:].any()
 
@@ -79,7 +102,7 @@ def test_absent_arrays_add_nothing():
 def test_a_prediction_that_is_nan_is_not_hidden():
     prediction, target = sample(0), sample(1)
     prediction.forces[0, 0] = np.nan
-    assert np.isnan(loss_and_gradient(LossConfig(), prediction, target, COUNTS)[0])
+    assert np.isnan(loss_and_gradient(LossConfig(), prediction, target, COUNTS, volumes=VOLUMES)[0])
 
 
 def test_float32_predictions_are_compared_in_float64():

@@ -332,7 +332,8 @@ class LossOf:
         self.config = LossConfig(energy=2.0, forces=0.5, stress=30.0)
 
     def terms(self, prediction: Labels):
-        return loss_and_gradient(self.config, prediction, self.labels, self.batch.atom_counts, self.weights)
+        counts, volumes = self.batch.atom_counts, self.batch.volume
+        return loss_and_gradient(self.config, prediction, self.labels, counts, self.weights, volumes)
 
     def value(self) -> float:
         return self.terms(self.model.predict(self.batch, forces=True, stress=self.has_stress))[0]
