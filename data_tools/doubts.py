@@ -16,6 +16,8 @@ def other_units(columns: dict[str, list], used: dict[str, str]) -> list[str]:
         said = next((value for value in column if value is not None), None)
         found = [word.rstrip("s") for word in words(name)]
         quantity = next((q for q in used if q.rstrip("s") in found), None)
+        if found == ["unit"] and isinstance(said, str):
+            quantity = next((q for q in used if _is_unit_of(q, said)), None)
         if not isinstance(said, str) or quantity is None or not {"unit"} & set(found):
             continue
         try:
@@ -26,6 +28,13 @@ def other_units(columns: dict[str, list], used: dict[str, str]) -> list[str]:
             option = {"forces": "force", "virial": "energy"}.get(quantity, quantity)
             notes.append(f"{name} says {said}, {quantity} was read in {used[quantity]} (--{option}-unit)")
     return notes
+
+
+def _is_unit_of(quantity: str, name: str) -> bool:
+    try:
+        return bool(_spelling(quantity, name))
+    except UserError:
+        return False
 
 
 def _spelling(quantity: str, name: str) -> str:

@@ -13,7 +13,7 @@ _WORDS = {
     **dict.fromkeys(("energy", "energies"), "energy"),
     **dict.fromkeys(("force", "forces"), "forces"),
     **dict.fromkeys(("stress", "stresses"), "stress"),
-    **dict.fromkeys(("virial", "virials"), "virial"),
+    **dict.fromkeys(("virial", "virials", "vir"), "virial"),
 }
 # Plain labels in an npz; in a comment line E may be anything, and in Hartree
 LETTERS = {"E": "energy", "F": "forces"}

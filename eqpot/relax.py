@@ -14,7 +14,7 @@ from eqpot.potential import Potential
 
 OPTIMIZERS = {"lbfgs": LBFGS, "bfgs": BFGS, "fire": FIRE}
 LONGEST_STEP = 0.1  # Å, of any atom
-LARGE = 100.0  # eV/Å; bonds break at a tenth of it
+LARGE = 20.0  # eV/Å; bonds break at half of it
 ROUNDING = 1e-4  # eV/Å, of float32
 PATIENCE = 50  # steps
 

@@ -48,7 +48,7 @@ ORDINARY = {
 }
 
 # Letters of a name that make a lattice of six or nine numbers, which supercell="2 2 2" is not
-_HINT = re.compile(r"(?i)cell|latt|box|cryst|basis_?vec|^(?:lat|h|h_?mat(?:rix)?)$")
+_HINT = re.compile(r"(?i)cell|latt|box|cryst|basis|^(?:lat|h|h_?mat(?:rix)?)$")
 
 _QUOTED = r'"[^"]*"|\'[^\']*\'|\{[^}]*\}|\[[^\]]*\]'
 _KEY = re.compile(r"([A-Za-z_][\w.-]*)\s*=(?!=)")

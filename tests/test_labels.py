@@ -155,7 +155,9 @@ def test_spellings_of_stress(name, form, tmp_path, out):
     np.testing.assert_allclose(convert(path, out).dataset.stress[0], STRESS)
 
 
-@pytest.mark.parametrize("name", ["virial", "virials", "Virial", "dft_virial", "REF_virials", "REF_virial"])
+@pytest.mark.parametrize(
+    "name", ["virial", "virials", "Virial", "vir", "dft_virial", "REF_virials", "REF_virial"]
+)
 def test_spellings_of_the_virial(name, tmp_path, out):
     path = source(tmp_path, f"energy=-1 {name}={nine(-STRESS * VOLUME)}", {"forces": FORCES})
     np.testing.assert_allclose(convert(path, out).dataset.stress[0], STRESS)
@@ -349,6 +351,9 @@ def test_wrong_units_are_refused(read, name):
             "energy=-14 forces_unit=Ha/Bohr",
             "forces_unit says Ha/Bohr, forces was read in eV/Ang (--force-unit)",
         ),
+        ("energy=-14 unit=Hartree", "unit says Hartree, energy was read in eV (--energy-unit)"),
+        ("energy=-14 units=Bohr", "units says Bohr, length was read in Ang (--length-unit)"),
+        ("energy=-14 unit=eV units=metal", None),
         ("energy=-14 stress_units=kB", "stress_units says kB, stress was read in eV/Ang^3 (--stress-unit)"),
         ("energy=-14 energy_unit=eV forces_unit=eV/A stress_unit=eV/A^3", None),
         (f"energy=-14 stress={nine(STRESS * 1e3)}", "stress of up to 30 eV/Å^3 is implausible"),

@@ -86,6 +86,7 @@ def test_a_cell_comes_back_to_the_best_step(monkeypatch):
 @pytest.mark.parametrize(
     ("forces", "words"),
     [
+        ([2e9, 97.0], "no model knows such forces: look how close atoms are, O-O 0.3 Å"),
         ([2e9], "no model knows such forces: look how close atoms are, O-O 0.3 Å"),
         ([1.0, 1e-6], "that is the rounding of float32: give a larger --fmax"),
         ([0.1] + 100 * [0.5], "0.1 eV/Å at step 0 was the least: more steps of this kind do not help"),

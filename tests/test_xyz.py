@@ -62,6 +62,7 @@ LATTICES = {
     "simulation_box": f'simulation_box="{NINE}"',
     "Lat": f'Lat="{NINE}"',
     "H": f'H="{NINE}"',
+    "basis": f'basis="{NINE}"',
     "CRYST1": 'CRYST1="3.6 3.6 3.6 90 90 90"',
     "not quoted": "cell = 10 10 10",
     "three vectors": 'a="3.6 0 0" b="0 3.6 0" c="0 0 3.6"',
