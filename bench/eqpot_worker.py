@@ -7,7 +7,6 @@ eqpot_worker.py steps DATA CONFIG FOLDER DEVICE FILE       when the steps of a t
 
 import json
 import resource
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numba
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 from recording import wait
-from workloads import structure, time_calls
+from workloads import run_part, structure, time_calls
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.backend import array_module
@@ -79,4 +78,4 @@ def steps(data: str, config: str, folder: str, device: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    {"check": check, "calls": calls, "steps": steps}[sys.argv[1]](*sys.argv[2:])
+    run_part(check, calls, steps)

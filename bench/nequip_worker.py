@@ -8,7 +8,6 @@ nequip_worker.py calls NAME MODEL DEVICE SECONDS FILE    times of force calls of
 import importlib
 import json
 import resource
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from nequip.data import from_ase
 from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
 from nequip.integrations.ase import NequIPCalculator
-from workloads import structure, time_calls
+from workloads import run_part, structure, time_calls
 
 
 class StepTimes(lightning.Callback):
@@ -96,4 +95,4 @@ def calls(name: str, model: str, device: str, seconds: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    {"about": about, "example": example, "calls": calls}[sys.argv[1]](*sys.argv[2:])
+    run_part(about, example, calls)

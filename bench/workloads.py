@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import ase.io
@@ -56,6 +57,20 @@ def published(folder: str) -> Path:
         )
         sys.exit(2)
     return DATA / folder
+
+
+def run_part(*parts: Callable[..., None]) -> None:
+    """Call the one of `parts` that the first argument of a worker names, with the others."""
+    names = {part.__name__: part for part in parts}
+    if sys.argv[1:2] and sys.argv[1] in names:
+        names[sys.argv[1]](*sys.argv[2:])
+        return
+    print(
+        f"error: expected one of {', '.join(names)} first: this is a part of bench/against_nequip.py, "
+        "which calls it",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 
 def need(*names: str) -> None:
