@@ -182,6 +182,7 @@ def _train(trainer) -> None:
     else:
         say(f"done: {reason}; best epoch {trainer.state.best_epoch}")
     show(*tables(trainer.report(), f"errors on the {counted(len(trainer.valid), 'validation frame')}"))
+    say(*filter(None, [trainer.verdict()]))
     say(f"model: {model}", f"evaluate it: eqpot eval {shlex.quote(str(model))} DATA.h5")
 
 
@@ -195,6 +196,17 @@ def summary(trainer) -> list[str]:
         f"{counted(model.blocks, 'block')}, {model.features} features, {trainer.config.train.dtype}), "
         f"run folder {trainer.folder}",
         *(f"note: {note}" for note in trainer.notes()),
+        *_without_end(trainer),
+    ]
+
+
+def _without_end(trainer) -> list[str]:
+    train = trainer.config.train
+    if train.max_epochs or train.max_time or train.stop_patience:
+        return []
+    return [
+        f"note: no --max-time and no --max-epochs: the fit ends when the rate, cut after {train.patience} "
+        f"epochs without a better error, is below {train.min_learning_rate:g}; Ctrl-C ends it at any time"
     ]
 
 

@@ -39,10 +39,12 @@ from eqpot.graph import Batch, shortest_edges
 from eqpot.isolated import decide
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.model import Model
+from eqpot.outlook import final_error, limit
 from eqpot.potential import PROVENANCE, Potential
 from eqpot.runs import Hold, beginning, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
 from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
 from eqpot.soap import Soap, matrices
+from eqpot.words import counted, duration
 
 MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
     "model.h5",
@@ -52,6 +54,7 @@ MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
     "learning_curve.png",
 )
 FILES = (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE)
+FIRST = 0.1  # part of a run after which its end is estimated
 FORMAT, VERSION = "eqpot-checkpoint", 2
 # What the JSON of a checkpoint holds; the arrays are `_layout`.
 CONTENT: Rule = {
@@ -380,15 +383,20 @@ class Trainer:
         train = self.config.train
         return train.schedule == "cooldown" and (train.max_epochs > 0 or math.isfinite(train.max_seconds))
 
-    def rate(self) -> float:
-        """The learning rate now: the schedule's, falling to zero over the cooldown before a limit."""
+    def done(self) -> float:
+        """Part of the run that is over, by the nearest limit that the rate falls to; 0 without one."""
         train = self.config.train
         done = self.elapsed() / train.max_seconds
         if self.to_its_end() and train.max_epochs:
             done = max(done, (self.state.epoch + self.within) / train.max_epochs)
-        if done == 0 or train.cooldown == 0:
+        return done
+
+    def rate(self) -> float:
+        """The learning rate now: the schedule's, falling to zero over the cooldown before a limit."""
+        done, cooldown = self.done(), self.config.train.cooldown
+        if done == 0 or cooldown == 0:
             return self.state.rate
-        return self.state.rate * min(max((1 - done) / train.cooldown, 0.0), 1.0)
+        return self.state.rate * min(max((1 - done) / cooldown, 0.0), 1.0)
 
     def finished(self) -> str:
         """Why training is over; empty while it is not."""
@@ -410,6 +418,35 @@ class Trainer:
     def report(self) -> dict[str, Any]:
         """Errors of the best weights on the validation frames; call it after `run`."""
         return evaluate.report(self.valid.dataset, evaluate.predict(self.potential, self.valid))
+
+    def outlook(self) -> str:
+        """What to expect at the end, once a tenth of a run is over whose rate falls to it; else empty."""
+        done, cooldown = self.done(), self.config.train.cooldown
+        if not (FIRST <= done < 1 - cooldown and self.to_its_end()):
+            return ""
+        errors = [row["valid_forces_rmse"] for row in self.rows]
+        expected = final_error(errors, len(errors) / done, cooldown)
+        if expected is None:
+            return ""
+        low, high = (1000 * error for error in expected)
+        return (
+            f"estimate: F of {low:.3g} to {high:.3g} meV/Å at the end; twice as many training frames, each "
+            f"seen as often, would take {duration(2 * self.elapsed() / done)}"
+        )
+
+    def verdict(self) -> str:
+        """What limited the fit; call it after `run`."""
+        count = min(len(self.train), max(len(self.valid), 20))
+        chosen = np.linspace(0, len(self.train) - 1, count).astype(int)
+        seen = Frames(self.train.dataset.subset(chosen), self.potential.species, self.config.model.cutoff)
+        training = evaluate.errors(seen.dataset, evaluate.predict(self.potential, seen))["forces_rmse"]
+        validation = evaluate.errors(self.valid.dataset, evaluate.predict(self.potential, self.valid))
+        if training is None:
+            return ""
+        return (
+            f"F {1000 * training:.3g} meV/Å on {counted(count, 'training frame')}: "
+            f"{limit(training, validation['forces_rmse'])}"
+        )
 
     def warnings(self) -> list[str]:
         """What is legal but perhaps not meant."""

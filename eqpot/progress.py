@@ -31,7 +31,7 @@ def errors(row: Mapping[str, float | None]) -> list[tuple[str, str, float]]:
 class Lines(Watch):
     """A table with a line per epoch; its head comes with the first one."""
 
-    headed = False
+    headed = told = False
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +55,9 @@ class Lines(Watch):
         best = " *" if trainer.state.best_epoch == row["epoch"] else ""
         line = "  ".join(f"{cell:>{max(WIDTH, len(title))}}" for title, cell in cells.items())
         print(line + best, flush=True)
+        if not self.told and (outlook := trainer.outlook()):
+            print(outlook, flush=True)
+            self.told = True
         super().epoch_done(trainer)
 
 
@@ -72,7 +75,7 @@ class Live(Watch):
         total = trainer.config.train.max_seconds if self.timed else trainer.config.train.max_epochs or None
         self.bar = _bar(console)
         self.task = self.bar.add_task("starting", total=total)
-        self.errors = ""
+        self.errors, self.told = "", False
         self.speed, self.last = 0.0, time.monotonic()
 
     def __enter__(self) -> Self:
@@ -97,6 +100,9 @@ class Live(Watch):
 
     def epoch_done(self, trainer: Trainer) -> None:
         self.errors = ", ".join(f"{name} {x:.3g} {unit}" for name, unit, x in errors(trainer.rows[-1]))
+        if not self.told and (outlook := trainer.outlook()):
+            self.bar.console.print(outlook)
+            self.told = True
         super().epoch_done(trainer)
         self.last = time.monotonic()
 

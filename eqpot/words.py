@@ -6,6 +6,16 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def duration(seconds: float) -> str:
+    """90 s, 45 min, 2 h 10 min: two digits or more are right."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def plain(text: object) -> str:
     r"""Text on one line that a terminal can only show: `\x1b`, `\n` or `\u202e` where it would obey.
 

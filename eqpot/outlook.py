@@ -1,0 +1,39 @@
+"""What a fit can be expected to reach, while it runs, and what has limited it, at its end."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+LEAST = 8  # epochs that a power of them is fitted to
+# Error at the end of the cooldown over that before it, and how far a run is from the middle of many:
+# bench/accuracy.md tells from which.
+COOLED, SPREAD = 0.6, 1.25
+LEARNED, ALIKE = 0.6, 0.85  # of the error on new frames: what is on training frames is little; about as large
+
+
+def final_error(errors: Sequence[float], epochs: float, cooldown: float) -> tuple[float, float] | None:
+    """Limits between which the last of `epochs` errors is expected, from those so far, all at the full rate.
+
+    Before the cooldown, a fraction of the epochs, errors fall like a power of the epoch; it is fitted to the
+    later half. None where they are too few.
+    """
+    found = np.asarray(errors, float)
+    if len(found) < LEAST or not (found > 0).all():
+        return None
+    later = slice(len(found) // 2, None)
+    x, y = np.log(np.arange(1, len(found) + 1))[later], np.log(found)[later]
+    slope = min(np.polyfit(x, y, 1)[0], 0.0)
+    before = max(epochs * (1 - cooldown), len(found))
+    middle = math.exp(y.mean() + slope * (math.log(before) - x.mean())) * (COOLED if cooldown else 1.0)
+    return middle / SPREAD, middle * SPREAD
+
+
+def limit(training: float, validation: float) -> str:
+    """What limits a fit with these errors on frames that it has and has not seen, and what to change."""
+    part = training / validation if validation > 0 else 1.0
+    if part < LEARNED:
+        return "the frames limit this fit: more of them help, more time does not"
+    if part > ALIKE:
+        return "time or size limits this fit: give it a longer --max-time, or more model.features"
+    return "time and frames limit this fit alike: both a longer --max-time and more frames help"
