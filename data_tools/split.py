@@ -60,6 +60,11 @@ def split(
     if all(amount is None for amount in wanted.values()):
         wanted = {"train": 0.8, "valid": 0.1, "test": 0.1}
     prefix = os.path.splitext(path)[0] if prefix is None else os.fspath(prefix)
+    if os.path.basename(prefix) in ("", ".", ".."):
+        raise UserError(
+            f"-o: expected what the names of the files begin with, such as {os.path.join(prefix, 'data')}, "
+            f"found the folder {prefix or '.'}"
+        )
     paths = {name: f"{prefix}_{name}.h5" for name in PARTS if wanted[name] is not None}
     for file in paths.values():
         check_output(file, overwrite)

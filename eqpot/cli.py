@@ -710,8 +710,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     try:
         return cli.main(arguments, prog_name="eqpot", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as e:
-        click.echo(e.format_message(), err=True)
-        return 2
+        click.echo(e.format_message())
+        return 0
     except click.exceptions.Exit as e:
         return e.exit_code
     except click.Abort:

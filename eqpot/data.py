@@ -35,6 +35,7 @@ FORMAT = "eqpot-dataset"
 VERSION = 1
 MIN_DISTANCE = 0.3  # Å; two nuclei nearer than this are a broken file, not physics
 MAX_NUMBER = len(chemical_symbols) - 1
+MOST = 1e12  # Å, eV, eV/Å, eV/Å^3; squares and sums of what is larger would leave the range of numbers
 
 # What a file holds; `validate` looks closer at the numbers.
 ARRAYS = {
@@ -232,6 +233,7 @@ def validate(dataset: Dataset, name: str) -> None:
         if len(bad):
             frame = frame_of_atom[bad[0]] if array == "positions" else bad[0]
             raise UserError(f"{name}: frame {frame}, {array}: expected finite numbers, found NaN or infinity")
+        _check_size(name, array, values, frame_of_atom if array == "positions" else None)
     for label in LABELS:
         _check_label(dataset, name, label)
     for k in range(len(dataset)):
@@ -267,6 +269,7 @@ def _check_label(dataset: Dataset, name: str, label: str) -> None:
         raise UserError(
             f"{name}: frame {frame}, {label}: expected finite numbers or NaN (unknown), found inf"
         )
+    _check_size(name, label, values, frames)
     unknown = np.isnan(values.reshape(len(values), -1))
     per_frame = np.bincount(frames, unknown.sum(axis=1), len(dataset))
     all_of_it = np.bincount(frames, minlength=len(dataset)) * unknown.shape[1]
@@ -276,6 +279,16 @@ def _check_label(dataset: Dataset, name: str, label: str) -> None:
         raise UserError(
             f"{name}: frame {k}, {label}: expected all numbers known, or all NaN, "
             f"found {int(per_frame[k])} of {all_of_it[k]} NaN"
+        )
+
+
+def _check_size(name: str, array: str, values: np.ndarray, frames: np.ndarray | None) -> None:
+    large = np.argwhere(abs(values) > MOST)
+    if len(large):
+        row = large[0, 0]
+        raise UserError(
+            f"{name}: frame {row if frames is None else frames[row]}, {array}: expected numbers of at most "
+            f"{MOST:g}, found {values[tuple(large[0])]:g}"
         )
 
 

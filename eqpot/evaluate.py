@@ -116,7 +116,11 @@ def errors(dataset: Dataset, prediction: Labels) -> dict[str, float | int | None
 
 
 def _difference(value: np.ndarray | None, label: np.ndarray | None) -> np.ndarray | None:
-    return None if value is None or label is None else np.where(np.isnan(label), np.nan, value - label)
+    """NaN where no label is known, infinite where a value is no number."""
+    if value is None or label is None:
+        return None
+    difference = np.where(np.isfinite(value), value - label, np.inf)
+    return np.where(np.isnan(label), np.nan, difference)
 
 
 def _mae_rmse(name: str, difference: np.ndarray | None) -> dict[str, float | None]:
@@ -157,6 +161,9 @@ def evaluate(potential: "Potential", dataset: Dataset) -> tuple[dict[str, Any], 
     prediction = predict(potential, frames)
     bad = dataset.frame_of_atom[~np.isfinite(prediction.forces).all(axis=1)]
     bad = np.union1d(bad, np.flatnonzero(~np.isfinite(prediction.energy)))
+    if prediction.stress is not None and dataset.stress is not None:
+        lost = ~np.isfinite(prediction.stress) & ~np.isnan(dataset.stress)
+        bad = np.union1d(bad, np.flatnonzero(lost.any(axis=(1, 2))))
     if len(bad):
         raise UserError(
             f"{name}: frame {bad[0]}: expected finite predictions of the model, found NaN or infinity"

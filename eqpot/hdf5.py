@@ -9,6 +9,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,6 +124,8 @@ def attributes(file: h5py.File) -> Iterator[tuple[str, Any]]:
         except Exception as error:
             raise UserError(f"attribute {key} cannot be read ({one_line(error)})") from error
         value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):  # bytes that are no text
+            raise UserError(f"attribute {key}: expected text in UTF-8, found other bytes")
         yield key, value if isinstance(value, str | int | float) else str(value)
 
 

@@ -344,7 +344,8 @@ def _retyped(random, file, name, path):
     _replaced(file, name, new, **options)
     # wider and narrower numbers of one kind are taken by readers that convert
     integers = before.kind in "iu" and new.dtype.kind in "iu"
-    return f"dtype {kind}", LEGAL if integers or before.kind == new.dtype.kind != "O" else ILLEGAL
+    same = before.kind == new.dtype.kind if before.kind != "O" else kind == "text"
+    return f"dtype {kind}", LEGAL if integers or same else ILLEGAL
 
 
 def _reshaped(random, file, name, path):

@@ -190,8 +190,19 @@ def test_errors_leave_unknown_labels_out_but_not_nan_predictions():
     assert (found["energy_mae"], found["forces_mae"], found["stress_mae"]) == pytest.approx((1.0, 2.0, 3.0))
     found = errors(replace(data, stress=None), prediction)
     assert found["stress_mae"] is None and found["stress_rmse"] is None
-    prediction.forces[5, 0] = np.inf
-    assert not np.isfinite(errors(data, prediction)["forces_mae"])
+    for number in (np.inf, np.nan):
+        prediction.forces[5, 0] = number
+        found = errors(data, prediction)
+        assert found["forces_mae"] == found["forces_rmse"] == np.inf
+        prediction.forces[:] = number  # not as if nothing were labelled
+        assert errors(data, prediction)["forces_rmse"] == np.inf
+
+
+@pytest.mark.parametrize("command", [[], ["data"], ["analyze"]])
+def test_a_group_alone_shows_what_there_is(command, capsys):
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    assert "Usage: " in shown.out and "Commands:" in shown.out and not shown.err
 
 
 def test_info(folder, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
-from toy import unsealed
+from toy import toy_dataset, unsealed
 
 from eqpot.data import (
     Dataset,
@@ -372,3 +372,25 @@ def test_the_sample_that_ships_is_small_and_says_how_it_was_made():
     forces = sample.forces.reshape(1000, 9, 3)
     torque = np.cross(sample.positions.reshape(1000, 9, 3), forces).sum(axis=1)
     assert abs(forces.sum(axis=1)).max() < 1e-10 and abs(torque).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "frame"), [("positions", 1), ("cell", 2), ("energy", 2), ("forces", 1), ("stress", 2)]
+)
+def test_numbers_whose_squares_leave_the_range_are_refused(name, frame, tmp_path):
+    dataset = toy_dataset(4)
+    values = getattr(dataset, name)
+    values[2 if len(values) == 4 else dataset.atom_ptr[1]] *= 1e300
+    with pytest.raises(UserError, match=f"a.h5: frame {frame}, {name}: expected numbers of at most 1e\\+12"):
+        write_dataset(tmp_path / "a.h5", dataset)
+
+
+def test_an_attribute_of_other_bytes_than_text_is_refused(tmp_path):
+    """It could not be written again."""
+    path = tmp_path / "a.h5"
+    write_dataset(path, toy_dataset(2))
+    unsealed(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["level_of_theory"] = b"\xff\xfe"
+    with pytest.raises(UserError, match="a.h5: attribute level_of_theory: expected text in UTF-8"):
+        read_dataset(path)

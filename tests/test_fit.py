@@ -205,6 +205,13 @@ def test_loss_that_turns_nan(data, tmp_path):
     Trainer.resume(settings(), tmp_path).run()
 
 
+def test_validation_that_is_nan_is_no_missing_label(data, tmp_path):
+    trainer = Trainer.start(settings(), data, tmp_path)
+    trainer.average.weights[:] = np.nan
+    with pytest.raises(UserError, match="training diverged .*validation force RMSE of inf"):
+        trainer.validate()
+
+
 def test_timed_run_ends_with_rate_zero(data, tmp_path, monkeypatch):
     trainer = Trainer.start(settings(max_time="100s", max_epochs=10**6, cooldown=0.25), data, tmp_path)
     clock = iter(range(0, 10**6))

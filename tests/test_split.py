@@ -39,6 +39,15 @@ def source(tmp_path):
     return path
 
 
+@pytest.mark.parametrize("prefix", [".", "..", "", "new/", "new/.."])
+def test_a_folder_is_no_beginning_of_names(prefix, source, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    with pytest.raises(UserError, match="-o: expected what the names of the files begin with, such as"):
+        split(source, prefix=prefix)
+    assert not any(name.name.startswith((".", "_")) for name in tmp_path.rglob("*.h5"))
+
+
 def frames_of(path) -> list[int]:
     """Which frames of the source a file holds, by their energies."""
     return [int(energy) for energy in read_dataset(path).energy]
