@@ -190,7 +190,8 @@ def summary(trainer) -> list[str]:
     """What is about to be trained, on what."""
     train, valid, model = trainer.train, trainer.valid, trainer.config.model
     return [
-        f"{counted(len(train), 'training frame')}, {counted(len(valid), 'validation frame')}, "
+        f"{counted(len(train), 'training frame')}, {trainer.batch_size} a step, "
+        f"{counted(len(valid), 'validation frame')}, "
         f"{trainer.potential.mean_neighbours:.1f} neighbours per atom within {model.cutoff:g} Å",
         f"{len(trainer.weights)} parameters ({model.symmetry}, l_max {model.l_max}, "
         f"{counted(model.blocks, 'block')}, {model.features} features, {trainer.config.train.dtype}), "

@@ -348,7 +348,9 @@ class TrainConfig(_Table):
     section = "train"
     later = MappingProxyType({"optimizer": "adam", "schedule": "plateau"})
 
-    batch_size: int = option(5, "frames per step", low=1, high=MANY)
+    batch_size: int = option(
+        0, "frames per step; 0: as many as have about 75 atoms, at least one", low=0, high=MANY
+    )
     optimizer: str = option(
         "adam", "soap: Adam in the eigenbasis of each matrix's gradients", choices=("adam", "soap")
     )

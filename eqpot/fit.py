@@ -54,6 +54,7 @@ MODEL, CHECKPOINT, LOG, SETTINGS, CURVE = (
     "learning_curve.png",
 )
 FILES = (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE)
+ATOMS_A_STEP = 75  # of batches of no given size
 FIRST = 0.1  # part of a run after which its end is estimated
 FORMAT, VERSION = "eqpot-checkpoint", 2
 # What the JSON of a checkpoint holds; the arrays are `_layout`.
@@ -156,6 +157,8 @@ class Trainer:
         _require_forces(valid, "validation")
         self.train = Frames(train, train.species, config.model.cutoff)
         self.valid = Frames(valid, train.species, config.model.cutoff)
+        atoms = len(self.train.dataset.numbers) / len(self.train)
+        self.batch_size = config.train.batch_size or max(1, round(ATOMS_A_STEP / atoms))
         self.stress = config.loss.stress > 0 and self.train.has_stress
         balanced = config.loss.element_weights == "balanced"
         self.atom_weights = _element_weights(train, balanced)[train.numbers]
@@ -318,7 +321,7 @@ class Trainer:
     def epoch(self, watch: "Watch") -> dict[str, float]:
         """One pass over the training frames in random order; returns the mean loss and its terms."""
         order = self.random.permutation(len(self.train))
-        size = self.config.train.batch_size
+        size = self.batch_size
         losses, frames = [], []
         self.within = 0.0
         for chosen in (order[k : k + size] for k in range(0, len(order), size)):

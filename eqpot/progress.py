@@ -88,7 +88,7 @@ class Live(Watch):
 
     def step_done(self, trainer: Trainer, fraction: float, losses: Mapping[str, float]) -> None:
         now = time.monotonic()
-        speed = trainer.config.train.batch_size / (now - self.last)
+        speed = trainer.batch_size / (now - self.last)
         self.speed = 0.95 * self.speed + 0.05 * speed if self.speed else speed
         self.last = now
         done = trainer.elapsed() if self.timed else trainer.state.epoch + fraction

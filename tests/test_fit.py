@@ -255,6 +255,12 @@ def test_stop_patience_and_plateau(data, tmp_path):
     assert "min_learning_rate" in trainer.finished()
 
 
+@pytest.mark.parametrize(("given", "expected"), [(0, 19), (3, 3)])
+def test_a_step_takes_about_as_many_atoms_of_any_frames(given, expected, data, tmp_path):
+    """Frames of four atoms: 75 / 4 of them."""
+    assert Trainer.start(settings(batch_size=given), data, tmp_path).batch_size == expected
+
+
 def test_frames_are_drawn_apart():
     data = toy_dataset(12)
     train, valid = choose_frames(settings(), data, None)
