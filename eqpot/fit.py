@@ -40,7 +40,7 @@ from eqpot.isolated import decide
 from eqpot.loss import Labels, loss_and_gradient
 from eqpot.model import Model
 from eqpot.outlook import final_error, limit
-from eqpot.potential import PROVENANCE, Potential
+from eqpot.potential import MOST_WEIGHT, PROVENANCE, Potential
 from eqpot.runs import Hold, beginning, check_hash, check_run, clear_run, read_checkpoint, write_checkpoint
 from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
 from eqpot.soap import Soap, matrices
@@ -768,7 +768,10 @@ def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
     return {
         "train_frames": Array(np.integer, ("train",), low=0, rising=True),
         "valid_frames": Array(np.integer, ("valid",), low=0, rising=True),
-        **dict.fromkeys(("weights", "average", "best", "adam_m"), weights),
+        **dict.fromkeys(
+            ("weights", "average", "best"), replace(weights, low=-MOST_WEIGHT, high=MOST_WEIGHT)
+        ),
+        "adam_m": weights,
         **dict.fromkeys(("adam_v", "adam_v_max") if train.amsgrad else ("adam_v",), squares),
         **(_factors(weights) if train.optimizer == "soap" else {}),
         "scale": Array(np.float64, ("elements",), above=0),

@@ -52,6 +52,7 @@ ELEMENTS = {
 }
 FROM_VOIGT = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # the nine components among xx yy zz yz xz xy
 NO_PAIRS = np.empty(0)
+MOST_WEIGHT = 1e9  # they begin with 1; products of larger ones leave the range of float32
 MOST_PARAMETERS = 50_000_000  # far more than fits have needed; training keeps several copies
 
 
@@ -528,7 +529,11 @@ def _frame_sums(values: np.ndarray, batch: Batch) -> np.ndarray:
 
 def _weights(model: Model, dtype: str) -> dict[str, Array]:
     """Arrays of a model file."""
-    return {f"params/{name}": Array(np.dtype(dtype).type, shape) for name, shape in model.shapes().items()}
+    number = np.dtype(dtype).type
+    return {
+        f"params/{name}": Array(number, shape, low=-MOST_WEIGHT, high=MOST_WEIGHT)
+        for name, shape in model.shapes().items()
+    }
 
 
 def _are_distances(value: Any) -> bool:

@@ -324,6 +324,10 @@ BAD = {
     "fit/model.h5": [
         (inside("config", cutoff=without), "model.cutoff: expected a setting, found none"),
         (array("scale", put(0, 1e300)), "scale: expected numbers at most 1e.12"),
+        (
+            array("params/output.1", put((0, 0), 3e38)),
+            "params/output.1: expected numbers at most 1e.09, found 3e.38",
+        ),
         (lambda file: null(file, "shift"), "shift: expected an array, found one without numbers or a shape"),
         (inside("config", blocks=without), "model.blocks: expected a setting, found none"),
         (inside("config", cutoff=math.nan), "model.cutoff: expected a number .* found NaN"),
@@ -386,6 +390,7 @@ BAD = {
         (array("weights", lambda w: w[0]), r"weights: expected shape \(weights,\), found \(\)"),
         (array("weights", lambda w: w.astype("f8")), "weights: expected float32, found float64"),
         (array("average", lambda w: w[:-1]), "average: expected shape"),
+        (array("average", put(0, -1e30)), "average: expected numbers at least -1e.09, found -1e.30"),
         (array("adam_m", put(0, np.inf)), "adam_m: expected finite numbers"),
         (array("adam_v", put(0, -1.0)), "adam_v: expected numbers at least 0, found -1"),
         (array("adam_v_max", None), "adam_v_max: expected an array of that name"),
