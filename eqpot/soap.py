@@ -91,6 +91,7 @@ class Soap:
         xp = array_module(backend)
         self.left, self.left_basis = xp.zeros((2, left.sum()), **like)
         self.right, self.right_basis = xp.zeros((2, right.sum()), **like)
+        self.right_turned = self.right_basis * 0  # Q_R^T of all
         inside = np.concatenate([place.index().ravel() for place in ordered])
         rest = np.setdiff1d(np.arange(len(weights)), inside)
         # Threads take equal numbers of matrices, in this order: large and small ones in turn.
@@ -109,21 +110,30 @@ class Soap:
         """Move `weights` (in place) against `gradient`, both of one shape."""
         self.steps += 1
         if self.steps == 1:
+            self._observe(gradient)
             for group in self._groups:
-                group.observe(gradient, 1 - self.beta2)
                 group.begin()
             return
         if self.steps % OBSERVED == 0:
-            for group in self._groups:
-                group.observe(gradient, 1 - self.beta2)
+            self._observe(gradient)
         self._move(weights, gradient, to_device(self._constants(rate), self.backend))
         for group in self._groups:
             group.renew(self.steps)
 
+    def _observe(self, gradient: np.ndarray) -> None:
+        """Take a gradient into the factors, where its squares are finite."""
+        if self.backend == "cpu":
+            places, _, left_at, right_at = self._layout
+            share = np.array([1 - self.beta2], self.m.dtype)
+            kernels.soap_observe_cpu(self.left, self.right, gradient, places, left_at, right_at, share)
+            return
+        for group in self._groups:
+            group.observe(gradient, 1 - self.beta2)
+
     def _move(self, weights: np.ndarray, gradient: np.ndarray, constants: np.ndarray) -> None:
         if self.backend == "cpu":
             places, rest, left_at, right_at = self._layout
-            bases = self.left_basis, self.right_basis, left_at, right_at
+            bases = self.left_basis, self.right_basis, self.right_turned, left_at, right_at
             kernels.soap_step_cpu(weights, self.m, self.v, gradient, places, rest, *bases, constants)
             return
         turned, moved = gradient.copy(), gradient * 0
@@ -151,6 +161,8 @@ class Soap:
         for name, array in self.state().items():
             if name != "steps":
                 array[...] = to_device(state[name], self.backend)
+        for group in self._groups:
+            group.right_turned[...] = group.right_basis
 
 
 class _Group:
@@ -165,6 +177,7 @@ class _Group:
             place = slice(at[side], at[side] + len(index) * size * size)
             for name in (side, f"{side}_basis"):
                 setattr(self, name, getattr(soap, name)[place].reshape(-1, size, size))
+        self.right_turned = _turned(soap.right_turned[place].reshape(-1, size, size))
 
     def observe(self, gradient: np.ndarray, share: float) -> None:
         """Take a gradient into the factors, where its squares are finite."""
@@ -177,6 +190,7 @@ class _Group:
         """The first bases, large eigenvalues in front: orthogonal iteration keeps them so."""
         for factor, basis in ((self.left, self.left_basis), (self.right, self.right_basis)):
             basis[...] = self.xp.linalg.eigh(factor.astype(np.float64))[1][..., ::-1]
+        self.right_turned[...] = self.right_basis
 
     def renew(self, step: int) -> None:
         """New bases for the matrices whose turn it is."""
@@ -185,6 +199,7 @@ class _Group:
         if len(index):
             left = self._follow(self.left[turn], self.left_basis[turn])
             right = self._follow(self.right[turn], self.right_basis[turn])
+            self.right_turned[turn] = self.right_basis[turn]
             m[index] = left @ m[index] @ _turned(right)
 
     def _follow(self, factor: np.ndarray, basis: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from numba import prange
 
 from .compile import inner, kernel
 from .dense import N, T, _add_product
+from .simd import add_product
 
 
 @inner
@@ -26,7 +27,7 @@ def _adam(u, m, v, g, constants):
 
 
 @kernel
-def soap_step_cpu(w, m, v, g, places, rest, left, right, left_at, right_at, constants):
+def soap_step_cpu(w, m, v, g, places, rest, left, right, right_turned, left_at, right_at, constants):
     """w, m, v, g [W], without gaps; places[i] = (start, k, m, from row to row) of matrix i, whose bases begin
     at left_at[i] in left[.] and right_at[i] in right[.]; constants = (1 - beta1, 1 - beta2, step, 1 / root,
     epsilon) in w's dtype."""
@@ -39,16 +40,38 @@ def soap_step_cpu(w, m, v, g, places, rest, left, right, left_at, right_at, cons
                 w[at] -= constants[2] * u[0]
         else:
             start, rows, columns, stride = places[i]
-            scratch = np.zeros((2, rows, columns), w.dtype)
-            one = np.ones(2, w.dtype)
-            half, turned = scratch[0], scratch[1]
-            a, b = (left[left_at[i] :], rows), (right[right_at[i] :], columns)
-            _add_product((half, columns), a, (g[start:], stride), rows, rows, columns, T, N, one)
-            _add_product((turned, columns), (half, columns), b, rows, columns, columns, N, N, one)
+            scratch = np.zeros((3, rows, columns), w.dtype)
+            half, turned, back = scratch[0], scratch[1], scratch[2]
+            one, L, R, c = w.dtype.type(1), left_at[i], right_at[i], columns
+            add_product(half, 0, c, left, L, 1, rows, g, start, stride, rows, rows, c, one)
+            add_product(turned, 0, c, half, 0, c, 1, right, R, c, rows, c, c, one)
             for r in range(rows):
                 at = start + r * stride
                 _adam(turned[r], m[at : at + columns], v[at : at + columns], turned[r], constants)
-            half[:] = 0
-            _add_product((half, columns), a, (turned, columns), rows, rows, columns, N, N, one)
-            one[0] = -constants[2]
-            _add_product((w[start:], stride), (half, columns), b, rows, columns, columns, N, T, one)
+            add_product(back, 0, c, left, L, rows, 1, turned, 0, c, rows, rows, c, one)
+            add_product(w, start, stride, back, 0, c, 1, right_turned, R, c, rows, c, c, -constants[2])
+
+
+@kernel
+def soap_observe_cpu(left, right, g, places, left_at, right_at, share):
+    """L += share (G G^T - L), R += share (G^T G - R), in matrices whose products are finite; share [1]."""
+    for i in prange(places.shape[0]):
+        start, rows, columns, stride = places[i]
+        factors = np.zeros(2, g.dtype)
+        factors[0] = share[0]
+        G = (g[start:], stride)
+        new = np.empty(max(rows, columns) ** 2, g.dtype)
+        for side in range(2):
+            size = columns if side else rows
+            if side:
+                _add_product((new, size), G, G, size, rows, size, T, N, factors)
+                old = right[right_at[i] : right_at[i] + size * size]
+            else:
+                _add_product((new, size), G, G, size, columns, size, N, T, factors)
+                old = left[left_at[i] : left_at[i] + size * size]
+            total = new.dtype.type(0)
+            for r in range(size * size):
+                total += new[r]
+            if abs(total) < np.inf:  # np.isfinite is a difference, which `reassoc` takes for zero
+                for r in range(size * size):
+                    old[r] += new[r] - share[0] * old[r]
