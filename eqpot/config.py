@@ -416,16 +416,16 @@ class DynamicsConfig(_Table):
     ensemble: str = option("nvt", "what is kept constant", choices=("nve", "nvt", "npt"))
     thermostat: str = option("nose-hoover", "of nvt", choices=("nose-hoover", "langevin"))
     length: str = option("10ps", "of the whole run: steps, or a time such as 20ps", parse=_length)
-    timestep: float = option(0.5, "time step, fs", above=0, high=1000)
+    timestep: float = option(0.5, "time step, fs", low=1e-6, high=1000)
     temperature: float = option(300.0, "of the thermostat and of the first velocities, K", above=0, high=HUGE)
     end_temperature: Any = option(
         None, "that temperature at the end, changing linearly; with langevin", parse=_end_temperature
     )
     thermostat_time: float = option(
-        100.0, "characteristic time of the thermostat, fs; 1/friction of langevin", above=0, high=HUGE
+        100.0, "characteristic time of the thermostat, fs; 1/friction of langevin", low=1e-3, high=HUGE
     )
     pressure: float = option(1.0, "of npt, bar (10000 bar are 1 GPa)", low=-HUGE, high=HUGE)
-    barostat_time: float = option(1000.0, "characteristic time of npt's barostat, fs", above=0, high=HUGE)
+    barostat_time: float = option(1000.0, "characteristic time of npt's barostat, fs", low=1e-3, high=HUGE)
     index: int = option(-1, "frame of STRUCTURE, from 0, or -1, -2, ... from the end", low=-MANY, high=MANY)
     keep_velocities: bool = option(False, "begin with those of STRUCTURE")
     seed: int = option(0, "of the first velocities and of langevin's noise", low=0, high=2**63 - 1)

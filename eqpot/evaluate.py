@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,12 @@ class Frames:
         self.cutoff = cutoff
         self.n_species = len(species)
         self.graphs = frame_graphs(dataset, species, cutoff)
+        self._flat = np.zeros(0, int)  # frames whose stress means nothing
+        if dataset.stress is not None:
+            flat = np.isnan([graph.volume for graph in self.graphs])
+            self._flat = np.flatnonzero(flat & dataset.known("stress"))
+            stress = np.where(flat[:, None, None], np.nan, dataset.stress)
+            self.dataset = replace(dataset, stress=stress)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -68,14 +75,19 @@ class Frames:
         )
 
     def warning(self) -> str | None:
-        """A line about frames in which no atom has a neighbour, if there are any."""
-        bare = np.flatnonzero(self.edges == 0)
-        if not len(bare):
-            return None
-        return (
-            f"{self.dataset.path or 'data'}: {len(bare)} of {len(self)} frames have no two atoms within "
-            f"the cutoff of {self.cutoff:g} Å (first: frame {bare[0]}); their forces are predicted as zero"
-        )
+        """A line about frames in which no atom has a neighbour, and stress without a volume, if any."""
+        bare, lines = np.flatnonzero(self.edges == 0), []
+        if len(bare):
+            lines.append(
+                f"{len(bare)} of {len(self)} frames have no two atoms within the cutoff of {self.cutoff:g} Å "
+                f"(first: frame {bare[0]}); their forces are predicted as zero"
+            )
+        if len(self._flat):
+            lines.append(
+                f"the stress of {len(self._flat)} of {len(self)} frames is not used (first: frame "
+                f"{self._flat[0]}), which are not periodic in three directions"
+            )
+        return f"{self.dataset.path or 'data'}: {'; '.join(lines)}" if lines else None
 
 
 def predict(potential: "Potential", frames: Frames, max_edges: int = 20_000) -> Labels:
@@ -162,13 +174,13 @@ def evaluate(potential: "Potential", dataset: Dataset) -> tuple[dict[str, Any], 
     bad = dataset.frame_of_atom[~np.isfinite(prediction.forces).all(axis=1)]
     bad = np.union1d(bad, np.flatnonzero(~np.isfinite(prediction.energy)))
     if prediction.stress is not None and dataset.stress is not None:
-        lost = ~np.isfinite(prediction.stress) & ~np.isnan(dataset.stress)
+        lost = ~np.isfinite(prediction.stress) & ~np.isnan(frames.dataset.stress)
         bad = np.union1d(bad, np.flatnonzero(lost.any(axis=(1, 2))))
     if len(bad):
         raise UserError(
             f"{name}: frame {bad[0]}: expected finite predictions of the model, found NaN or infinity"
         )
-    return report(dataset, prediction), prediction, frames.warning()
+    return report(frames.dataset, prediction), prediction, frames.warning()
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:

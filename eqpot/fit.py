@@ -461,7 +461,7 @@ class Trainer:
     def notes(self) -> list[str]:
         """Where the shifts are from and what they are good for, where that is not as usual."""
         provenance = self.potential.provenance
-        return [line for line in (provenance.get("shifts"), provenance["note"]) if line]
+        return [line for line in (provenance.get("shifts"), provenance.get("note")) if line]
 
     def _left_open(self, shifts: str | Mapping[str, float]) -> str:
         """What fitted shifts are good for, where that is not everything; else empty."""
@@ -768,9 +768,7 @@ def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
     return {
         "train_frames": Array(np.integer, ("train",), low=0, rising=True),
         "valid_frames": Array(np.integer, ("valid",), low=0, rising=True),
-        **dict.fromkeys(
-            ("weights", "average", "best"), replace(weights, low=-MOST_WEIGHT, high=MOST_WEIGHT)
-        ),
+        **dict.fromkeys(("weights", "average", "best"), replace(weights, low=-MOST_WEIGHT, high=MOST_WEIGHT)),
         "adam_m": weights,
         **dict.fromkeys(("adam_v", "adam_v_max") if train.amsgrad else ("adam_v",), squares),
         **(_factors(weights) if train.optimizer == "soap" else {}),

@@ -644,7 +644,13 @@ def _check_head(path: Path, head: np.ndarray, size: int, checkpoint: Path) -> No
     """Head: magic word, tag and version, the number of frames, and where the list of them is."""
     same = _head(path)[:32] == head[:32].tobytes()
     frames, place = np.frombuffer(head[32:].tobytes(), "<i8")
-    if not (same and 0 < frames < size and ULM_HEAD <= place <= size - 8 * frames):
+    listed = same and 0 < frames < size and ULM_HEAD <= place <= size - 8 * frames
+    if listed:
+        with open(path, "rb") as file:
+            file.seek(place)
+            starts = np.frombuffer(file.read(8 * frames), "<i8")
+        listed = (np.diff(starts) > 0).all() and starts[0] >= ULM_HEAD and starts[-1] < size
+    if not listed:
         raise UserError(f"{checkpoint}: trajectory_head: expected that of {path}, found another")
 
 

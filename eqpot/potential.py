@@ -42,8 +42,8 @@ FORMAT, VERSION = "eqpot-model", 2
 DTYPE: Rule = ("float32 or float64", lambda value: value in ("float32", "float64"))
 MEAN_NEIGHBOURS = number(low=1e-3, high=1e6)
 PROVENANCE: Rule = (
-    "a table, in which closest holds distances above 0 by pair of elements",
-    lambda value: isinstance(value, dict) and _are_distances(value.get("closest", {})),
+    "a table of finite numbers and texts, in which closest holds distances above 0 by pair of elements",
+    lambda value: isinstance(value, dict) and _finite(value) and _are_distances(value.get("closest", {})),
 )
 ELEMENTS = {
     "species": Array(np.integer, ("elements",), low=1, high=len(chemical_symbols) - 1, rising=True),
@@ -534,6 +534,13 @@ def _weights(model: Model, dtype: str) -> dict[str, Array]:
         f"params/{name}": Array(number, shape, low=-MOST_WEIGHT, high=MOST_WEIGHT)
         for name, shape in model.shapes().items()
     }
+
+
+def _finite(value: Any) -> bool:
+    """Whether all floats in something of JSON are."""
+    if isinstance(value, dict | list):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _are_distances(value: Any) -> bool:

@@ -56,9 +56,16 @@ RANDOM: Rule = {
 def parse(text: Any, where: str) -> Any:
     """JSON of a file. UserError where it is none."""
     try:
-        return json.loads(text, parse_int=_integer)
+        return json.loads(text, parse_int=_integer, parse_float=_float)
     except (TypeError, ValueError, RecursionError) as e:
         raise UserError(f"{where}: expected JSON, found what is none ({str(e)[:100]})") from e
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"a number beyond all floats, {text[:20]}")
+    return value
 
 
 def _integer(text: str) -> int:

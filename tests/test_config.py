@@ -220,10 +220,14 @@ def test_too_many_parameters_are_told_before_they_are_made():
         ({"length": "9" * 400}, "--length: expected a number of steps above 0"),
         ({"length": "1" + "0" * 12, "timestep": 0.5}, None),
         (
-            {"length": "1ns", "timestep": 1e-300},
-            "--length: expected at most 1e+12 steps, found 1ns in steps of",
+            {"length": "10ns", "timestep": 1e-6},
+            "--length: expected at most 1e+12 steps, found 10ns in steps of",
         ),
-        ({"timestep": 1e4}, "--timestep: expected a number greater than 0 and at most 1000"),
+        ({"timestep": 1e4}, "--timestep: expected a number at least 1e-06 and at most 1000"),
+        (
+            {"thermostat_time": 1e-300, "thermostat": "langevin"},
+            "--thermostat-time: expected a number at least 0.001 and",
+        ),
         ({"end_temperature": 1e300, "thermostat": "langevin"}, "--end-temperature: expected a temperature"),
     ],
 )

@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+from toy import MODEL, toy_dataset
 
-from eqpot.config import LossConfig
+from eqpot.config import Config, LossConfig
+from eqpot.data import write_dataset
+from eqpot.evaluate import Frames, evaluate
+from eqpot.fit import Trainer
 from eqpot.loss import Labels, loss_and_gradient
+from eqpot.potential import Potential
 
 COUNTS, VOLUMES = np.array([2, 3]), np.array([3.0, 5.0])
 
@@ -109,3 +114,23 @@ def test_float32_predictions_are_compared_in_float64():
     prediction = Labels(energy=np.array([-1e5 + 0.25], np.float64), forces=np.zeros((1, 3), np.float32))
     target = Labels(energy=np.array([-1e5]), forces=np.zeros((1, 3)))
     assert loss_and_gradient(LossConfig(), prediction, target, [1])[1]["energy"] == 0.0625
+
+
+def test_stress_of_frames_without_a_volume_is_told_and_left_out(tmp_path):
+    """A slab's stress per volume of an arbitrary cell means nothing, and none is predicted."""
+    dataset = toy_dataset(3)
+    dataset.pbc[1, 2], dataset.cell[1, 2] = False, 0.0
+    frames = Frames(dataset, dataset.species, 3.5)
+    assert "the stress of 1 of 3 frames is not used (first: frame 1)" in frames.warning()
+    assert frames.dataset.known("stress").tolist() == [True, False, True]
+    assert dataset.known("stress").all()
+    potential = Potential.create(dataset.species, **MODEL)
+    content, _, warning = evaluate(potential, dataset)
+    assert np.isfinite(content["stress_rmse"]) and warning == frames.warning()
+    write_dataset(tmp_path / "a.h5", dataset)
+    train = {"n_train": 2, "n_valid": 1, "max_epochs": 2}
+    trainer = Trainer.start(
+        Config.from_dict({"model": MODEL, "train": train}), tmp_path / "a.h5", tmp_path / "run"
+    )
+    trainer.run()
+    assert np.isfinite(trainer.rows[-1]["loss"])
