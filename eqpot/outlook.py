@@ -6,26 +6,27 @@ from collections.abc import Sequence
 import numpy as np
 
 LEAST = 8  # epochs that a power of them is fitted to
-# Error at the end of the cooldown over that before it, and how far a run is from the middle of many:
-# bench/accuracy.md tells from which.
-COOLED, SPREAD = 0.6, 1.25
+# Error at the end of the cooldown over that before it; how much of the slope is left on the way there; how
+# far a run may be from that. Of the fits in bench/accuracy.md.
+COOLED, BENT, SPREAD = 0.71, 0.8, 1.25
 LEARNED, ALIKE = 0.6, 0.85  # of the error on new frames: what is on training frames is little; about as large
 
 
 def final_error(errors: Sequence[float], epochs: float, cooldown: float) -> tuple[float, float] | None:
     """Limits between which the last of `epochs` errors is expected, from those so far, all at the full rate.
 
-    Before the cooldown, a fraction of the epochs, errors fall like a power of the epoch; it is fitted to the
-    later half. None where they are too few.
+    Before the cooldown, a fraction of the epochs, errors fall like a power of the epoch, and later on like a
+    lower one; it is fitted to the later half of those so far. None where they are too few.
     """
     found = np.asarray(errors, float)
     if len(found) < LEAST or not (found > 0).all():
         return None
-    later = slice(len(found) // 2, None)
-    x, y = np.log(np.arange(1, len(found) + 1))[later], np.log(found)[later]
-    slope = min(np.polyfit(x, y, 1)[0], 0.0)
-    before = max(epochs * (1 - cooldown), len(found))
-    middle = math.exp(y.mean() + slope * (math.log(before) - x.mean())) * (COOLED if cooldown else 1.0)
+    x, y = np.log(np.arange(1, len(found) + 1)), np.log(found)
+    later, last = slice(len(found) // 2, None), slice(-max(3, len(found) // 10), None)
+    slope = min(np.polyfit(x[later], y[later], 1)[0], 0.0)
+    before = math.log(max(epochs * (1 - cooldown), len(found)))
+    middle = math.exp(y[last].mean() + BENT * slope * (before - x[last].mean()))
+    middle *= COOLED if cooldown else 1.0
     return middle / SPREAD, middle * SPREAD
 
 

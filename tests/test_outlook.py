@@ -7,17 +7,18 @@ from toy import MODEL, toy_dataset
 from eqpot.config import Config
 from eqpot.data import write_dataset
 from eqpot.fit import Trainer
-from eqpot.outlook import COOLED, final_error, limit
+from eqpot.outlook import BENT, COOLED, final_error, limit
 from eqpot.words import duration
 
 
 @pytest.mark.parametrize("power", [-0.1, -0.5, -1.0])
 def test_a_power_of_the_epoch_goes_on(power):
     errors = 0.3 * np.arange(1.0, 21) ** power
-    low, high = final_error(errors, epochs=200, cooldown=0.4)
-    assert low < COOLED * 0.3 * 120**power < high and high / low < 2
-    low, high = final_error(errors, epochs=200, cooldown=0.0)
-    assert low < 0.3 * 200**power < high
+    for cooldown, cooled in ((0.4, COOLED), (0.0, 1.0)):
+        low, high = final_error(errors, epochs=200, cooldown=cooldown)
+        before = 200 * (1 - cooldown)
+        expected = cooled * errors[-1] * (before / 20) ** (BENT * power)
+        assert low < expected < high and high / low < 2
 
 
 def test_no_estimate_from_few_epochs_or_perfect_ones():
