@@ -184,10 +184,11 @@ def main(name, max_time, epochs, seed, preset, overrides, test) -> None:
     settings = " ".join([*([preset] if preset != "default" else []), *overrides]) or "defaults"
     key = f"{name}, {length}, {settings}, seed {seed}, {most_threads()} threads"
     folder = RUNS / "".join(c if c.isalnum() or c in "._-=" else "_" for c in key)
+    told = {"data": name, "length": length, "settings": settings, "seed": seed, "threads": most_threads()}
+    told["commit"] = commit()
     found = fit(config, pool, test_frames if test else None, folder)
     record = Record()  # another fit may have written it meanwhile
-    told = {"data": name, "length": length, "settings": settings, "seed": seed, "threads": most_threads()}
-    record.add(key, **told, **found, config=config.to_dict(), commit=commit())
+    record.add(key, **told, **found, config=config.to_dict())
     click.echo(f"{table({key: record.results[key]})}\n\n{record.write()}")
 
 

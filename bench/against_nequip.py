@@ -325,6 +325,7 @@ class Bench:
         if not data.exists():
             self.run(sys.executable, "-m", "eqpot", "data", "convert", acac(), data)
         train = {"batch_size": BATCH, "n_train": FRAMES, "n_valid": VALIDATION, "max_epochs": self.epochs}
+        train["optimizer"] = "adam"  # as NequIP's
         config = json.dumps({"model": self.settings, "train": train})
         return self.step_times(self.eqpot("steps", data, config, self.folder / "eqpot", self.device))
 

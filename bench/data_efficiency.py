@@ -39,6 +39,7 @@ RESULTS, PICTURE, RUNS = (
 FRAMES = (10, 40, 160)
 N_VALID = 10
 SETTINGS = {
+    "preset": "paper",
     "model": {"features": 32, "blocks": 3, "cutoff": 4.5},
     "train": {"batch_size": 1, "learning_rate": 0.005, "patience": 10, "dtype": "float32"},
 }

@@ -150,7 +150,7 @@ def training_step(name: str, device: str, limit: float) -> dict:
             ase.io.write(path, frames)
             convert([str(path)], data)
         model = {**SETTINGS, "symmetry": "so3", "cutoff": 4.0}
-        train = {"batch_size": batch_size, "n_train": 10, "n_valid": 2}
+        train = {"batch_size": batch_size, "n_train": 10, "n_valid": 2, "optimizer": "adam"}
         trainer = Trainer.start(
             Config.from_dict({"model": model, "train": train}), data, Path(folder) / "run", device=device
         )

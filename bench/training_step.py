@@ -81,7 +81,7 @@ def trainer_of(name: str, folder: Path) -> Trainer:
     data = folder / f"{name.split(',')[0]}.h5"
     if not data.exists():
         convert([str(source())], str(data))
-    train = {"batch_size": batch, "n_train": frames, "n_valid": 1, "seed": 0}
+    train = {"batch_size": batch, "n_train": frames, "n_valid": 1, "seed": 0, "optimizer": "adam"}
     config = Config.from_dict({"model": MODEL, "train": train})
     return Trainer.start(config, data, folder / name, overwrite=True)
 

@@ -413,7 +413,7 @@ def soap() -> Figure:
 def _gradients() -> np.ndarray:
     """Those of the third hundred of training steps on ethanol by one matrix, [100, 16, 16]."""
     train = {"optimizer": "soap", "n_train": 200, "n_valid": 10}
-    settings = {"model": {"blocks": 3, "features": 32}, "train": train}
+    settings = {"preset": "paper", "model": {"blocks": 3, "features": 32}, "train": train}
     random = np.random.default_rng(0)
     with TemporaryDirectory() as folder:
         trainer = Trainer.start(Config.from_dict(settings), FOLDER.parent / "data_tools/ethanol.h5", folder)

@@ -352,7 +352,7 @@ class TrainConfig(_Table):
         0, "frames per step; 0: as many as have about 75 atoms, at least one", low=0, high=MANY
     )
     optimizer: str = option(
-        "adam", "soap: Adam in the eigenbasis of each matrix's gradients", choices=("adam", "soap")
+        "soap", "soap: Adam in the eigenbasis of each matrix's gradients", choices=("soap", "adam")
     )
     learning_rate: float = option(0.01, "step length at the start", above=0, high=100)
     schedule: str = option(

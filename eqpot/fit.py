@@ -459,9 +459,15 @@ class Trainer:
         return [line for line in lines if line]
 
     def notes(self) -> list[str]:
-        """Where the shifts are from and what they are good for, where that is not as usual."""
-        provenance = self.potential.provenance
-        return [line for line in (provenance.get("shifts"), provenance.get("note")) if line]
+        """Where the shifts are from, what they are good for, what weights mean, where that is not as usual."""
+        provenance, loss = self.potential.provenance, self.config.loss
+        weights = ""
+        if loss.errors == "root_n" and (loss.energy not in (0, 1) or loss.stress not in (0, 1)):
+            weights = (
+                "loss.energy and loss.stress weigh errors of energy and virial by sqrt(N); "
+                "loss.errors=per_atom makes them weigh errors by atom, as version 0.1 did"
+            )
+        return [line for line in (provenance.get("shifts"), provenance.get("note"), weights) if line]
 
     def _left_open(self, shifts: str | Mapping[str, float]) -> str:
         """What fitted shifts are good for, where that is not everything; else empty."""

@@ -34,7 +34,7 @@ def limit(training: float, validation: float) -> str:
     """What limits a fit with these errors on frames that it has and has not seen, and what to change."""
     part = training / validation if validation > 0 else 1.0
     if part < LEARNED:
-        return "the frames limit this fit: more of them help, more time does not"
+        return "the frames limit this fit more than its time: more of them help most"
     if part > ALIKE:
         return "time or size limits this fit: give it a longer --max-time, or more model.features"
     return "time and frames limit this fit alike: both a longer --max-time and more frames help"

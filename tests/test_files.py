@@ -29,7 +29,10 @@ from eqpot.runs import LOCK, Hold
 
 OLD = Path(__file__).parent / "version_0_1"
 SETTINGS = Config.from_dict(
-    {"model": MODEL, "train": {"batch_size": 3, "max_epochs": 2, "n_valid": 3, "amsgrad": True}}
+    {
+        "model": MODEL,
+        "train": {"batch_size": 3, "max_epochs": 2, "n_valid": 3, "optimizer": "adam", "amsgrad": True},
+    }
 )
 READERS = {
     "toy.h5": read_dataset,

@@ -261,6 +261,14 @@ def test_a_step_takes_about_as_many_atoms_of_any_frames(given, expected, data, t
     assert Trainer.start(settings(batch_size=given), data, tmp_path).batch_size == expected
 
 
+@pytest.mark.parametrize(
+    ("loss", "told"), [({}, 0), ({"energy": 5.0}, 1), ({"energy": 5.0, "errors": "per_atom"}, 0)]
+)
+def test_weights_that_meant_something_else_are_told(loss, told, data, tmp_path):
+    notes = Trainer.start(settings(loss), data, tmp_path).notes()
+    assert sum("as version 0.1 did" in note for note in notes) == told
+
+
 def test_frames_are_drawn_apart():
     data = toy_dataset(12)
     train, valid = choose_frames(settings(), data, None)
