@@ -459,7 +459,7 @@ class Trainer:
         return [line for line in lines if line]
 
     def notes(self) -> list[str]:
-        """Where the shifts are from, what they are good for, what weights mean, where that is not as usual."""
+        """Where shifts are from and what they are good for, what weights mean, where that is not as usual."""
         provenance, loss = self.potential.provenance, self.config.loss
         weights = ""
         if loss.errors == "root_n" and (loss.energy not in (0, 1) or loss.stress not in (0, 1)):
