@@ -268,7 +268,7 @@ def test_the_draw_is_that_of_the_other_frames(tmp_path):
 
 def test_resumed_equals_unbroken(tmp_path):
     data = written(tmp_path / "a.h5", toy_dataset(), isolated("HO", [0.75, -3.5]))
-    config = settings()
+    config = settings(schedule="plateau")
     Trainer.start(config, data, tmp_path / "unbroken").run()
     Trainer.start(config.replace({"train": {"max_epochs": 2}}), data, tmp_path / "broken").run()
     resumed = Trainer.resume(config, tmp_path / "broken")
@@ -284,7 +284,7 @@ def test_resumed_equals_unbroken(tmp_path):
 def test_runs_from_before_go_on_without(tmp_path):
     """Their checkpoints have no such key, whatever their shifts."""
     data, off = written(tmp_path / "a.h5", toy_dataset()), {"model": {"isolated_atoms": False}}
-    config = settings(shifts=TABLE)
+    config = settings(shifts=TABLE, schedule="plateau")
     Trainer.start(config.replace(off), data, tmp_path / "unbroken").run()
     Trainer.start(config.replace(off | {"train": {"max_epochs": 2}}), data, tmp_path / "broken").run()
     with h5py.File(unsealed(tmp_path / "broken/checkpoint.h5"), "r+") as file:

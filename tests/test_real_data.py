@@ -53,7 +53,7 @@ SOURCES = {
     "ethanol_ccsdt": Source(("ethanol_ccsdt/ethanol_ccsd_t-train.npz",), 1000, 3, KCAL),
     "acac": Source(("acac/train_300K.xyz",), 500, 3),
     "water_pbe0ts": Source(tuple(f"water_pbe0ts/data_{k}" for k in range(3)), 320, 2, n_train=6),
-    "lips": Source(("lips/lips_200.npz",), 200, 3, n_train=8),
+    "lips": Source(("lips/lips_200.npz",), 200, 3, n_train=24),
     "formate_cu110": Source(("formate_cu110/deal_0.05_selected.xyz",), 408, 4, n_train=12),
     "mota_stress": Source(("mota_stress/MoTa_SS.xyz",), 658, 2, stress=True, n_train=64),
     # All 85 elements must be met in training, and a few violent frames decide every squared error: the loss
