@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TextIO
@@ -640,9 +640,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit status: 0, 2 after an error told in one line, 130 after a signal."""
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
-    with answering(interrupt), _streams() as (out, _):
+    asked: list[bool] = []
+
+    def stop() -> None:
+        asked.append(True)
+        interrupt()
+
+    with answering(stop), _streams() as (out, _):
         try:
-            status = _run([word for word in words if word != "--debug"], debug)
+            status = _run([word for word in words if word != "--debug"], debug, asked)
             out.flush()
         except KeyboardInterrupt:
             status = 130
@@ -707,7 +713,8 @@ class _Listened:
             os.close(nowhere)
 
 
-def _run(arguments: list[str], debug: bool) -> int:
+def _run(arguments: list[str], debug: bool, asked: Sequence[bool] = ()) -> int:
+    """asked: not empty once a stop was asked for, of which modules being imported may make another error."""
     try:
         return cli.main(arguments, prog_name="eqpot", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as e:
@@ -718,6 +725,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except click.Abort:
         return 130
     except Exception as e:
+        if asked and not isinstance(e, UserError | OSError | MemoryError | click.ClickException):
+            return 130
         if debug:
             traceback.print_exc()
         _complain(_one_line(e))

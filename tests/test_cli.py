@@ -783,6 +783,22 @@ def test_a_signal_while_modules_are_imported(number, delay, folder, tmp_path):
     assert not list(tmp_path.glob("run/.*"))
 
 
+@pytest.mark.parametrize(
+    ("raised", "status"), [(SystemError("lost"), 130), (ImportError("half"), 130), (UserError("full"), 2)]
+)
+def test_a_stop_that_became_another_error(raised, status, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise raised from None
+
+    monkeypatch.setattr("eqpot.cli.cli.main", interrupted)
+    assert main(["info", "x.h5"]) == status
+    assert bool(capsys.readouterr().err) == (status == 2)
+
+
 def _heed() -> None:
     """A job in the background ignores some signals, and so do its children."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
