@@ -443,12 +443,11 @@ class Trainer:
         chosen = np.linspace(0, len(self.train) - 1, count).astype(int)
         seen = Frames(self.train.dataset.subset(chosen), self.potential.species, self.config.model.cutoff)
         training = evaluate.errors(seen.dataset, evaluate.predict(self.potential, seen))["forces_rmse"]
-        validation = evaluate.errors(self.valid.dataset, evaluate.predict(self.potential, self.valid))
         if training is None:
             return ""
         return (
             f"F {1000 * training:.3g} meV/Å on {counted(count, 'training frame')}: "
-            f"{limit(training, validation['forces_rmse'])}"
+            f"{limit(training, self.state.best_rmse)}"
         )
 
     def warnings(self) -> list[str]:

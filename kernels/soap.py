@@ -29,8 +29,8 @@ def _adam(u, m, v, g, constants):
 @kernel
 def soap_step_cpu(w, m, v, g, places, rest, left, right, right_turned, left_at, right_at, constants):
     """w, m, v, g [W], without gaps; places[i] = (start, k, m, from row to row) of matrix i, whose bases begin
-    at left_at[i] in left[.] and right_at[i] in right[.]; constants = (1 - beta1, 1 - beta2, step, 1 / root,
-    epsilon) in w's dtype."""
+    at left_at[i] in left[.] and right_at[i] in right[.], of which right_turned[.] holds the transposes;
+    constants = (1 - beta1, 1 - beta2, step, 1 / root, epsilon) in w's dtype."""
     for i in prange(places.shape[0] + 1):
         if i == places.shape[0]:
             for r in range(rest.size):
@@ -72,6 +72,6 @@ def soap_observe_cpu(left, right, g, places, left_at, right_at, share):
             total = new.dtype.type(0)
             for r in range(size * size):
                 total += new[r]
-            if abs(total) < np.inf:  # np.isfinite is a difference, which `reassoc` takes for zero
+            if abs(total) < np.inf:  # np.isfinite let infinities pass under these flags
                 for r in range(size * size):
                     old[r] += new[r] - share[0] * old[r]
