@@ -39,10 +39,10 @@ from threadpoolctl import threadpool_limits
 from workloads import HERE, NAMES, need, structure
 
 from eqpot import EqpotCalculator, Potential
-from eqpot.bench import peak_memory
 from eqpot.explain import operations
 from eqpot.files import replacing
 from eqpot.graph import Batch, collate, frame_graph
+from eqpot.memory import peak_memory
 from eqpot.threads import on_threads
 
 PICTURE = HERE / "scaling.png"

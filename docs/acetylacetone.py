@@ -21,7 +21,8 @@ from eqpot.kernels.forces import forces_cpu
 from eqpot.kernels.interaction import interaction_bwd_cpu
 from eqpot.model import PATHS, Model
 from eqpot.ops import Operator, operators
-from eqpot.tape import Node, Pool, Tape
+from eqpot.pool import Pool
+from eqpot.tape import Node, Tape
 
 WITH_DIRECTION = (1, 3, 4)
 EVERYTHING = 100.0  # Å: a graph in which every pair has an edge; beyond the cutoff its weights are zero

@@ -2,16 +2,12 @@
 
 import json
 import platform
-import resource
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,9 +23,9 @@ from eqpot.files import replacing
 from eqpot.fit import Trainer
 from eqpot.potential import Potential
 from eqpot.printing import PlainTable
-from eqpot.threads import cores, on_threads
+from eqpot.threads import cores
+from eqpot.timing import TIME_STEP, median_time, nanoseconds_per_day, seconds_of
 
-TIME_STEP = 0.5  # fs, of the dynamics whose speed is told
 SPACING = 3.107  # Å between molecules on a cubic grid: water of 1 g/cm^3
 TOLERANCE = 2e-5  # float32 forces against the float64 reference, relative to the largest
 
@@ -47,11 +43,6 @@ def machine(device: str = "cpu") -> dict[str, str | int]:
         "date": date.today().isoformat(),
         **(card() if device == "cuda" else {}),
     }
-
-
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def water(molecules_a_side: int) -> Atoms:
@@ -102,7 +93,7 @@ def force_calls(
             moved.positions = start + random.normal(scale=0.003, size=start.shape)
             moved.get_forces()
 
-        first = _seconds(call)
+        first = seconds_of(call)
         error = force_error(model, atoms) if len(atoms) <= 200 else None
         if error is not None and not error <= TOLERANCE:
             raise UserError(
@@ -134,7 +125,7 @@ def training_steps(threads: Sequence[int], seconds: float, device: str = "cpu") 
         def step() -> None:
             trainer.step(random.choice(100, 5, replace=False))
 
-        first = _seconds(step)
+        first = seconds_of(step)
         return [
             {
                 "kind": "training step",
@@ -161,14 +152,13 @@ def table(rows: list[dict[str, Any]], about: dict[str, str | int]) -> PlainTable
         found.add_column(heading, justify="right")
     for r in rows:
         seconds = r["seconds"]
-        per_day = f"{86400 / seconds * TIME_STEP * 1e-6:.2f}"
         found.add_row(
             r["structure"],
             f"{r['atoms']}",
             f"{r['threads']}",
             f"{1e3 * seconds:.2f}",
             f"{1e6 * seconds / r['atoms']:.1f}",
-            per_day if r["kind"] == "force call" else "",
+            f"{nanoseconds_per_day(seconds):.2f}" if r["kind"] == "force call" else "",
             f"{r['first_seconds']:.1f}",
         )
     return found
@@ -192,19 +182,3 @@ def force_error(potential: Potential, atoms: Atoms) -> float:
     expected = reference.evaluate(atoms).forces
     largest = max(np.abs(expected).max(), potential.scale.max())
     return float(np.abs(potential.evaluate(atoms).forces - expected).max() / largest)
-
-
-def median_time(action: Callable[[], None], seconds: float, threads: int | None = None) -> float:
-    """Seconds of an action, after one that does not count: three at least, more while time is left."""
-    with on_threads(threads):
-        action()
-        times = [_seconds(action)]
-        while len(times) < 3 or sum(times) < seconds:
-            times.append(_seconds(action))
-    return median(times)
-
-
-def _seconds(action: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began

@@ -25,7 +25,7 @@ from eqpot.kernels.interaction import PATH_FACTORS
 from eqpot.kernels.simd import lanes, whole
 from eqpot.model import Dense, Model
 from eqpot.ops import Operator
-from eqpot.tape import Pool
+from eqpot.pool import Pool
 
 ATOMS_PER_PART = 12
 PARTS = 32  # at most

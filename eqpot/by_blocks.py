@@ -20,7 +20,8 @@ from eqpot.graph import Batch
 from eqpot.kernels.simd import whole
 from eqpot.model import Model, Stages
 from eqpot.ops import SIGNATURES, Operator
-from eqpot.tape import Node, Pool, Tape
+from eqpot.pool import Pool
+from eqpot.tape import Node, Tape
 
 WHOLE, BY_BLOCKS = "whole", "by blocks"
 

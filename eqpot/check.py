@@ -1,6 +1,5 @@
 """What a careful user asks of a potential before a long run: is it consistent, symmetric, smooth, stable?"""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -10,13 +9,14 @@ from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 from scipy.spatial.transform import Rotation
 
-from eqpot.bench import TIME_STEP, peak_memory
 from eqpot.calculator import EqpotCalculator
 from eqpot.config import DynamicsConfig
 from eqpot.errors import UserError
 from eqpot.md import draw_momenta, freedom, integrator
+from eqpot.memory import peak_memory
 from eqpot.potential import Potential, Result
 from eqpot.printing import PlainTable
+from eqpot.timing import TIME_STEP, nanoseconds_per_day, seconds_of
 
 SHAKE = 0.05  # Å, so that nothing is zero by symmetry or at a minimum
 # Å and 1: of the differences. A step of 0.005 Å is too coarse where the shake has squeezed a bond of
@@ -180,14 +180,12 @@ def _dynamics(potential: Potential, atoms: Atoms) -> Iterator[Finding]:
     run = integrator(config, moving, random)
     energies = []
     run.attach(lambda: energies.append(moving.get_total_energy() / len(moving)))
-    began = time.perf_counter()
-    run.run(STEPS)
-    seconds = (time.perf_counter() - began) / STEPS
+    seconds = seconds_of(lambda: run.run(STEPS)) / STEPS
     quarter = STEPS // 4
     drift = 1000 * abs(np.mean(energies[-quarter:]) - np.mean(energies[1 : quarter + 1]))
     name = f"energy drift, {STEPS * TIME_STEP / 1000:g} ps, {TEMPERATURE:g} K"
     yield Finding(name, float(drift), "meV/atom", 0.5)
-    yield Finding(f"dynamics in steps of {TIME_STEP:g} fs", 86400 / seconds * TIME_STEP * 1e-6, "ns/day")
+    yield Finding(f"dynamics in steps of {TIME_STEP:g} fs", nanoseconds_per_day(seconds), "ns/day")
 
 
 def table(findings: list[Finding], title: str) -> PlainTable:

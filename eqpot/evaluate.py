@@ -1,8 +1,6 @@
 """Errors of a potential against the labels of a data set."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +10,7 @@ from ase.data import chemical_symbols
 from eqpot.data import Dataset
 from eqpot.errors import UserError
 from eqpot.files import replacing
-from eqpot.graph import collate, frame_graphs
-from eqpot.loss import Labels
+from eqpot.frames import Frames, Labels
 from eqpot.printing import PlainTable
 
 if TYPE_CHECKING:
@@ -26,68 +23,6 @@ QUANTITIES = (
     ("forces", "force components", "meV/Å"),
     ("stress", "stress components", "meV/Å³"),
 )
-
-
-class Frames:
-    """A data set with its neighbour lists, which are made once, cut into batches as needed.
-
-    UserError at an element that is not among `species` (atomic numbers).
-    """
-
-    def __init__(self, dataset: Dataset, species: Sequence[int], cutoff: float):
-        self.dataset = dataset
-        self.cutoff = cutoff
-        self.n_species = len(species)
-        self.graphs = frame_graphs(dataset, species, cutoff)
-        self._flat = np.zeros(0, int)  # frames whose stress means nothing
-        if dataset.stress is not None:
-            flat = np.isnan([graph.volume for graph in self.graphs])
-            self._flat = np.flatnonzero(flat & dataset.known("stress"))
-            stress = np.where(flat[:, None, None], np.nan, dataset.stress)
-            self.dataset = replace(dataset, stress=stress)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    @property
-    def edges(self) -> np.ndarray:
-        """Edges of each frame, int64 [frames]."""
-        return np.array([len(g.senders) for g in self.graphs])
-
-    @property
-    def has_stress(self) -> bool:
-        """Whether any frame has a stress label."""
-        return bool(self.dataset.known("stress").any())
-
-    def batch(self, frames: Sequence[int]):
-        """The frames as one Batch, and their atoms' rows in the data set, in the batch's order."""
-        batch = collate([self.graphs[k] for k in frames], self.n_species)
-        ptr = self.dataset.atom_ptr
-        return batch, np.concatenate([np.arange(ptr[k], ptr[k + 1]) for k in frames])[batch.order]
-
-    def labels(self, frames: Sequence[int], rows: np.ndarray) -> Labels:
-        """Labels of `frames`, whose atoms are the data set's `rows`."""
-        d = self.dataset
-        return Labels(
-            energy=None if d.energy is None else d.energy[frames],
-            forces=None if d.forces is None else d.forces[rows],
-            stress=None if d.stress is None else d.stress[frames],
-        )
-
-    def warning(self) -> str | None:
-        """A line about frames in which no atom has a neighbour, and stress without a volume, if any."""
-        bare, lines = np.flatnonzero(self.edges == 0), []
-        if len(bare):
-            lines.append(
-                f"{len(bare)} of {len(self)} frames have no two atoms within the cutoff of {self.cutoff:g} Å "
-                f"(first: frame {bare[0]}); their forces are predicted as zero"
-            )
-        if len(self._flat):
-            lines.append(
-                f"the stress of {len(self._flat)} of {len(self)} frames is not used (first: frame "
-                f"{self._flat[0]}), which are not periodic in three directions"
-            )
-        return f"{self.dataset.path or 'data'}: {'; '.join(lines)}" if lines else None
 
 
 def predict(potential: "Potential", frames: Frames, max_edges: int = 20_000) -> Labels:

@@ -33,11 +33,11 @@ from eqpot.backend import moved, resolve, to_device, to_host
 from eqpot.config import Config
 from eqpot.data import Dataset, first_alike, read_dataset
 from eqpot.errors import UserError
-from eqpot.evaluate import Frames
 from eqpot.files import replacing
+from eqpot.frames import Frames, Labels
 from eqpot.graph import Batch, shortest_edges
 from eqpot.isolated import decide
-from eqpot.loss import Labels, loss_and_gradient
+from eqpot.loss import loss_and_gradient
 from eqpot.model import Model
 from eqpot.outlook import final_error, limit
 from eqpot.potential import MOST_WEIGHT, PROVENANCE, Potential

@@ -11,12 +11,11 @@ import numpy as np
 
 from eqpot.adam import Adam
 from eqpot.backend import array_module, free_memory, send, to_device
-from eqpot.evaluate import Frames
+from eqpot.frames import Frames, Labels
 from eqpot.gpu_calls import MOST, room_for
 from eqpot.graph import Batch, collate
 from eqpot.kernels import collate as kernels
 from eqpot.kernels.cuda import RECORDED_ROWS, Recording
-from eqpot.loss import Labels
 
 
 class GpuFrames:

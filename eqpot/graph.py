@@ -16,7 +16,6 @@ import numpy as np
 from ase.data import chemical_symbols
 from ase.geometry import wrap_positions
 
-from eqpot.data import Dataset
 from eqpot.errors import UserError
 from eqpot.kernels.compile import exact
 from eqpot.neighbours import check_cell, search
@@ -248,23 +247,6 @@ def frame_graph(
     count = found.edges_within(cutoff, positions, name)
     edges = found.senders[:count], found.receivers[:count], found.edge_vec[:count]
     return FrameGraph(index, *edges, volume, walk_of(index, positions, cell, pbc))
-
-
-def frame_graphs(dataset: Dataset, species: Sequence[int], cutoff: float) -> list[FrameGraph]:
-    """Graphs of all frames of a data set."""
-    ptr, path = dataset.atom_ptr, dataset.path or "data"
-    return [
-        frame_graph(
-            dataset.numbers[ptr[k] : ptr[k + 1]],
-            dataset.positions[ptr[k] : ptr[k + 1]],
-            dataset.cell[k],
-            dataset.pbc[k],
-            species,
-            cutoff,
-            f"{path}: frame {k}",
-        )
-        for k in range(len(dataset))
-    ]
 
 
 def walk_of(

@@ -16,7 +16,6 @@ from ase import Atoms
 from scipy.spatial.transform import Rotation
 from scipy.special import roots_legendre
 
-from eqpot.bench import median_time
 from eqpot.errors import UserError
 from eqpot.explain import steps
 from eqpot.graph import collate
@@ -26,9 +25,11 @@ from eqpot.kernels.compile import announce
 from eqpot.kernels.interaction import PATH_FACTORS
 from eqpot.model import PATHS, Dense
 from eqpot.ops import Operator, operators
+from eqpot.pool import Pool
 from eqpot.potential import Potential
 from eqpot.printing import PlainTable
-from eqpot.tape import Node, Pool, Tape
+from eqpot.tape import Node, Tape
+from eqpot.timing import median_time
 from eqpot.words import counted
 
 NODES = (24, 48, 96, 192, 384, 768)  # of the integral over the messages' strength

@@ -12,32 +12,11 @@ inverse units, so L is a pure number. a_i is the weight of atom i's element. A N
 adds nothing to a sum nor to the count that the sum is divided by.
 """
 
-from dataclasses import dataclass, fields
-from functools import partial
-from typing import Self
-
 import numpy as np
 
-from eqpot.backend import module_of, to_device, to_host
+from eqpot.backend import module_of
 from eqpot.config import LossConfig
-
-
-@dataclass
-class Labels:
-    """Energies [f] (eV), forces [n, 3] (eV/Å), stress [f, 3, 3] (eV/Å^3): labels or predictions.
-
-    None where a whole array is absent, NaN where a single number is.
-    """
-
-    energy: np.ndarray | None = None
-    forces: np.ndarray | None = None
-    stress: np.ndarray | None = None
-
-    def on(self, backend: str) -> Self:
-        """The same where the backend works."""
-        move = to_host if backend == "cpu" else partial(to_device, backend=backend)
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{name: None if a is None else move(a) for name, a in arrays.items()})
+from eqpot.frames import Labels
 
 
 def loss_and_gradient(

@@ -1,7 +1,8 @@
-"""How much memory there is for arrays."""
+"""How much memory there is for arrays, and how much is taken."""
 
 import math
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,3 +32,8 @@ def free_memory() -> float:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return min(memory(), next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")))
     return memory()
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

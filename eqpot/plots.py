@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from eqpot.analyze import Msd
 from eqpot.data import Dataset
 from eqpot.files import replacing
-from eqpot.loss import Labels
+from eqpot.frames import Labels
 from eqpot.words import plain
 
 INK, FAINT = "#333333", "#bbbbbb"

@@ -19,17 +19,18 @@ from eqpot.config import HUGE, ModelConfig
 from eqpot.errors import UserError
 from eqpot.evaluator import Evaluator
 from eqpot.files import new_hdf5, own_hdf5
+from eqpot.frames import Labels
 from eqpot.graph import Batch, FrameGraph, collate, frame_graph
 from eqpot.isolated import less_lone, with_lone_atoms, with_lone_seeds
 from eqpot.kernels import forces as force_kernels
 from eqpot.kernels.compile import exact
 from eqpot.kernels.cuda import constant
-from eqpot.loss import Labels
 from eqpot.model import ALL, Model, Selection
 from eqpot.ops import convolution, operators
 from eqpot.params import Params
+from eqpot.pool import GpuPool, Pool
 from eqpot.schema import TABLE, Array, Rule, check, number
-from eqpot.tape import GpuPool, Node, Pool, Tape
+from eqpot.tape import Node, Tape
 from eqpot.threads import new_lock, one_at_a_time
 from eqpot.zbl import ZBL
 

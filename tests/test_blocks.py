@@ -10,7 +10,8 @@ from test_model import MODEL, check_close, crystal, molecule, potential
 from eqpot.backend import to_host
 from eqpot.blocks import Blocks, graph_in_parts
 from eqpot.config import LossConfig
-from eqpot.loss import Labels, loss_and_gradient
+from eqpot.frames import Labels
+from eqpot.loss import loss_and_gradient
 
 
 def loss_of(graph):

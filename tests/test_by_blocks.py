@@ -21,7 +21,7 @@ from eqpot.graph import Batch
 from eqpot.kernels import cuda as gpu
 from eqpot.kernels import dense
 from eqpot.model import Model
-from eqpot.tape import Pool
+from eqpot.pool import Pool
 
 on_gpu = pytest.mark.skipif("cuda" not in USABLE, reason="no GPU; `make test-sim` runs it in the simulator")
 EDGES = 26  # an atom of water has as many within 4 Å

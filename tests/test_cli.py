@@ -25,7 +25,7 @@ from eqpot.config import Config
 from eqpot.data import read_dataset, write_dataset
 from eqpot.errors import UserError
 from eqpot.evaluate import errors, report
-from eqpot.loss import Labels
+from eqpot.frames import Labels
 from eqpot.potential import Potential
 from eqpot.stops import answering, interrupt
 

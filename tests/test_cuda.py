@@ -36,8 +36,8 @@ from eqpot.bench import machine, table
 from eqpot.config import Config
 from eqpot.data import Dataset, write_dataset
 from eqpot.errors import UserError
-from eqpot.evaluate import Frames
 from eqpot.fit import Trainer
+from eqpot.frames import Frames
 from eqpot.gpu_calls import Places, room_for
 from eqpot.gpu_graph import GpuVerletList
 from eqpot.gpu_training import GpuFrames

@@ -13,9 +13,10 @@ from eqpot import fit
 from eqpot.config import Config
 from eqpot.data import concatenate, write_dataset
 from eqpot.errors import UserError
-from eqpot.evaluate import Frames, errors, predict
+from eqpot.evaluate import errors, predict
 from eqpot.files import sha256
 from eqpot.fit import State, Trainer, Watch, _element_weights, checkpoint_of, choose_frames, energy_shifts
+from eqpot.frames import Frames
 from eqpot.potential import Potential
 from eqpot.runs import write_checkpoint
 

@@ -6,9 +6,10 @@ from toy import MODEL, toy_dataset
 
 from eqpot.config import Config, LossConfig
 from eqpot.data import write_dataset
-from eqpot.evaluate import Frames, evaluate
+from eqpot.evaluate import evaluate
 from eqpot.fit import Trainer
-from eqpot.loss import Labels, loss_and_gradient
+from eqpot.frames import Frames, Labels
+from eqpot.loss import loss_and_gradient
 from eqpot.potential import Potential
 
 COUNTS, VOLUMES = np.array([2, 3]), np.array([3.0, 5.0])

@@ -19,9 +19,9 @@ from eqpot import Potential
 from eqpot.config import LossConfig
 from eqpot.data import Dataset
 from eqpot.errors import UserError
-from eqpot.evaluate import Frames
+from eqpot.frames import Frames, Labels
 from eqpot.kernels import reference
-from eqpot.loss import Labels, loss_and_gradient
+from eqpot.loss import loss_and_gradient
 
 SMALL = dict(features=8, blocks=3, cutoff=4.0, basis_size=5, radial_width=6)
 SETTINGS = {
