@@ -20,9 +20,9 @@ from eqpot.kernels.blocks import (
     blocks_walk_cpu,
 )
 from eqpot.kernels.compile import announce
-from eqpot.kernels.force_call import Graph
-from eqpot.kernels.interaction import PATH_FACTORS
+from eqpot.kernels.products import PATH_FACTORS
 from eqpot.kernels.simd import lanes, whole
+from eqpot.kernels.walks import Graph
 from eqpot.model import Dense, Model
 from eqpot.ops import Operator
 from eqpot.pool import Pool

@@ -17,14 +17,14 @@ from eqpot.kernels.force_call import (
     OUT_V,
     SELF_S,
     SELF_V,
-    Graph,
     Net,
     Work,
     force_call_cpu,
     walked_cpu,
 )
-from eqpot.kernels.interaction import PATH_FACTORS
+from eqpot.kernels.products import PATH_FACTORS
 from eqpot.kernels.simd import aligned, lanes, whole
+from eqpot.kernels.walks import Graph
 from eqpot.model import Dense, Model
 from eqpot.params import Params
 from eqpot.threads import on_threads

@@ -28,7 +28,7 @@ from eqpot.potential import Potential
 from eqpot.printing import PlainTable
 from eqpot.words import counted
 
-# Operations of each path, per edge and channel (kernels/interaction.py): message forward, then back to the
+# Operations of each path, per edge and channel (kernels/products.py): message forward, then back to the
 # sender's features, to the weights, and to the direction.
 PATH_OPERATIONS = {
     "0x0->0": (2, 2, 2, 0),

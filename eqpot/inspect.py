@@ -1,6 +1,6 @@
 """What a potential does inside, for one structure: every intermediate by name, and what each path is worth.
 
-A path is one of the five products of a neighbour's features with Y1 (kernels/interaction.py) in one of the
+A path is one of the five products of a neighbour's features with Y1 (kernels/products.py) in one of the
 blocks. Blocks count from 1; arrays of atoms are in the order of the structure. All is computed in float64,
 whatever the potential's own precision, so that sums hold to round-off.
 """
@@ -22,7 +22,7 @@ from eqpot.graph import collate
 from eqpot.kernels import reference
 from eqpot.kernels.activation import SSP
 from eqpot.kernels.compile import announce
-from eqpot.kernels.interaction import PATH_FACTORS
+from eqpot.kernels.products import PATH_FACTORS
 from eqpot.model import PATHS, Dense
 from eqpot.ops import Operator, operators
 from eqpot.pool import Pool

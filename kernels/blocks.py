@@ -8,22 +8,15 @@ stages, in which every part of the atoms is worked on by itself: the edges of a 
 its gate. The weights w = h W of an edge live in registers only, and are formed again in each walk. Values are
 kept between the walks, since matrices and gate need them again.
 
-Layout of an atom's rows as in `force_call`: x[4, C] features between the blocks, u[4, C] what neighbours see
-of them, m[11, C] messages, p[5, C] what the gate takes. Arrays of `Memory` hold four slots: value, cotangent
+Rows of an atom, and how edges are walked, as in `walks`. Arrays of `Memory` hold four slots: value, cotangent
 d, tangent t, and td, the tangent of d. Matrices are linear: the walks for values and tangents, and the two
 backward ones, are the same code on another slot. Weights have no tangent, so grad W moves by
 
     tdW = x^T tdy + tx^T dy                       for every matrix y = x W
 
-Edges come in pairs, e = (i <- j) and its reverse with the same w and -Y. With M = dm, q_p = dE/dw_p and the
-constants of the paths in W (see `interaction` for the five products and their cotangents):
-
-    du_i += w0 M0_j - w1 Y . M1_j | w2 M2_j - w3 M3_j Y - w4 M4_j x Y
-    q = (s_j M0_i, s_j Y . M1_i, v_j . M2_i, Y . v_j M3_i, Y . (v_j x M4_i)),    dh = W q,   dW = h^T q
-    dY += w1 s_j M1_i + w3 M3_i v_j + w4 v_j x M4_i
-
-and the fourth walk is their product rule in (M, u, h, Y), without dY, which no weight needs. It takes the
-tangents of an edge and of its reverse to be alike too: th the same, tY of opposite sign.
+With q_p = dE/dw_p of an edge, the radial network's last layer gives dh = W q and dW = h^T q. The fourth walk
+is the second with all of M, u, h and Y moving, without dY, which no weight needs. It takes the tangents of an
+edge and of its reverse to be alike: th the same, tY of opposite sign.
 
 Parts of the atoms depend on the batch alone and sums over parts are taken in order: the same bits for any
 number of threads.
@@ -36,9 +29,22 @@ from numba import prange
 
 from .activation import SILU, slope, slope_curvature, value
 from .compile import inner, kernel, routine
-from .force_call import add_leading, clear, edge_back, messages, radial_weights, store_messages
 from .gate import gate_row, gate_row_bwd, gate_row_bwd_tan, gate_row_fwd_tan
-from .simd import WIDTH, add_product, load, splat, spread, store, total
+from .products import added, message, nothing, to_sender, to_weights
+from .simd import WIDTH, add_product, dual, duals, load, splat, spread, store, tangents, total
+from .walks import (
+    add_leading,
+    add_seen,
+    backwards,
+    clear,
+    direction,
+    edge_back,
+    messages,
+    messages_of,
+    radial_weights,
+    seen,
+    store_messages,
+)
 
 V, D, T, TD = range(4)  # walks over even slots go forward, over odd ones backward
 SELF, OUT, KEEP, BACK = 0, 2, 4, 6  # roles of matrices: of scalars, + 1 of vectors, + BACK transposed
@@ -100,29 +106,14 @@ def _messages_tan(tm, tu, u, h, W, tunit, unit, senders, lo, hi, with_v, want_v)
     L = WIDTH // u.itemsize
     zero = splat(u.dtype.type(0))
     for k in range(W.shape[0]):
-        c = k * L
-        s0 = s3 = x1 = y1 = z1 = x2 = y2 = z2 = x4 = y4 = z4 = zero
+        c, found = k * L, nothing(zero)
         for e in range(lo, hi):
-            j = senders[e]
-            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
-            x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
-            tx, ty, tz = spread(tunit, (e, 0)), spread(tunit, (e, 1)), spread(tunit, (e, 2))
-            s, ts = load(u, (j, 0, c)), load(tu, (j, 0, c))
-            s0 = s0 + w0 * ts + t0 * s
-            if want_v:
-                a, b = w1 * ts + t1 * s, w1 * s
-                x1, y1, z1 = x1 + a * x + b * tx, y1 + a * y + b * ty, z1 + a * z + b * tz
-            if with_v:
-                vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
-                tvx, tvy, tvz = load(tu, (j, 1, c)), load(tu, (j, 2, c)), load(tu, (j, 3, c))
-                moved = x * tvx + y * tvy + z * tvz + tx * vx + ty * vy + tz * vz
-                s3 = s3 + w3 * moved + t3 * (x * vx + y * vy + z * vz)
-                if want_v:
-                    x2, y2, z2 = x2 + w2 * tvx + t2 * vx, y2 + w2 * tvy + t2 * vy, z2 + w2 * tvz + t2 * vz
-                    x4 = x4 + w4 * (y * tvz - z * tvy + ty * vz - tz * vy) + t4 * (y * vz - z * vy)
-                    y4 = y4 + w4 * (z * tvx - x * tvz + tz * vx - tx * vz) + t4 * (z * vx - x * vz)
-                    z4 = z4 + w4 * (x * tvy - y * tvx + tx * vy - ty * vx) + t4 * (x * vy - y * vx)
-        store_messages(tm, c, (s0, s3, x1, x2, x4, y1, y2, y4, z1, z2, z4), with_v, want_v)
+            w, tw = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
+            f = duals(seen(u, senders[e], c, with_v), seen(tu, senders[e], c, with_v))
+            y = duals(direction(unit, e), direction(tunit, e))
+            m = message(duals(w, tw), f, y, dual(zero, zero), with_v, want_v)
+            found = added(found, tangents(m))
+        store_messages(tm, c, found, with_v, want_v)
 
 
 @inner
@@ -133,31 +124,35 @@ def _messages_back(du, dunit, dh, gh, i, dm, u, h, W, unit, senders, lo, hi, wit
     H = W.shape[1]
     du[:] = 0
     for e in range(lo, hi):
-        x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
+        y = direction(unit, e)
         gx = gy = gz = zero
         for q in range(H):
             store(gh, (q, 0), zero)
         for k in range(W.shape[0]):
-            w0, w1, w2, w3, w4, _, _, _, _, _ = radial_weights(W, k, h, (e, 0), (e, 0), with_v, want_v)
-            w = w0, w1, w2, w3, w4
-            q0, q1, q2, q3, q4, ax, ay, az = edge_back(
-                du, u, dm, i, senders[e], k * L, x, y, z, w, with_v, want_v
-            )
-            gx, gy, gz = gx + ax, gy + ay, gz + az
+            w, _ = radial_weights(W, k, h, (e, 0), (e, 0), with_v, want_v)
+            to_w, g = edge_back(du, u, dm, i, senders[e], k * L, y, w, with_v, want_v)
+            gx, gy, gz = gx + g[0], gy + g[1], gz + g[2]
             for q in range(H):
-                g = load(gh, (q, 0)) + q0 * load(W, (k, q, 0))
-                if want_v:
-                    g = g + q1 * load(W, (k, q, L))
-                if with_v and want_v:
-                    g = g + q2 * load(W, (k, q, 2 * L)) + q4 * load(W, (k, q, 4 * L))
-                if with_v:
-                    g = g + q3 * load(W, (k, q, 3 * L))
-                store(gh, (q, 0), g)
+                _add_hidden(gh, W, k, q, to_w, with_v, want_v)
         dunit[e, 0] += total(gx)
         dunit[e, 1] += total(gy)
         dunit[e, 2] += total(gz)
         for q in range(H):
             dh[e, 0, q] = total(load(gh, (q, 0)))
+
+
+@inner
+def _add_hidden(gh, W, k, q, to_w, with_v, want_v):
+    """Add what hidden number q gets back from the weights of a vector of channels to gh[q]."""
+    L = W.shape[2] // 5
+    g = load(gh, (q, 0)) + to_w[0] * load(W, (k, q, 0))
+    if want_v:
+        g = g + to_w[1] * load(W, (k, q, L))
+    if with_v and want_v:
+        g = g + to_w[2] * load(W, (k, q, 2 * L)) + to_w[4] * load(W, (k, q, 4 * L))
+    if with_v:
+        g = g + to_w[3] * load(W, (k, q, 3 * L))
+    store(gh, (q, 0), g)
 
 
 @inner
@@ -167,87 +162,42 @@ def _messages_back_tan(
     """tdu[4, C] and tdh as in the walk before, for the tangents; adds the edges' h^T tq + th^T q to tdW."""
     L = WIDTH // u.itemsize
     zero = splat(u.dtype.type(0))
-    H = W.shape[1]
+    none, H = dual(zero, zero), W.shape[1]
     tdu[:] = 0
     for e in range(lo, hi):
         j = senders[e]
-        x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
-        tx, ty, tz = spread(tunit, (e, 0)), spread(tunit, (e, 1)), spread(tunit, (e, 2))
+        y = duals(direction(unit, e), direction(tunit, e))
         for q in range(H):
             store(gh, (q, 0), zero)
         for k in range(W.shape[0]):
             c = k * L
-            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
-            q1 = q2 = q3 = q4 = p1 = p2 = p3 = p4 = zero  # p_p is the tangent of q_p
-            s, ts = load(u, (j, 0, c)), load(tu, (j, 0, c))
-            a = load(dm, (i, 0, c))
-            q0, p0 = s * a, ts * a + s * load(tdm, (i, 0, c))
-            ds = load(tdu, (0, c)) + w0 * load(tdm, (j, 0, c)) + t0 * load(dm, (j, 0, c))
-            if want_v:
-                Ax, Ay, Az = load(dm, (i, 2, c)), load(dm, (i, 5, c)), load(dm, (i, 8, c))
-                along = x * Ax + y * Ay + z * Az
-                moved = tx * Ax + ty * Ay + tz * Az
-                moved = moved + x * load(tdm, (i, 2, c)) + y * load(tdm, (i, 5, c)) + z * load(tdm, (i, 8, c))
-                q1, p1 = s * along, ts * along + s * moved
-                Ax, Ay, Az = load(dm, (j, 2, c)), load(dm, (j, 5, c)), load(dm, (j, 8, c))
-                along = x * Ax + y * Ay + z * Az
-                moved = tx * Ax + ty * Ay + tz * Az
-                moved = moved + x * load(tdm, (j, 2, c)) + y * load(tdm, (j, 5, c)) + z * load(tdm, (j, 8, c))
-                ds = ds - w1 * moved - t1 * along
-            store(tdu, (0, c), ds)
-            if with_v:
-                vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
-                tvx, tvy, tvz = load(tu, (j, 1, c)), load(tu, (j, 2, c)), load(tu, (j, 3, c))
-                along = x * vx + y * vy + z * vz
-                moved = x * tvx + y * tvy + z * tvz + tx * vx + ty * vy + tz * vz
-                a = load(dm, (i, 1, c))
-                q3, p3 = along * a, moved * a + along * load(tdm, (i, 1, c))
-                a = load(dm, (j, 1, c))
-                b, a = w3 * load(tdm, (j, 1, c)) + t3 * a, w3 * a
-                dx = load(tdu, (1, c)) - b * x - a * tx
-                dy = load(tdu, (2, c)) - b * y - a * ty
-                dz = load(tdu, (3, c)) - b * z - a * tz
-                if want_v:
-                    Ax, Ay, Az = load(dm, (i, 3, c)), load(dm, (i, 6, c)), load(dm, (i, 9, c))
-                    Bx, By, Bz = load(tdm, (i, 3, c)), load(tdm, (i, 6, c)), load(tdm, (i, 9, c))
-                    q2 = vx * Ax + vy * Ay + vz * Az
-                    p2 = tvx * Ax + tvy * Ay + tvz * Az + vx * Bx + vy * By + vz * Bz
-                    Ax, Ay, Az = load(dm, (i, 4, c)), load(dm, (i, 7, c)), load(dm, (i, 10, c))
-                    Bx, By, Bz = load(tdm, (i, 4, c)), load(tdm, (i, 7, c)), load(tdm, (i, 10, c))
-                    cx, cy, cz = vy * Az - vz * Ay, vz * Ax - vx * Az, vx * Ay - vy * Ax
-                    q4 = x * cx + y * cy + z * cz
-                    p4 = tx * cx + ty * cy + tz * cz
-                    p4 = p4 + x * (tvy * Az - tvz * Ay + vy * Bz - vz * By)
-                    p4 = p4 + y * (tvz * Ax - tvx * Az + vz * Bx - vx * Bz)
-                    p4 = p4 + z * (tvx * Ay - tvy * Ax + vx * By - vy * Bx)
-                    Ax, Ay, Az = load(dm, (j, 4, c)), load(dm, (j, 7, c)), load(dm, (j, 10, c))
-                    Bx, By, Bz = load(tdm, (j, 4, c)), load(tdm, (j, 7, c)), load(tdm, (j, 10, c))
-                    dx = dx - w4 * (By * z - Bz * y + Ay * tz - Az * ty) - t4 * (Ay * z - Az * y)
-                    dy = dy - w4 * (Bz * x - Bx * z + Az * tx - Ax * tz) - t4 * (Az * x - Ax * z)
-                    dz = dz - w4 * (Bx * y - By * x + Ax * ty - Ay * tx) - t4 * (Ax * y - Ay * x)
-                    dx = dx + w2 * load(tdm, (j, 3, c)) + t2 * load(dm, (j, 3, c))
-                    dy = dy + w2 * load(tdm, (j, 6, c)) + t2 * load(dm, (j, 6, c))
-                    dz = dz + w2 * load(tdm, (j, 9, c)) + t2 * load(dm, (j, 9, c))
-                store(tdu, (1, c), dx)
-                store(tdu, (2, c), dy)
-                store(tdu, (3, c), dz)
+            w, tw = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
+            f = duals(seen(u, j, c, with_v), seen(tu, j, c, with_v))
+            a = duals(messages_of(dm, i, c, with_v, want_v), messages_of(tdm, i, c, with_v, want_v))
+            to_w = to_weights(f, a, y, none, with_v, want_v)
+            there = duals(messages_of(dm, j, c, with_v, want_v), messages_of(tdm, j, c, with_v, want_v))
+            g = to_sender(duals(w, tw), there, backwards(y, none), none, with_v, want_v)
+            add_seen(tdu, c, tangents(g), with_v)
             for q in range(H):
-                hq, tq = spread(h, (e, 0, q)), spread(h, (e, 1, q))
-                g = load(gh, (q, 0)) + p0 * load(W, (k, q, 0))
-                store(tdW, (k, q, 0), load(tdW, (k, q, 0)) + hq * p0 + tq * q0)
-                if want_v:
-                    g = g + p1 * load(W, (k, q, L))
-                    store(tdW, (k, q, L), load(tdW, (k, q, L)) + hq * p1 + tq * q1)
-                if with_v and want_v:
-                    g = g + p2 * load(W, (k, q, 2 * L)) + p4 * load(W, (k, q, 4 * L))
-                    store(tdW, (k, q, 2 * L), load(tdW, (k, q, 2 * L)) + hq * p2 + tq * q2)
-                    store(tdW, (k, q, 4 * L), load(tdW, (k, q, 4 * L)) + hq * p4 + tq * q4)
-                if with_v:
-                    g = g + p3 * load(W, (k, q, 3 * L))
-                    store(tdW, (k, q, 3 * L), load(tdW, (k, q, 3 * L)) + hq * p3 + tq * q3)
-                store(gh, (q, 0), g)
+                hidden = dual(spread(h, (e, 0, q)), spread(h, (e, 1, q)))
+                _add_hidden(gh, W, k, q, tangents(to_w), with_v, want_v)
+                _add_last_layer(tdW, k, q, hidden, to_w, with_v, want_v)
         for q in range(H):
             dh[e, 1, q] = total(load(gh, (q, 0)))
+
+
+@inner
+def _add_last_layer(tdW, k, q, hidden, to_w, with_v, want_v):
+    """Add the tangent of hidden times to_w, row q of the last layer's gradient, for a vector of channels."""
+    L = tdW.shape[2] // 5
+    store(tdW, (k, q, 0), load(tdW, (k, q, 0)) + (hidden * to_w[0]).tangent)
+    if want_v:
+        store(tdW, (k, q, L), load(tdW, (k, q, L)) + (hidden * to_w[1]).tangent)
+    if with_v and want_v:
+        store(tdW, (k, q, 2 * L), load(tdW, (k, q, 2 * L)) + (hidden * to_w[2]).tangent)
+        store(tdW, (k, q, 4 * L), load(tdW, (k, q, 4 * L)) + (hidden * to_w[4]).tangent)
+    if with_v:
+        store(tdW, (k, q, 3 * L), load(tdW, (k, q, 3 * L)) + (hidden * to_w[3]).tangent)
 
 
 # ---- atoms

@@ -24,19 +24,8 @@ from functools import cache
 
 from . import cuda as gpu
 from .cuda import LANES, warp_sum
-from .interaction import (
-    PATH_FACTORS,
-    _by_path,
-    _cotangents,
-    _features,
-    _nothing,
-    _store,
-    added,
-    message,
-    to_sender,
-    to_unit,
-    to_weights,
-)
+from .interaction import by_path, direction_at, features_at, messages_at, put_messages
+from .products import PATH_FACTORS, added, message, nothing, to_sender, to_unit, to_weights
 
 cuda = None  # see cuda.py
 FACTORS = tuple(float(factor) for factor in PATH_FACTORS)
@@ -75,15 +64,16 @@ def _kernels(H):
         """A thread takes one channel of one atom, 5 H weights of it in registers, 117 for H = 8; for each
         edge 16 bytes, 10 H + 37 operations, and H + 3 numbers for the whole warp."""
         n, C = s.shape
+        zero = s.dtype.type(0)
         held = cuda.local.array((5, H), s.dtype)
         for k in range(cuda.grid(1), n * C, cuda.gridsize(1)):
             i, c = k // C, k % C
             _hold(held, W, slots, C, c, scale, paths)
-            m = _nothing(s.dtype.type(0))
+            m = nothing(zero)
             for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
-                f = _features(s, v, senders[e], c)
-                m = added(m, message(_product(held, h, e, first), f, unit[e, 0], unit[e, 1], unit[e, 2]))
-            _store(ms, mv, i, c, m, paths)
+                w, f = _product(held, h, e, first), features_at(s, v, senders[e], c, zero)
+                m = added(m, message(w, f, direction_at(unit, e, zero), zero, True, True))
+            put_messages(ms, mv, i, c, m, paths)
 
     @gpu.kernel(lambda ds, dv, dunit, dr, dms, *_: LANES * len(dms))
     def bwd(
@@ -117,16 +107,17 @@ def _kernels(H):
                 c = min(start + lane, C - 1)  # the last lanes may have no channel of their own
                 mine = start + lane < C
                 _hold(held, W, slots, C, c, scale, paths)
-                a = _cotangents(dms, dmv, i, c, paths)
+                a = messages_at(dms, dmv, i, c, paths, zero)
                 gs = gx = gy = gz = zero
                 for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
                     j = senders[e]
-                    x, y, z = unit[e, 0], unit[e, 1], unit[e, 2]
-                    w, f = _product(held, h, e, first), _features(s, v, j, c)
-                    t = to_sender(w, _cotangents(dms, dmv, j, c, paths), -x, -y, -z)
+                    y = direction_at(unit, e, zero)
+                    w, f = _product(held, h, e, first), features_at(s, v, j, c, zero)
+                    there, back = messages_at(dms, dmv, j, c, paths, zero), (-y[0], -y[1], -y[2])
+                    t = to_sender(w, there, back, zero, True, True)
                     gs, gx, gy, gz = gs + t[0], gx + t[1], gy + t[2], gz + t[3]
-                    q, w1 = to_weights(f, a, x, y, z), _product(held, dh, e, first)
-                    yx, yy, yz = to_unit(w, f, a)
+                    q, w1 = to_weights(f, a, y, zero, True, True), _product(held, dh, e, first)
+                    yx, yy, yz = to_unit(w, f, a, zero, True, True)
                     r = q[0] * w1[0] + q[1] * w1[1] + q[2] * w1[2] + q[3] * w1[3] + q[4] * w1[4]
                     if not mine:
                         yx = yy = yz = r = zero
@@ -150,7 +141,7 @@ def convolution_fwd_cuda(ms, mv, s, v, unit, r, h, dh, W, senders, receiver_ptr,
     """W[H, P C]; `paths` is on the host."""
     C, H = s.shape[1], len(W)
     arrays = s, v, unit, h, W.reshape(-1), senders, receiver_ptr, gpu.constant(paths)
-    _kernels(H)[0](_by_path(ms, C), _by_path(mv, C), *arrays, W.shape[1] // C, first, scale)
+    _kernels(H)[0](by_path(ms, C), by_path(mv, C), *arrays, W.shape[1] // C, first, scale)
 
 
 def convolution_bwd_cuda(
@@ -158,6 +149,6 @@ def convolution_bwd_cuda(
 ):
     C, H = s.shape[1], len(W)
     ds, dv = s[:0] if ds is None else ds, v[:0] if dv is None else dv
-    grads = ds, dv, dunit, dr, _by_path(dms, C), _by_path(dmv, C)
+    grads = ds, dv, dunit, dr, by_path(dms, C), by_path(dmv, C)
     arrays = s, v, unit, h, dh, W.reshape(-1), senders, receiver_ptr, gpu.constant(paths)
     _kernels(H)[1](*grads, *arrays, W.shape[1] // C, first, scale)

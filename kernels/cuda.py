@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numba import config
 
-from . import elementary
+from . import elementary, simd
 from .compile import CACHE
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
@@ -169,6 +169,7 @@ LIBRARY = {
     elementary.sincos: Device(_sincos),
     min: Device(_smaller),
     max: Device(_larger),
+    **{function: Device(function) for function in (simd.read, simd.write, simd.fill)},
 }
 
 

@@ -62,53 +62,81 @@ def _turned(r, nx, ny, nz, tx, ty, tz, gx, gy, gz):
     return x, y, z, tx, ty, tz
 
 
+# ---- edge e of the arrays
+
+
+@inner
+def _edge(edge_vec, e):
+    return _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
+
+
+@inner
+def _fwd_edge(e, r, unit, edge_vec):
+    sqrt3 = edge_vec.dtype.type(SQRT3)
+    length, x, y, z = _edge(edge_vec, e)
+    r[e] = length
+    unit[e, 0], unit[e, 1], unit[e, 2] = sqrt3 * x, sqrt3 * y, sqrt3 * z
+
+
+@inner
+def _bwd_edge(e, dedge_vec, dr, dunit, edge_vec):
+    r, x, y, z = _edge(edge_vec, e)
+    gx, gy, gz = _across(r, x, y, z, dunit[e, 0], dunit[e, 1], dunit[e, 2])
+    dedge_vec[e, 0] += dr[e] * x + gx
+    dedge_vec[e, 1] += dr[e] * y + gy
+    dedge_vec[e, 2] += dr[e] * z + gz
+
+
+@inner
+def _fwd_tan_edge(e, tr, tunit, tedge_vec, edge_vec):
+    r, x, y, z = _edge(edge_vec, e)
+    tx, ty, tz = tedge_vec[e, 0], tedge_vec[e, 1], tedge_vec[e, 2]
+    tr[e] = x * tx + y * ty + z * tz
+    tunit[e, 0], tunit[e, 1], tunit[e, 2] = _across(r, x, y, z, tx, ty, tz)
+
+
+@inner
+def _bwd_tan_edge(e, tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec):
+    r, x, y, z = _edge(edge_vec, e)
+    hx, hy, hz = _across(r, x, y, z, tdunit[e, 0], tdunit[e, 1], tdunit[e, 2])
+    qx, qy, qz, tx, ty, tz = _turned(
+        *(r, x, y, z, tedge_vec[e, 0], tedge_vec[e, 1], tedge_vec[e, 2]),
+        *(dunit[e, 0], dunit[e, 1], dunit[e, 2]),
+    )
+    tdedge_vec[e, 0] += tdr[e] * x + dr[e] * tx + hx + qx
+    tdedge_vec[e, 1] += tdr[e] * y + dr[e] * ty + hy + qy
+    tdedge_vec[e, 2] += tdr[e] * z + dr[e] * tz + hz + qz
+
+
 # ---- on a CPU
 
 
 @kernel
 def edge_geometry_fwd_cpu(r, unit, edge_vec):
-    sqrt3 = edge_vec.dtype.type(SQRT3)
     for chunk in prange((r.size + CHUNK - 1) // CHUNK):
         for e in range(chunk * CHUNK, min(r.size, (chunk + 1) * CHUNK)):
-            length, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
-            r[e] = length
-            unit[e, 0], unit[e, 1], unit[e, 2] = sqrt3 * x, sqrt3 * y, sqrt3 * z
+            _fwd_edge(e, r, unit, edge_vec)
 
 
 @kernel
 def _bwd_cpu(dedge_vec, dr, dunit, edge_vec):
     for chunk in prange((dr.size + CHUNK - 1) // CHUNK):
         for e in range(chunk * CHUNK, min(dr.size, (chunk + 1) * CHUNK)):
-            r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
-            gx, gy, gz = _across(r, x, y, z, dunit[e, 0], dunit[e, 1], dunit[e, 2])
-            dedge_vec[e, 0] += dr[e] * x + gx
-            dedge_vec[e, 1] += dr[e] * y + gy
-            dedge_vec[e, 2] += dr[e] * z + gz
+            _bwd_edge(e, dedge_vec, dr, dunit, edge_vec)
 
 
 @kernel
 def _fwd_tan_cpu(tr, tunit, tedge_vec, edge_vec):
     for chunk in prange((tr.size + CHUNK - 1) // CHUNK):
         for e in range(chunk * CHUNK, min(tr.size, (chunk + 1) * CHUNK)):
-            r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
-            tx, ty, tz = tedge_vec[e, 0], tedge_vec[e, 1], tedge_vec[e, 2]
-            tr[e] = x * tx + y * ty + z * tz
-            tunit[e, 0], tunit[e, 1], tunit[e, 2] = _across(r, x, y, z, tx, ty, tz)
+            _fwd_tan_edge(e, tr, tunit, tedge_vec, edge_vec)
 
 
 @kernel
 def _bwd_tan_cpu(tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec):
     for chunk in prange((tdr.size + CHUNK - 1) // CHUNK):
         for e in range(chunk * CHUNK, min(tdr.size, (chunk + 1) * CHUNK)):
-            r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
-            hx, hy, hz = _across(r, x, y, z, tdunit[e, 0], tdunit[e, 1], tdunit[e, 2])
-            qx, qy, qz, tx, ty, tz = _turned(
-                *(r, x, y, z, tedge_vec[e, 0], tedge_vec[e, 1], tedge_vec[e, 2]),
-                *(dunit[e, 0], dunit[e, 1], dunit[e, 2]),
-            )
-            tdedge_vec[e, 0] += tdr[e] * x + dr[e] * tx + hx + qx
-            tdedge_vec[e, 1] += tdr[e] * y + dr[e] * ty + hy + qy
-            tdedge_vec[e, 2] += tdr[e] * z + dr[e] * tz + hz + qz
+            _bwd_tan_edge(e, tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec)
 
 
 # ---- on a GPU
@@ -117,47 +145,29 @@ def _bwd_tan_cpu(tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec):
 @gpu.kernel(lambda *arrays: len(arrays[0]))
 def edge_geometry_fwd_cuda(r, unit, edge_vec):
     """A thread takes one edge; 28 registers; 28 bytes, 12 operations."""
-    sqrt3 = edge_vec.dtype.type(SQRT3)
     for e in range(cuda.grid(1), r.size, cuda.gridsize(1)):
-        length, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
-        r[e] = length
-        unit[e, 0], unit[e, 1], unit[e, 2] = sqrt3 * x, sqrt3 * y, sqrt3 * z
+        _fwd_edge(e, r, unit, edge_vec)
 
 
 @gpu.kernel(lambda *arrays: len(arrays[0]))
 def _bwd_cuda(dedge_vec, dr, dunit, edge_vec):
     """A thread takes one edge; 30 registers; 52 bytes, 33 operations."""
     for e in range(cuda.grid(1), dr.size, cuda.gridsize(1)):
-        r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
-        gx, gy, gz = _across(r, x, y, z, dunit[e, 0], dunit[e, 1], dunit[e, 2])
-        dedge_vec[e, 0] += dr[e] * x + gx
-        dedge_vec[e, 1] += dr[e] * y + gy
-        dedge_vec[e, 2] += dr[e] * z + gz
+        _bwd_edge(e, dedge_vec, dr, dunit, edge_vec)
 
 
 @gpu.kernel(lambda *arrays: len(arrays[0]))
 def _fwd_tan_cuda(tr, tunit, tedge_vec, edge_vec):
     """A thread takes one edge; 31 registers; 40 bytes, 29 operations."""
     for e in range(cuda.grid(1), tr.size, cuda.gridsize(1)):
-        r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
-        tx, ty, tz = tedge_vec[e, 0], tedge_vec[e, 1], tedge_vec[e, 2]
-        tr[e] = x * tx + y * ty + z * tz
-        tunit[e, 0], tunit[e, 1], tunit[e, 2] = _across(r, x, y, z, tx, ty, tz)
+        _fwd_tan_edge(e, tr, tunit, tedge_vec, edge_vec)
 
 
 @gpu.kernel(lambda *arrays: len(arrays[0]))
 def _bwd_tan_cuda(tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec):
     """A thread takes one edge; 44 registers; 80 bytes, 92 operations."""
     for e in range(cuda.grid(1), tdr.size, cuda.gridsize(1)):
-        r, x, y, z = _direction(edge_vec[e, 0], edge_vec[e, 1], edge_vec[e, 2])
-        hx, hy, hz = _across(r, x, y, z, tdunit[e, 0], tdunit[e, 1], tdunit[e, 2])
-        qx, qy, qz, tx, ty, tz = _turned(
-            *(r, x, y, z, tedge_vec[e, 0], tedge_vec[e, 1], tedge_vec[e, 2]),
-            *(dunit[e, 0], dunit[e, 1], dunit[e, 2]),
-        )
-        tdedge_vec[e, 0] += tdr[e] * x + dr[e] * tx + hx + qx
-        tdedge_vec[e, 1] += tdr[e] * y + dr[e] * ty + hy + qy
-        tdedge_vec[e, 2] += tdr[e] * z + dr[e] * tz + hz + qz
+        _bwd_tan_edge(e, tdedge_vec, tdr, tdunit, tedge_vec, dr, dunit, edge_vec)
 
 
 # ---- the table's signatures

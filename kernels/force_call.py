@@ -6,23 +6,10 @@ receivers at a time go through edges, matrices and gate while their numbers are 
 wider than the features themselves is stored, and the radial network's last layer w[5, C] = h W of an edge
 lives in registers only.
 
-Layout. C channels, padded with zeros to whole vectors. Rows of an atom:
-
-    u[4, C]     what its neighbours see: s, v_x, v_y, v_z
-    x[4, C]     the features between blocks
-    m[11, C]    messages: p0, p3 | p1_x, p2_x, p4_x | p1_y, ... | p1_z, ...; paths as in `interaction`
-    p[5, C]     what the gate takes: gates, scalars, v_x, v_y, v_z
+Rows of an atom, and how edges are walked, as in `walks`.
 
 Radial network: h depends on r alone, so its derivative h' is carried along with h, and dE/dr needs no way
 back through it: dE/dr = sum over p, c of w'_p q_p with w' = h' W and q_p = dE/dw_p.
-
-Edges come in pairs, and e = (i <- j) and its reverse share r, hence w, while Y changes sign. What i gets as
-the sender of the reverse edge is therefore summed over the edges into i, from the cotangents M of the
-messages at j, with no second list of edges (constants of the paths are in W):
-
-    du_s = w0 M0_j - w1 Y . M1_j        du_v = w2 M2_j - w3 M3_j Y - w4 M4_j x Y
-    q    = (s_j M0_i, s_j Y . M1_i, v_j . M2_i, Y . v_j M3_i, Y . (v_j x M4_i))
-    dY   = w1 s_j M1_i + w3 M3_i v_j + w4 v_j x M4_i
 
 Every atom's sums are taken in the order of its edges and every matrix product in the order of its columns,
 whatever the parts that threads share: the same bits for any number of threads.
@@ -39,7 +26,8 @@ from .elementary import sincos
 from .forces import sum_forces
 from .gate import gate_row, gate_row_bwd
 from .radial_basis import amplitude
-from .simd import WIDTH, add_product, load, splat, spread, store, total
+from .simd import WIDTH, add_product, splat, total
+from .walks import add_leading, clear, direction, edge_back, messages, radial_weights
 
 ATOMS = 12  # receivers whose numbers are in the cache together
 EDGES = 64  # edges per sweep of the radial network
@@ -73,19 +61,6 @@ class Net(NamedTuple):
 
 SELF_S, SELF_V, OUT_S, OUT_V, KEEP_S, KEEP_V = range(6)
 FORWARD, TRANSPOSED = 0, 1
-
-
-class Graph(NamedTuple):
-    """Atoms by species, edges by receiver."""
-
-    species: np.ndarray  # [n]
-    species_ptr: np.ndarray  # [Z + 1]
-    senders: np.ndarray  # [E]
-    receiver_ptr: np.ndarray  # [n + 1]
-    edge_vec: np.ndarray  # [E, 3], Å
-    sender_perm: np.ndarray  # [E]
-    sender_ptr: np.ndarray  # [n + 1]
-    parts: np.ndarray  # [parts + 1]: where each part of the atoms begins; threads share parts
 
 
 class Work(NamedTuple):
@@ -175,140 +150,18 @@ def _activate(x, dx):
 
 
 @inner
-def radial_weights(W, k, h, a, b, with_v, want_v):
-    """w_p = sum over q of h_q W_qp, a vector of channels for each path, for two rows of h: first a's, then
-    b's. A row is (edge, 0), or (edge, 1) of what accompanies h there. The two share the loads of W."""
-    L = W.shape[2] // 5
-    w0 = w1 = w2 = w3 = w4 = t0 = t1 = t2 = t3 = t4 = splat(W.dtype.type(0))
-    for q in range(h.shape[2]):
-        ha, hb = spread(h, (a[0], a[1], q)), spread(h, (b[0], b[1], q))
-        w = load(W, (k, q, 0))
-        w0, t0 = w0 + ha * w, t0 + hb * w
-        if want_v:
-            w = load(W, (k, q, L))
-            w1, t1 = w1 + ha * w, t1 + hb * w
-        if with_v and want_v:
-            w = load(W, (k, q, 2 * L))
-            w2, t2 = w2 + ha * w, t2 + hb * w
-        if with_v:
-            w = load(W, (k, q, 3 * L))
-            w3, t3 = w3 + ha * w, t3 + hb * w
-        if with_v and want_v:
-            w = load(W, (k, q, 4 * L))
-            w4, t4 = w4 + ha * w, t4 + hb * w
-    return w0, w1, w2, w3, w4, t0, t1, t2, t3, t4
-
-
-@inner
-def store_messages(m, c, rows, with_v, want_v):
-    """A vector of channels into each row of m[11, C], from c on; those that there are."""
-    store(m, (0, c), rows[0])
-    if with_v:
-        store(m, (1, c), rows[1])
-    if want_v:
-        store(m, (2, c), rows[2])
-        store(m, (5, c), rows[5])
-        store(m, (8, c), rows[8])
-    if with_v and want_v:
-        store(m, (3, c), rows[3])
-        store(m, (6, c), rows[6])
-        store(m, (9, c), rows[9])
-        store(m, (4, c), rows[4])
-        store(m, (7, c), rows[7])
-        store(m, (10, c), rows[10])
-
-
-@inner
-def messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
-    """m[11, C] = messages of edges lo : hi, two at a time."""
-    dtype = u.dtype
-    L = WIDTH // u.itemsize
-    zero = splat(dtype.type(0))
-    for k in range(W.shape[0]):
-        c = k * L
-        s0 = s3 = x1 = y1 = z1 = x2 = y2 = z2 = x4 = y4 = z4 = zero
-        for e in range(lo, hi, 2):
-            other = min(e + 1, hi - 1)
-            there = splat(dtype.type(other - e))  # 0 where an odd edge has no partner
-            a0, a1, a2, a3, a4, b0, b1, b2, b3, b4 = radial_weights(
-                W, k, h, (e, 0), (other, 0), with_v, want_v
-            )
-            for f in (e, other):
-                j = senders[f]
-                x, y, z = spread(unit, (f, 0)), spread(unit, (f, 1)), spread(unit, (f, 2))
-                s = load(u, (j, 0, c))
-                s0 = s0 + a0 * s
-                if want_v:
-                    ws = a1 * s
-                    x1, y1, z1 = x1 + ws * x, y1 + ws * y, z1 + ws * z
-                if with_v:
-                    vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
-                    s3 = s3 + a3 * (x * vx + y * vy + z * vz)
-                    if want_v:
-                        x2, y2, z2 = x2 + a2 * vx, y2 + a2 * vy, z2 + a2 * vz
-                        x4 = x4 + a4 * (y * vz - z * vy)
-                        y4 = y4 + a4 * (z * vx - x * vz)
-                        z4 = z4 + a4 * (x * vy - y * vx)
-                a0, a1, a2, a3, a4 = there * b0, there * b1, there * b2, there * b3, there * b4
-        store_messages(m, c, (s0, s3, x1, x2, x4, y1, y2, y4, z1, z2, z4), with_v, want_v)
-
-
-@inner
-def edge_back(du, u, dm, i, j, c, x, y, z, w, with_v, want_v):
-    """One edge into i from j and a vector of channels from c on: adds what i gets as sender of the reverse
-    edge to du[4, C]; returns q, one vector for each path, and the edge's dE/dY."""
-    w0, w1, w2, w3, w4 = w
-    q1 = q2 = q3 = q4 = gx = gy = gz = splat(u.dtype.type(0))
-    s = load(u, (j, 0, c))
-    q0 = s * load(dm, (i, 0, c))
-    ds = load(du, (0, c)) + w0 * load(dm, (j, 0, c))
-    if want_v:
-        Ax, Ay, Az = load(dm, (i, 2, c)), load(dm, (i, 5, c)), load(dm, (i, 8, c))
-        q1 = s * (x * Ax + y * Ay + z * Az)
-        ws = w1 * s
-        gx, gy, gz = ws * Ax, ws * Ay, ws * Az
-        ds = ds - w1 * (x * load(dm, (j, 2, c)) + y * load(dm, (j, 5, c)) + z * load(dm, (j, 8, c)))
-    store(du, (0, c), ds)
-    if with_v:
-        vx, vy, vz = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
-        a = load(dm, (i, 1, c))
-        q3 = a * (x * vx + y * vy + z * vz)
-        wa = w3 * a
-        gx, gy, gz = gx + wa * vx, gy + wa * vy, gz + wa * vz
-        wa = w3 * load(dm, (j, 1, c))
-        dx, dy, dz = load(du, (1, c)) - wa * x, load(du, (2, c)) - wa * y, load(du, (3, c)) - wa * z
-        if want_v:
-            q2 = vx * load(dm, (i, 3, c)) + vy * load(dm, (i, 6, c)) + vz * load(dm, (i, 9, c))
-            Ax, Ay, Az = load(dm, (i, 4, c)), load(dm, (i, 7, c)), load(dm, (i, 10, c))
-            cx, cy, cz = vy * Az - vz * Ay, vz * Ax - vx * Az, vx * Ay - vy * Ax
-            q4 = x * cx + y * cy + z * cz
-            gx, gy, gz = gx + w4 * cx, gy + w4 * cy, gz + w4 * cz
-            Ax, Ay, Az = load(dm, (j, 4, c)), load(dm, (j, 7, c)), load(dm, (j, 10, c))
-            dx = dx + w2 * load(dm, (j, 3, c)) - w4 * (Ay * z - Az * y)
-            dy = dy + w2 * load(dm, (j, 6, c)) - w4 * (Az * x - Ax * z)
-            dz = dz + w2 * load(dm, (j, 9, c)) - w4 * (Ax * y - Ay * x)
-        store(du, (1, c), dx)
-        store(du, (2, c), dy)
-        store(du, (3, c), dz)
-    return q0, q1, q2, q3, q4, gx, gy, gz
-
-
-@inner
 def _messages_back(du, dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v):
     """du[4, C] of atom i as sender of the reverses of edges lo : hi; adds the edges' dE/dY, dE/dr to dy."""
     L = WIDTH // u.itemsize
     du[:] = 0
     for e in range(lo, hi):
-        x, y, z = spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
+        y = direction(unit, e)
         gx = gy = gz = gr = splat(u.dtype.type(0))
         for k in range(W.shape[0]):
-            w0, w1, w2, w3, w4, t0, t1, t2, t3, t4 = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
-            w = w0, w1, w2, w3, w4
-            q0, q1, q2, q3, q4, ax, ay, az = edge_back(
-                du, u, dm, i, senders[e], k * L, x, y, z, w, with_v, want_v
-            )
-            gx, gy, gz = gx + ax, gy + ay, gz + az
-            gr = gr + t0 * q0 + t1 * q1 + t2 * q2 + t3 * q3 + t4 * q4
+            w, dw = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
+            q, g = edge_back(du, u, dm, i, senders[e], k * L, y, w, with_v, want_v)
+            gx, gy, gz = gx + g[0], gy + g[1], gz + g[2]
+            gr = gr + dw[0] * q[0] + dw[1] * q[1] + dw[2] * q[2] + dw[3] * q[3] + dw[4] * q[4]
         dy[e, 0] += total(gx)
         dy[e, 1] += total(gy)
         dy[e, 2] += total(gz)
@@ -316,15 +169,6 @@ def _messages_back(du, dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v
 
 
 # ---- atoms: matrices and gate
-
-
-@routine
-def clear(a, first, count):
-    """Zeros into atoms first : first + count."""
-    for i in range(first, first + count):
-        for row in range(a.shape[1]):
-            for c in range(a.shape[2]):
-                a[i, row, c] = 0
 
 
 @routine
@@ -491,16 +335,6 @@ def _backward(net, graph, work, part, k, first, last):
             work.dedge_vec[e, 0] = dy[e, 3] * x + f * (dy[e, 0] - along * x)
             work.dedge_vec[e, 1] = dy[e, 3] * y + f * (dy[e, 1] - along * y)
             work.dedge_vec[e, 2] = dy[e, 3] * z + f * (dy[e, 2] - along * z)
-
-
-@routine
-def add_leading(y, y_row, x, x_row, n, count):
-    """Add the first `count` channels of rows x_row, x_row + x.shape[1], ... of x to those of y."""
-    i, y_at = y_row // y.shape[1], y_row % y.shape[1]
-    j, x_at = x_row // x.shape[1], x_row % x.shape[1]
-    for r in range(n):
-        for c in range(count):
-            y[i + r, y_at, c] += x[j + r, x_at, c]
 
 
 # ---- all of it

@@ -186,13 +186,54 @@ def _gate_bwd_tan_cpu(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v, 
             gate_row_bwd_tan(*td, tdv[i], *d, *t, tv[i], ds_out[i], dv_out[i], *x, v[i], n_even, held)
 
 
-# ---- norm, on a CPU
+# ---- norm: the vectors of one atom and channel, on CPU and GPU
 
 
 @inner
 def _length(v, i, c):
     t = v.dtype.type
-    return np.sqrt(_dot(v, v, i, c) + t(NORM_EPS) * t(NORM_EPS))
+    return t(math.sqrt(_dot(v, v, i, c) + t(NORM_EPS) * t(NORM_EPS)))
+
+
+@inner
+def _norm(i, c, v_out, v):
+    q = value(_length(v, i, c), SSP)
+    for d in range(3):
+        v_out[i, d, c] = q * v[i, d, c]
+
+
+@inner
+def _norm_bwd(i, c, dv, dv_out, v):
+    length = _length(v, i, c)
+    q, k = value(length, SSP), slope(length, SSP) / length
+    kb = k * _dot(v, dv_out, i, c)
+    for d in range(3):
+        dv[i, d, c] += q * dv_out[i, d, c] + kb * v[i, d, c]
+
+
+@inner
+def _norm_fwd_tan(i, c, tv_out, tv, v):
+    length = _length(v, i, c)
+    q, k = value(length, SSP), slope(length, SSP) / length
+    km = k * _dot(v, tv, i, c)
+    for d in range(3):
+        tv_out[i, d, c] = q * tv[i, d, c] + km * v[i, d, c]
+
+
+@inner
+def _norm_bwd_tan(i, c, tdv, tdv_out, tv, dv_out, v):
+    length = _length(v, i, c)
+    q1, q2 = slope_curvature(length, SSP)
+    q, k = value(length, SSP), q1 / length
+    m, b = _dot(v, tv, i, c), _dot(v, dv_out, i, c)
+    tk = (q2 - k) * m / (length * length)
+    along = tk * b + k * (_dot(tv, dv_out, i, c) + _dot(v, tdv_out, i, c))
+    for d in range(3):
+        tdv[i, d, c] += q * tdv_out[i, d, c] + k * m * dv_out[i, d, c]
+        tdv[i, d, c] += k * b * tv[i, d, c] + along * v[i, d, c]
+
+
+# ---- norm, on a CPU
 
 
 @kernel
@@ -202,9 +243,7 @@ def norm_fwd_cpu(s_out, v_out, s, v, n_even):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             _act(s_out[i], s[i], n_even, SSP)
             for c in range(Cv):
-                q = value(_length(v, i, c), SSP)
-                for d in range(3):
-                    v_out[i, d, c] = q * v[i, d, c]
+                _norm(i, c, v_out, v)
 
 
 @kernel
@@ -214,11 +253,7 @@ def _norm_bwd_cpu(ds, dv, ds_out, dv_out, s, v, n_even):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             _add_slopes(ds[i], ds_out[i], s[i], n_even, SSP)
             for c in range(Cv):
-                length = _length(v, i, c)
-                q, k = value(length, SSP), slope(length, SSP) / length
-                kb = k * _dot(v, dv_out, i, c)
-                for d in range(3):
-                    dv[i, d, c] += q * dv_out[i, d, c] + kb * v[i, d, c]
+                _norm_bwd(i, c, dv, dv_out, v)
 
 
 @kernel
@@ -229,11 +264,7 @@ def _norm_fwd_tan_cpu(ts_out, tv_out, ts, tv, s, v, n_even):
             ts_out[i] = 0
             _add_slopes(ts_out[i], ts[i], s[i], n_even, SSP)
             for c in range(Cv):
-                length = _length(v, i, c)
-                q, k = value(length, SSP), slope(length, SSP) / length
-                km = k * _dot(v, tv, i, c)
-                for d in range(3):
-                    tv_out[i, d, c] = q * tv[i, d, c] + km * v[i, d, c]
+                _norm_fwd_tan(i, c, tv_out, tv, v)
 
 
 @kernel
@@ -243,30 +274,10 @@ def _norm_bwd_tan_cpu(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, 
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             _add_slopes_tan(tds[i], tds_out[i], ts[i], ds_out[i], s[i], n_even, SSP)
             for c in range(Cv):
-                length = _length(v, i, c)
-                q1, q2 = slope_curvature(length, SSP)
-                q, k = value(length, SSP), q1 / length
-                m, b = _dot(v, tv, i, c), _dot(v, dv_out, i, c)
-                tk = (q2 - k) * m / (length * length)
-                along = tk * b + k * (_dot(tv, dv_out, i, c) + _dot(v, tdv_out, i, c))
-                for d in range(3):
-                    tdv[i, d, c] += q * tdv_out[i, d, c] + k * m * dv_out[i, d, c]
-                    tdv[i, d, c] += k * b * tv[i, d, c] + along * v[i, d, c]
+                _norm_bwd_tan(i, c, tdv, tdv_out, tv, dv_out, v)
 
 
 # ---- on a GPU: a thread for each channel
-
-
-@gpu.Device
-def dot(a, b, i, c):
-    """a . b of atom i, channel c"""
-    return a[i, 0, c] * b[i, 0, c] + a[i, 1, c] * b[i, 1, c] + a[i, 2, c] * b[i, 2, c]
-
-
-@gpu.Device
-def length(v, i, c):
-    t = v.dtype.type
-    return t(math.sqrt(dot(v, v, i, c) + t(NORM_EPS) * t(NORM_EPS)))
 
 
 @gpu.kernel(lambda s_out, v_out, *_: max(s_out.size, v_out.size // 3))
@@ -297,7 +308,7 @@ def _gate_bwd_cuda(dg, dv, ds_out, dv_out, g, v, n_even):
             dg[i, Cv + c] += slope(g[i, Cv + c], SILU if c < n_even else TANH) * ds_out[i, c]
         if c < Cv:
             q = value(g[i, c], SILU)
-            b = dot(v, dv_out, i, c)
+            b = _dot(v, dv_out, i, c)
             dg[i, c] += slope(g[i, c], SILU) * b
             for d in range(3):
                 dv[i, d, c] += q * dv_out[i, d, c]
@@ -333,8 +344,8 @@ def _gate_bwd_tan_cuda(tdg, tdv, tds_out, tdv_out, tg, tv, ds_out, dv_out, g, v,
         if c < Cv:
             q = value(g[i, c], SILU)
             f1, f2 = slope_curvature(g[i, c], SILU)
-            b = dot(v, dv_out, i, c)
-            tb = dot(v, tdv_out, i, c) + dot(tv, dv_out, i, c)
+            b = _dot(v, dv_out, i, c)
+            tb = _dot(v, tdv_out, i, c) + _dot(tv, dv_out, i, c)
             tdg[i, c] += f1 * tb + f2 * tg[i, c] * b
             for d in range(3):
                 tdv[i, d, c] += q * tdv_out[i, d, c] + f1 * tg[i, c] * dv_out[i, d, c]
@@ -351,9 +362,7 @@ def norm_fwd_cuda(s_out, v_out, s, v, n_even):
         if c < C:
             s_out[i, c] = value(s[i, c], SSP if c < n_even else TANH)
         if c < Cv:
-            q = value(length(v, i, c), SSP)
-            for d in range(3):
-                v_out[i, d, c] = q * v[i, d, c]
+            _norm(i, c, v_out, v)
 
 
 @gpu.kernel(lambda ds, dv, *_: max(ds.size, dv.size // 3))
@@ -367,11 +376,7 @@ def _norm_bwd_cuda(ds, dv, ds_out, dv_out, s, v, n_even):
         if c < C:
             ds[i, c] += slope(s[i, c], SSP if c < n_even else TANH) * ds_out[i, c]
         if c < Cv:
-            r = length(v, i, c)
-            q = value(r, SSP)
-            kb = slope(r, SSP) / r * dot(v, dv_out, i, c)
-            for d in range(3):
-                dv[i, d, c] += q * dv_out[i, d, c] + kb * v[i, d, c]
+            _norm_bwd(i, c, dv, dv_out, v)
 
 
 @gpu.kernel(lambda ts_out, tv_out, *_: max(ts_out.size, tv_out.size // 3))
@@ -385,11 +390,7 @@ def _norm_fwd_tan_cuda(ts_out, tv_out, ts, tv, s, v, n_even):
         if c < C:
             ts_out[i, c] = slope(s[i, c], SSP if c < n_even else TANH) * ts[i, c]
         if c < Cv:
-            r = length(v, i, c)
-            q = value(r, SSP)
-            km = slope(r, SSP) / r * dot(v, tv, i, c)
-            for d in range(3):
-                tv_out[i, d, c] = q * tv[i, d, c] + km * v[i, d, c]
+            _norm_fwd_tan(i, c, tv_out, tv, v)
 
 
 @gpu.kernel(lambda tds, tdv, *_: max(tds.size, tdv.size // 3))
@@ -404,15 +405,7 @@ def _norm_bwd_tan_cuda(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v,
             f1, f2 = slope_curvature(s[i, c], SSP if c < n_even else TANH)
             tds[i, c] += f1 * tds_out[i, c] + f2 * ts[i, c] * ds_out[i, c]
         if c < Cv:
-            r = length(v, i, c)
-            q1, q2 = slope_curvature(r, SSP)
-            q, h = value(r, SSP), q1 / r
-            m, b = dot(v, tv, i, c), dot(v, dv_out, i, c)
-            th = (q2 - h) * m / (r * r)
-            along = th * b + h * (dot(tv, dv_out, i, c) + dot(v, tdv_out, i, c))
-            for d in range(3):
-                tdv[i, d, c] += q * tdv_out[i, d, c] + h * m * dv_out[i, d, c]
-                tdv[i, d, c] += h * b * tv[i, d, c] + along * v[i, d, c]
+            _norm_bwd_tan(i, c, tdv, tdv_out, tv, dv_out, v)
 
 
 # ---- the table's signatures: inputs that do not move, results that nobody asked for

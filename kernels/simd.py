@@ -6,6 +6,12 @@ names: `load` and `store` move WIDTH bytes between an array and a register, + - 
 adds the lanes. A vector holds `lanes(dtype)` numbers; LLVM splits it on machines with narrower registers.
 
 `add_product` is a small matrix product whose result stays in registers; see there.
+
+A `Dual` is a number or a vector with its tangent: + - * act by the sum and the product rule. What is asked
+for, by `tangents`, is all that is computed.
+
+Code for numbers and for vectors alike says `read`, `write` and `fill`, which do as the types have it; CUDA
+kernels and plain Python know numbers alone.
 """
 
 import operator
@@ -15,7 +21,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic, make_attribute_wrapper, models, overload, register_model
+
+from .compile import FAST
 
 WIDTH = 64  # bytes: one AVX-512 register
 FLAGS = ("contract", "reassoc", "nsz", "arcp")
@@ -151,6 +159,140 @@ def spread(typingctx, array, index):
         return _splat(builder, builder.load(pointer), 8 * WIDTH // array.dtype.bitwidth)
 
     return Vector(array.dtype)(array, index), code
+
+
+# ---- numbers with their tangents
+
+
+class Dual(types.Type):
+    """Two of one kind, a value and its tangent."""
+
+    def __init__(self, part: types.Type):
+        self.part = part
+        super().__init__(f"Dual({part})")
+
+
+@register_model(Dual)
+class _DualModel(models.StructModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, [("value", fe_type.part), ("tangent", fe_type.part)])
+
+
+for _part in ("value", "tangent"):
+    make_attribute_wrapper(Dual, _part, _part)
+
+
+def _dual(context, builder, kind, value, tangent):
+    pair = cgutils.create_struct_proxy(kind)(context, builder)
+    pair.value, pair.tangent = value, tangent
+    return pair._getvalue()
+
+
+@intrinsic
+def dual(typingctx, value, tangent):
+    """A number or vector with its tangent."""
+    kind = Dual(value)
+
+    def code(context, builder, signature, args):
+        return _dual(context, builder, kind, *args)
+
+    return kind(value, tangent), code
+
+
+@intrinsic
+def duals(typingctx, values, moved):
+    """The same of each in two tuples."""
+    kind = Dual(values.dtype)
+    result = types.UniTuple(kind, values.count)
+
+    def code(context, builder, signature, args):
+        parts = zip(*(cgutils.unpack_tuple(builder, a) for a in args), strict=True)
+        return context.make_tuple(builder, result, [_dual(context, builder, kind, *pair) for pair in parts])
+
+    return result(values, moved), code
+
+
+@intrinsic
+def tangents(typingctx, pairs):
+    """The tangents of a tuple of them."""
+    kind = pairs.dtype
+    result = types.UniTuple(kind.part, pairs.count)
+
+    def code(context, builder, signature, args):
+        found = [
+            cgutils.create_struct_proxy(kind)(context, builder, pair).tangent
+            for pair in cgutils.unpack_tuple(builder, args[0])
+        ]
+        return context.make_tuple(builder, result, found)
+
+    return result(pairs), code
+
+
+_RULES = {
+    operator.add: lambda a, b: dual(a.value + b.value, a.tangent + b.tangent),
+    operator.sub: lambda a, b: dual(a.value - b.value, a.tangent - b.tangent),
+    operator.mul: lambda a, b: dual(a.value * b.value, a.value * b.tangent + a.tangent * b.value),
+}
+
+
+def _by_rule(sign, rule):
+    @overload(sign, jit_options={"fastmath": FAST, "forceinline": True})
+    def typed(a, b):
+        if isinstance(a, Dual) and a == b:
+            return rule
+
+
+for _sign, _rule in _RULES.items():
+    _by_rule(_sign, _rule)
+
+
+# ---- numbers or vectors
+
+
+def read(array, index, like):
+    """array[index], or the vector that starts there, as `like` is."""
+    return array[index]
+
+
+def write(array, index, x):
+    """array[index] = x"""
+    array[index] = x
+
+
+def fill(number, like):
+    """A number, in every lane if `like` is a vector."""
+    return number
+
+
+_inlined = {"fastmath": FAST, "forceinline": True}
+
+
+@overload(read, jit_options=_inlined)
+def _read(array, index, like):
+    if isinstance(like, Vector):
+        return lambda array, index, like: load(array, index)
+    return lambda array, index, like: array[index]
+
+
+@overload(write, jit_options=_inlined)
+def _write(array, index, x):
+    if isinstance(x, Vector):
+        return lambda array, index, x: store(array, index, x)
+
+    def put(array, index, x):
+        array[index] = x
+
+    return put
+
+
+@overload(fill, jit_options=_inlined)
+def _fill(number, like):
+    if isinstance(like, Vector):
+        return lambda number, like: splat(number)
+    return lambda number, like: number
+
+
+# ---- matrices
 
 
 @intrinsic

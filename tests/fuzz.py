@@ -232,6 +232,8 @@ def numbers(case: Case, outcome: Outcome, before: dict[str, bytes], folder: Path
         text = re.sub(r"[\d.]+ [kM]B|\b[0-9a-f]{12,}|\d+(\.\d+)? m?s\b", "", outcome.out)
         if case.command == "inspect":  # its last column is of times
             text = re.sub(r"(?m)^(.*->.*?)[\d.]+ *$", r"\1", text)
+        if case.command == "fit":  # its second one
+            text = re.sub(r"(?m)^(\s*\d+\s+)[\d.]+", r"\1", text)
         found["stdout"] = re.sub(r"(?m)^(\s*\d+(\s+[\d.e-]+)+)\s+[\d.]+ ?s?( \*)?$", r"\1", text)
     for name, data in contents(folder).items():
         path = Path(name)
@@ -272,7 +274,7 @@ def broken(path: Path) -> str:
                     r"\b(nan|inf)\b", str(value)
                 ):
                     return f"{name} is not finite"
-        elif path.suffix == ".json":
+        elif path.suffix == ".json" or data.startswith(b"{"):  # --json may name any file
             json.loads(data, parse_constant=float)
         elif path.suffix == ".png":
             assert data.endswith(b"IEND\xaeB`\x82"), "no end"

@@ -27,7 +27,7 @@ NESTED = 3000
 
 # What a word, a setting or a name may be replaced by. Long runs are no crash: no large and plausible counts.
 NUMBERS = ("0", "-0", "-1", "1e6", "1e9", "1e30", "1e300", "-1e300", "1e-300", "1e-7", "nan", "inf", "-inf")
-NUMBERS += ("1.5", "3", "9999999999999999999", "0x10", "1_000", "1e", "+", ".", "٣", "1" * 5000)
+NUMBERS += ("1.5", "3", "9999999999999999999", "0x10", "1_0", "1e", "+", ".", "٣", "1" * 5000)
 WORDS = ("", " ", "x", "Xx", "true", "None", "[]", "{}", "()", "'", '"', "=", "*", "%s", "{0}", "./x/..", "~")
 WORDS += ("\x1b[31mred\x1b[0m", "q[/b]", "[bold]", "[link=x]", "\x00", "\ufeff", "\u2028", "ü", "\udcff")
 WORDS += ("a" * 300, "\x1b]0;title\x07", "\r", "\t", "#", "é" * 40)

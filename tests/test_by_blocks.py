@@ -50,7 +50,7 @@ def evaluated(p: Potential, graph: Batch, way: str, forces: bool = True):
 
 def poison(monkeypatch, pool: Pool) -> None:
     """Spoil what goes back to the pool: nothing may read it. Buffers are shared out as large ones are."""
-    monkeypatch.setattr("eqpot.tape.LARGE", 256)
+    monkeypatch.setattr("eqpot.pool.LARGE", 256)
     give = pool.give
 
     def spoil(*arrays):

@@ -17,7 +17,7 @@ from eqpot.errors import UserError
 from eqpot.explain import computation, cost, operations, steps
 from eqpot.graph import collate
 from eqpot.inspect import PATHS, inspect_structure, path_contributions, tables, to_json, trace
-from eqpot.kernels.interaction import PATH_FACTORS
+from eqpot.kernels.products import PATH_FACTORS
 from eqpot.kernels.reference import path_products, sum_by
 
 ROUND_OFF = 1e-12

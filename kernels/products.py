@@ -1,0 +1,132 @@
+"""The five products of the interaction for one edge and one channel: the only place where they are written.
+
+Receiver i, sender j, edge e = (i <- j), Y = Y1(e) = sqrt(3) edge_vec / r. With w_p from the radial network
+(Batzner et al. 2022, eq. 8 to 11; constants as in e3nn's component normalisation):
+
+    p   path       message into i
+    0   0x0 -> 0   w0 s_j
+    1   0x1 -> 1   w1 s_j Y
+    2   1x0 -> 1   w2 v_j
+    3   1x1 -> 0   w3 (Y . v_j) / sqrt(3)
+    4   1x1 -> 1   w4 (Y x v_j) / sqrt(2)
+
+Backward, for the cotangent (a, A) of the messages at i, from A . (Y x v) = Y . (v x A) = v . (A x Y):
+
+    dw0 = s a0                     ds_j += w0 a0 + w1 (Y . A1)
+    dw1 = s (Y . A1)               dv_j += w2 A2 + (w3 / sqrt 3) a3 Y + (w4 / sqrt 2) A4 x Y
+    dw2 = v . A2                   dY   += sum_c [w1 s A1 + (w3 / sqrt 3) a3 v + (w4 / sqrt 2) v x A4]
+    dw3 = (Y . v) a3 / sqrt 3
+    dw4 = (Y x v) . A4 / sqrt 2
+
+Below, w[5] holds the constants of the paths already, f[4] is (s, v), y[3] is Y, and eleven numbers, of
+messages or their cotangents, are p0, p3, then x, y, z of p1, of p2 and of p4.
+
+Each of these is a number (operators, CUDA), a `Vector` of neighbouring channels (compiled walks), or a `Dual`
+of either: the derivative along a direction is the same function of values that carry their tangents, by the
+product rule of their multiplication. Where they have no common arithmetic of this kind, as on a GPU, every
+term being linear in each factor, the tangent is the sum of three calls, one factor replaced in each.
+
+with_v, want_v: whether there are vectors before and after, for which the compiler leaves out what is zero;
+`zero` is what stands there.
+"""
+
+import numpy as np
+
+from .compile import inner
+
+R3 = 1.0 / np.sqrt(3.0)
+R2 = 1.0 / np.sqrt(2.0)
+PATH_FACTORS = np.array([1.0, 1.0, 1.0, R3, R2])
+
+
+@inner
+def message(w, f, y, zero, with_v, want_v):
+    """What the receiver is sent, eleven numbers.
+
+    The last path first: it takes the most registers, and walks with vectors are a tenth faster so.
+    """
+    w0, w1, w2, w3, w4 = w
+    s, vx, vy, vz = f
+    x, y, z = y
+    p3 = x1 = y1 = z1 = x2 = y2 = z2 = x4 = y4 = z4 = zero
+    if with_v and want_v:
+        x4, y4, z4 = w4 * (y * vz - z * vy), w4 * (z * vx - x * vz), w4 * (x * vy - y * vx)
+        x2, y2, z2 = w2 * vx, w2 * vy, w2 * vz
+    if with_v:
+        p3 = w3 * (x * vx + y * vy + z * vz)
+    p0 = w0 * s
+    if want_v:
+        ws = w1 * s
+        x1, y1, z1 = ws * x, ws * y, ws * z
+    return p0, p3, x1, y1, z1, x2, y2, z2, x4, y4, z4
+
+
+@inner
+def to_sender(w, a, y, zero, with_v, want_v):
+    """What the sender gets back: ds, dv."""
+    w0, w1, w2, w3, w4 = w
+    a0, a3, x1, y1, z1, x2, y2, z2, x4, y4, z4 = a
+    x, y, z = y
+    ds, dx, dy, dz = w0 * a0, zero, zero, zero
+    if want_v:
+        ds = ds + w1 * (x * x1 + y * y1 + z * z1)
+    if with_v:
+        wa = w3 * a3
+        dx, dy, dz = wa * x, wa * y, wa * z
+    if with_v and want_v:
+        dx = dx + w2 * x2 + w4 * (y4 * z - z4 * y)
+        dy = dy + w2 * y2 + w4 * (z4 * x - x4 * z)
+        dz = dz + w2 * z2 + w4 * (x4 * y - y4 * x)
+    return ds, dx, dy, dz
+
+
+@inner
+def to_weights(f, a, y, zero, with_v, want_v):
+    """What the weights get back, but for the constants of the paths: q_p, five numbers."""
+    s, vx, vy, vz = f
+    a0, a3, x1, y1, z1, x2, y2, z2, x4, y4, z4 = a
+    x, y, z = y
+    q0, q1, q2, q3, q4 = s * a0, zero, zero, zero, zero
+    if want_v:
+        q1 = s * (x * x1 + y * y1 + z * z1)
+    if with_v:
+        q3 = a3 * (x * vx + y * vy + z * vz)
+    if with_v and want_v:
+        q2 = vx * x2 + vy * y2 + vz * z2
+        q4 = x * (vy * z4 - vz * y4) + y * (vz * x4 - vx * z4) + z * (vx * y4 - vy * x4)
+    return q0, q1, q2, q3, q4
+
+
+@inner
+def to_unit(w, f, a, zero, with_v, want_v):
+    """What the direction gets back, of this channel: dY."""
+    _, w1, _, w3, w4 = w
+    s, vx, vy, vz = f
+    _, a3, x1, y1, z1, _, _, _, x4, y4, z4 = a
+    gx = gy = gz = zero
+    if want_v:
+        ws = w1 * s
+        gx, gy, gz = ws * x1, ws * y1, ws * z1
+    if with_v:
+        wa = w3 * a3
+        gx, gy, gz = gx + wa * vx, gy + wa * vy, gz + wa * vz
+    if with_v and want_v:
+        gx = gx + w4 * (vy * z4 - vz * y4)
+        gy = gy + w4 * (vz * x4 - vx * z4)
+        gz = gz + w4 * (vx * y4 - vy * x4)
+    return gx, gy, gz
+
+
+@inner
+def nothing(zero):
+    """No message."""
+    return zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
+
+
+@inner
+def added(a, b):
+    """a + b, of eleven numbers each."""
+    a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10 = a
+    b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10 = b
+    a0, a1, a2, a3, a4, a5 = a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5
+    return a0, a1, a2, a3, a4, a5, a6 + b6, a7 + b7, a8 + b8, a9 + b9, a10 + b10

@@ -1,0 +1,188 @@
+"""What both compiled walks of the network share: the rows of an atom, and the edges into it.
+
+Layout. C channels, padded with zeros to whole vectors. Rows of an atom:
+
+    x[4, C]     the features between blocks: s, v_x, v_y, v_z
+    u[4, C]     what its neighbours see of them
+    m[11, C]    messages: p0, p3 | p1_x, p2_x, p4_x | p1_y, ... | p1_z, ...; paths as in `products`
+    p[5, C]     what the gate takes: gates, scalars, v_x, v_y, v_z
+
+Messages of one l and component lie side by side, as the matrices after them take them.
+
+The radial network's last layer W holds the constants of the paths; the weights w = h W of an edge live in
+registers only.
+
+Edges come in pairs, and e = (i <- j) and its reverse share r, hence w, while Y changes sign. What i gets as
+the sender of the reverse edge is therefore summed over the edges into i, from the cotangents M of the
+messages at j, with no second list of edges:
+
+    du_i += to_sender(w, M_j, -Y)        q = to_weights(u_j, M_i, Y)        dY = to_unit(w, u_j, M_i)
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .compile import inner, routine
+from .products import added, message, nothing, to_sender, to_unit, to_weights
+from .simd import WIDTH, load, splat, spread, store
+
+
+class Graph(NamedTuple):
+    """Atoms by species, edges by receiver."""
+
+    species: np.ndarray  # [n]
+    species_ptr: np.ndarray  # [Z + 1]
+    senders: np.ndarray  # [E]
+    receiver_ptr: np.ndarray  # [n + 1]
+    edge_vec: np.ndarray  # [E, 3], Å
+    sender_perm: np.ndarray  # [E]
+    sender_ptr: np.ndarray  # [n + 1]
+    parts: np.ndarray  # [parts + 1]: where each part of the atoms begins; threads share parts
+
+
+# ---- rows of an atom
+
+
+@inner
+def seen(u, j, c, with_v):
+    """A vector of channels of u[n, 4, C], from c on: s, v_x, v_y, v_z of atom j."""
+    x = y = z = splat(u.dtype.type(0))
+    if with_v:
+        x, y, z = load(u, (j, 1, c)), load(u, (j, 2, c)), load(u, (j, 3, c))
+    return load(u, (j, 0, c)), x, y, z
+
+
+@inner
+def add_seen(du, c, g, with_v):
+    """Add g[4] to du[4, C]."""
+    store(du, (0, c), load(du, (0, c)) + g[0])
+    if with_v:
+        store(du, (1, c), load(du, (1, c)) + g[1])
+        store(du, (2, c), load(du, (2, c)) + g[2])
+        store(du, (3, c), load(du, (3, c)) + g[3])
+
+
+@inner
+def messages_of(m, i, c, with_v, want_v):
+    """The eleven of m[n, 11, C] at atom i, or of their cotangents."""
+    p3 = x1 = y1 = z1 = x2 = y2 = z2 = x4 = y4 = z4 = splat(m.dtype.type(0))
+    if with_v:
+        p3 = load(m, (i, 1, c))
+    if want_v:
+        x1, y1, z1 = load(m, (i, 2, c)), load(m, (i, 5, c)), load(m, (i, 8, c))
+    if with_v and want_v:
+        x2, y2, z2 = load(m, (i, 3, c)), load(m, (i, 6, c)), load(m, (i, 9, c))
+        x4, y4, z4 = load(m, (i, 4, c)), load(m, (i, 7, c)), load(m, (i, 10, c))
+    return load(m, (i, 0, c)), p3, x1, y1, z1, x2, y2, z2, x4, y4, z4
+
+
+@inner
+def store_messages(m, c, found, with_v, want_v):
+    """The eleven into m[11, C], those that there are."""
+    p0, p3, x1, y1, z1, x2, y2, z2, x4, y4, z4 = found
+    store(m, (0, c), p0)
+    if with_v:
+        store(m, (1, c), p3)
+    if want_v:
+        store(m, (2, c), x1)
+        store(m, (5, c), y1)
+        store(m, (8, c), z1)
+    if with_v and want_v:
+        store(m, (3, c), x2)
+        store(m, (6, c), y2)
+        store(m, (9, c), z2)
+        store(m, (4, c), x4)
+        store(m, (7, c), y4)
+        store(m, (10, c), z4)
+
+
+@routine
+def clear(a, first, count):
+    """Zeros into atoms first : first + count."""
+    for i in range(first, first + count):
+        for row in range(a.shape[1]):
+            for c in range(a.shape[2]):
+                a[i, row, c] = 0
+
+
+@routine
+def add_leading(y, y_row, x, x_row, n, count):
+    """Add the first `count` channels of rows x_row, x_row + x.shape[1], ... of x to those of y."""
+    i, y_at = y_row // y.shape[1], y_row % y.shape[1]
+    j, x_at = x_row // x.shape[1], x_row % x.shape[1]
+    for r in range(n):
+        for c in range(count):
+            y[i + r, y_at, c] += x[j + r, x_at, c]
+
+
+# ---- edges
+
+
+@inner
+def direction(unit, e):
+    """Y of edge e."""
+    return spread(unit, (e, 0)), spread(unit, (e, 1)), spread(unit, (e, 2))
+
+
+@inner
+def backwards(y, zero):
+    """Y of the reverse edge."""
+    return zero - y[0], zero - y[1], zero - y[2]
+
+
+@inner
+def radial_weights(W, k, h, a, b, with_v, want_v):
+    """w_p = sum over q of h_q W_qp, a vector of channels for each path, for two rows of h, which share the
+    loads of W. A row is (edge, 0), or (edge, 1) of what accompanies h there."""
+    L = W.shape[2] // 5
+    w0 = w1 = w2 = w3 = w4 = t0 = t1 = t2 = t3 = t4 = splat(W.dtype.type(0))
+    for q in range(h.shape[2]):
+        ha, hb = spread(h, (a[0], a[1], q)), spread(h, (b[0], b[1], q))
+        w = load(W, (k, q, 0))
+        w0, t0 = w0 + ha * w, t0 + hb * w
+        if want_v:
+            w = load(W, (k, q, L))
+            w1, t1 = w1 + ha * w, t1 + hb * w
+        if with_v and want_v:
+            w = load(W, (k, q, 2 * L))
+            w2, t2 = w2 + ha * w, t2 + hb * w
+        if with_v:
+            w = load(W, (k, q, 3 * L))
+            w3, t3 = w3 + ha * w, t3 + hb * w
+        if with_v and want_v:
+            w = load(W, (k, q, 4 * L))
+            w4, t4 = w4 + ha * w, t4 + hb * w
+    return (w0, w1, w2, w3, w4), (t0, t1, t2, t3, t4)
+
+
+@inner
+def messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
+    """m[11, C] = messages of edges lo : hi, two at a time."""
+    L = WIDTH // u.itemsize
+    zero = splat(u.dtype.type(0))
+    for k in range(W.shape[0]):
+        c, found = k * L, nothing(zero)
+        for e in range(lo, hi, 2):
+            other = min(e + 1, hi - 1)
+            there = splat(u.dtype.type(other - e))  # 0 where an odd edge has no partner
+            w, (b0, b1, b2, b3, b4) = radial_weights(W, k, h, (e, 0), (other, 0), with_v, want_v)
+            f = seen(u, senders[e], c, with_v)
+            found = added(found, message(w, f, direction(unit, e), zero, with_v, want_v))
+            w, f = (
+                (there * b0, there * b1, there * b2, there * b3, there * b4),
+                seen(u, senders[other], c, with_v),
+            )
+            found = added(found, message(w, f, direction(unit, other), zero, with_v, want_v))
+        store_messages(m, c, found, with_v, want_v)
+
+
+@inner
+def edge_back(du, u, dm, i, j, c, y, w, with_v, want_v):
+    """One edge into i from j and a vector of channels from c on: adds what i gets as sender of the reverse
+    edge to du[4, C]; returns q, one vector for each path, and the edge's dY."""
+    zero = splat(u.dtype.type(0))
+    f, a = seen(u, j, c, with_v), messages_of(dm, i, c, with_v, want_v)
+    there = messages_of(dm, j, c, with_v, want_v)
+    add_seen(du, c, to_sender(w, there, backwards(y, zero), zero, with_v, want_v), with_v)
+    return to_weights(f, a, y, zero, with_v, want_v), to_unit(w, f, a, zero, with_v, want_v)
