@@ -1,5 +1,6 @@
 """The commands `eqpot data ...`: arguments in, tables out; the other modules do the work."""
 
+import math
 from pathlib import Path
 
 import click
@@ -329,7 +330,13 @@ def _add(table: PlainTable, name: str, unit: str, statistics: Statistics | None)
     if statistics is not None:
         values = (statistics.mean, statistics.std, statistics.min, statistics.max)
         noise = 1e-9 * statistics.rms
-        table.add_row(name, unit, *(f"{value if abs(value) > noise else 0.0:.4g}" for value in values))
+        table.add_row(name, unit, *(_number(v if abs(v) > noise else 0.0, statistics.std) for v in values))
+
+
+def _number(value: float, std: float) -> str:
+    """With four digits, or as many as show a tenth of the standard deviation."""
+    digits = math.ceil(math.log10(abs(value) / std)) + 2 if value and std else 0
+    return f"{value:.{min(max(4, digits), 12)}g}"
 
 
 def _contents(dataset: Dataset) -> str:

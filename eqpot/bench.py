@@ -147,7 +147,7 @@ def table(rows: list[dict[str, Any]], about: dict[str, str | int]) -> PlainTable
         f"{gpu}{about['cpu']}, {about['cores']} cores; eqpot {about['eqpot']}, numba {about['numba']}",
         f"ns/day: dynamics at a time step of {TIME_STEP:g} fs; first: the first call, with what it compiles",
     )
-    found.add_column("", no_wrap=True)
+    found.add_column("")
     for heading in ("atoms", "threads", "ms", "µs/atom", "ns/day", "first, s"):
         found.add_column(heading, justify="right")
     for r in rows:

@@ -165,7 +165,7 @@ def _dimer(potential: Potential, pair: tuple[int, int]) -> Iterator[Finding]:
     attracted = r[~(pulls(r) < 0)]
     turn = float(attracted.max(initial=0))
     remedy = "" if potential.config.zbl else "a fit with --set model.zbl=true adds repulsion there"
-    yield Finding(f"{name}: attract when squeezed to", turn, "Å", round(r.min(), 2) - 0.01, remedy)
+    yield Finding(f"{name}: attract at distances up to", turn, "Å", round(r.min(), 2) - 0.01, remedy)
 
 
 def _dynamics(potential: Potential, atoms: Atoms) -> Iterator[Finding]:

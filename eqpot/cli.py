@@ -351,10 +351,20 @@ def relax(model, structure, output, fmax, steps, cell, optimizer, index, overwri
     say(f"wrote {output}")
     if not reached:
         raise UserError(
-            f"{structure}: {why}: expected no force above {fmax:g} eV/Å"
-            f"{' and as little stress' if cell else ''}, found {found[-1].force:.4g} eV/Å; "
+            f"{structure}: {why}: expected no force above {fmax:g} eV/Å{_as_stress(fmax, found[-1], atoms)}; "
             f"{advice(found, potential, atoms, output)}"
         )
+
+
+def _as_stress(fmax: float, step, atoms) -> str:
+    """What was found, and with a cell that moves the stress that counts like fmax."""
+    if step.stress is None:
+        return f", found {step.force:.4g} eV/Å"
+    limit = fmax * len(atoms) / step.volume
+    return (
+        f" and no stress above {limit:.3g} eV/Å³ (the same, by the volume of an atom), "
+        f"found {step.force:.4g} eV/Å and {step.stress:.3g} eV/Å³"
+    )
 
 
 def _dynamics_options(command: Callable) -> Callable:
@@ -436,6 +446,7 @@ def _simulate(simulation) -> None:
     if not ended:
         say(f"stopped at step {simulation.step}; continue with: {resume}")
         raise KeyboardInterrupt
+    say(*filter(None, [simulation.lost_energy()]))
     log, folder = simulation.log(), simulation.folder
     text = f"done: {simulation.time:g} ps; mean temperature {log['temperature_K'].mean():.1f} K"
     if simulation.atoms.pbc.all():
@@ -464,7 +475,7 @@ def _about(simulation) -> str:
 @frame_index
 @device_option
 def check(model, structure, index, device) -> None:
-    """Ask what to ask of MODEL.h5 before a long run of STRUCTURE, any file that ASE reads or a data set.
+    """Check MODEL.h5 on STRUCTURE, any file that ASE reads or a data set, before a long run.
 
     Forces and stress against differences of the energy, rotation, order of the atoms, pairs of atoms near the
     cutoff and close together, energy drift, speed and memory. The exit status is 2 where one of them fails.

@@ -357,7 +357,7 @@ class TrainConfig(_Table):
     learning_rate: float = option(0.01, "step length at the start", above=0, high=100)
     schedule: str = option(
         "cooldown",
-        "cooldown: the rate falls to 0 before max_time or max_epochs; plateau, or neither: cut at plateaus",
+        "cooldown: the rate falls to 0 before max_time or max_epochs; plateau, or without these: cut at them",
         choices=("cooldown", "plateau"),
     )
     cooldown: float = option(

@@ -8,24 +8,11 @@ from numba import get_num_threads
 from eqpot.graph import Batch
 from eqpot.isolated import lone_atoms
 from eqpot.kernels.compile import announce
-from eqpot.kernels.force_call import (
-    ATOMS,
-    EDGES,
-    KEEP_S,
-    KEEP_V,
-    OUT_S,
-    OUT_V,
-    SELF_S,
-    SELF_V,
-    Net,
-    Work,
-    force_call_cpu,
-    walked_cpu,
-)
-from eqpot.kernels.products import PATH_FACTORS
+from eqpot.kernels.force_call import ATOMS, EDGES, Net, Work, force_call_cpu, walked_cpu
 from eqpot.kernels.simd import aligned, lanes, whole
-from eqpot.kernels.walks import Graph
-from eqpot.model import Dense, Model
+from eqpot.kernels.walks import Graph, Layout
+from eqpot.layout import dense_block, graph_of, last_layers, padded
+from eqpot.model import Model
 from eqpot.params import Params
 from eqpot.threads import on_threads
 
@@ -44,7 +31,7 @@ class Evaluator:
         self.dtype = params.flat.dtype
         self._weights, self._scale = params.flat.copy(), scale.copy()
         self._lanes = lanes(self.dtype)
-        self._net = self._pack(params, scale)
+        self._net, self._layout = self._pack(params, scale)
         self._work: Work | None = None
         self._room = (0, 0, 0)
         self._places: np.ndarray | None = None  # of edges in the order of a walk
@@ -72,7 +59,7 @@ class Evaluator:
         """
         n, E, K = len(batch.species), batch.edge_count, self.model.config.blocks
         threads = max(1, min(get_num_threads(), E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD))
-        graph = _graph(batch)
+        graph = graph_of(batch, np.empty(0, np.int64))
         if batch.walk is not None:
             back = np.empty(n, np.int64)
             back[batch.walk] = np.arange(n)
@@ -82,7 +69,7 @@ class Evaluator:
         graph = graph._replace(parts=np.array([0, *inside, n]))
         work = self._buffers(n, E, threads)
         with on_threads(threads):
-            force_call_cpu(self._net, graph, work, 2 + 2 * K if forces else 1 + K)
+            force_call_cpu(self._net, self._layout, graph, work, 2 + 2 * K if forces else 1 + K)
         found = [work.energies[:n], work.forces[:n] if forces else None]
         d = work.dedge_vec[:E] if forces and by_edge else None
         if batch.walk is not None:
@@ -147,134 +134,39 @@ class Evaluator:
         """Features, rounded up to whole vectors."""
         return whole(self.model.config.features, self._lanes)
 
-    def _pack(self, params: Params, scale: np.ndarray) -> Net:
+    def _pack(self, params: Params, scale: np.ndarray) -> tuple[Net, Layout]:
         model, config, dtype = self.model, self.model.config, self.dtype
         C, K, L = self._channels, config.blocks, self._lanes
-        panels = Panels(config.features, L, dtype)
-        matrices = np.zeros((K + 1, 6, 2, model.n_species, 2), np.int64)
-
-        def place(k: int, role: int, matrix: Dense | None, y_row: int = 0) -> None:
-            for z, weights in enumerate(params[matrix.name] if matrix else ()):
-                matrices[k, role, :, z] = panels.add(matrix, weights, y_row)
-
-        for k, b in enumerate(model.blocks):
-            scalars = 0 if b.gates else 1  # a block without gates leaves their row empty
-            place(k, SELF_S, b.self_in_s)
-            place(k, SELF_V, b.self_in_v)
-            place(k, OUT_S, b.self_out_s, scalars)
-            place(k, OUT_V, b.self_out_v)
-            place(k, KEEP_S, b.self_connection_s, scalars)
-            place(k, KEEP_V, b.self_connection_v)
-        place(K, SELF_S, model.output[0])
-
-        def full(matrix: Dense, block: int = 0) -> np.ndarray:
-            (_, rows, _, columns, at), factor = matrix.blocks[block], matrix.scales[block]
-            return factor * params[matrix.name][0, at : at + rows * columns].reshape(rows, columns)
-
-        depth, width = config.radial_depth, max(config.basis_size, config.radial_width)
+        depth, W = config.radial_depth, config.radial_width
+        width = max(config.basis_size, W)
         hidden = np.zeros((K, depth, width, width), dtype)
-        last = config.radial_width if depth else config.basis_size
-        radial = aligned((K, C // L, last, 5 * L), dtype)
-        for k, b in enumerate(model.blocks):
-            for d, matrix in enumerate(model.radial):
-                W = config.radial_width
-                weights = full(matrix)[:, k * W : (k + 1) * W] if d == 0 else full(matrix, k)
+        for d, matrix in enumerate(model.radial):
+            for k in range(K):
+                weights = dense_block(params, matrix, 0 if d == 0 else k)
+                weights = weights[:, k * W : (k + 1) * W] if d == 0 else weights
                 hidden[k, d, : weights.shape[1], : weights.shape[0]] = weights.T
-            weights = full(b.radial)
-            for p, (slot, _) in enumerate(b.paths):
-                if slot >= 0:
-                    part = np.zeros((last, C), dtype)
-                    part[:, : config.features] = weights[:, slot * config.features :][:, : config.features]
-                    part *= PATH_FACTORS[p]
-                    radial[k, :, :, p * L : (p + 1) * L] = part.reshape(last, -1, L).swapaxes(0, 1)
-
         embedding = np.zeros((model.n_species, C), dtype)
         embedding[:, : config.features] = params["embedding"]
-        output = full(model.output[1])[:, 0]
+        output = dense_block(params, model.output[1])[:, 0]
         readout = np.zeros(whole(len(output), L), dtype)
         readout[: len(output)] = output
-        with_v = [b.self_in_v is not None for b in model.blocks]
-        residual = config.self_connection == "residual"
-        return Net(
+        layout, weights, turned = padded(model, params, C, L)
+        net = Net(
             cutoff=config.cutoff,
             envelope_p=config.envelope_p,
             frequencies=params["frequencies"].copy(),
             hidden=hidden,
-            widths=np.array([config.basis_size] + [config.radial_width] * depth),
-            radial=radial,
-            weights=panels.weights(),
-            pieces=np.array(panels.pieces),
-            matrices=matrices,
-            with_v=np.array([*with_v, False]),
-            n_even=np.array([b.n_even for b in model.blocks]),
-            residual=np.array([b.residual if residual else 0 for b in model.blocks]),
+            widths=np.array([config.basis_size] + [W] * depth),
+            radial=last_layers(model, params, C, L),
+            weights=weights,
+            turned=turned,
             embedding=embedding,
             readout=readout,
             species_scale=scale.astype(dtype),
         )
-
-
-def _graph(batch: Batch) -> Graph:
-    """The batch as the kernels take it, but for the parts."""
-    return Graph(
-        *(batch.species, batch.species_ptr, batch.senders, batch.receiver_ptr, batch.edge_vec),
-        *(batch.sender_perm, batch.sender_ptr, np.empty(0, np.int64)),
-    )
+        return net, layout
 
 
 def _starts(ptr: np.ndarray, order: np.ndarray) -> np.ndarray:
     """ptr of the segments ptr[k] : ptr[k + 1] in another order."""
     return np.concatenate([[0], np.cumsum(np.diff(ptr)[order])])
-
-
-class Panels:
-    """Matrices cut into panels as wide as four, two or one vectors, for products that stay in registers."""
-
-    def __init__(self, features: int, lanes: int, dtype: np.dtype):
-        self.features, self.lanes, self.dtype = features, lanes, dtype
-        self.pieces: list[tuple[int, int, int, int, int]] = []
-        self._parts: list[np.ndarray] = []
-        self._size = 0
-
-    def add(self, matrix: Dense, weights: np.ndarray, y_row: int) -> list[tuple[int, int]]:
-        """(first, last) panel of the matrix, and of its transpose.
-
-        Columns are padded channel run by channel run; those of y start in its row y_row.
-        """
-        F = self.features
-        C = whole(F, self.lanes)
-        inputs = max(x + k for x, k, *_ in matrix.blocks)
-        full = np.zeros((C * -(-inputs // F), C * (y_row + -(-matrix.columns // F))), self.dtype)
-        tiles = []
-        for (x, k, y, m, offset), scale in zip(matrix.blocks, matrix.scales, strict=True):
-            rows, columns = x + np.arange(k), y + np.arange(m)
-            rows, columns = rows // F * C + rows % F, (columns // F + y_row) * C + columns % F
-            full[np.ix_(rows, columns)] = scale * weights[offset : offset + k * m].reshape(k, m)
-            tiles.append((rows[0], k, columns[0], m))
-        if C != F or np.any(np.array(tiles) % self.lanes):
-            tiles = [(0, full.shape[0], 0, full.shape[1])]
-        ranges = []
-        for oriented, order in ((full, (0, 1, 2, 3)), (full.T, (2, 3, 0, 1))):
-            first = len(self.pieces)
-            for tile in tiles:
-                x, k, y, m = (int(tile[q]) for q in order)
-                self._cut(oriented[x : x + k, y : y + m], x, y)
-            ranges.append((first, len(self.pieces)))
-        return ranges
-
-    def _cut(self, block: np.ndarray, x: int, y: int) -> None:
-        k, m = block.shape
-        done = 0
-        while done < m:
-            vectors = next(v for v in (4, 2, 1) if done + v * self.lanes <= m)
-            panel = block[:, done : done + vectors * self.lanes]
-            self.pieces.append((x, k, y + done, panel.shape[1], self._size))
-            self._parts.append(panel.ravel())
-            self._size += panel.size
-            done += vectors * self.lanes
-
-    def weights(self) -> np.ndarray:
-        """All panels, one after the other."""
-        flat = aligned((self._size,), self.dtype)
-        np.concatenate(self._parts, out=flat)
-        return flat

@@ -445,9 +445,11 @@ class Trainer:
         training = evaluate.errors(seen.dataset, evaluate.predict(self.potential, seen))["forces_rmse"]
         if training is None:
             return ""
+        full = self.config.train.learning_rate
+        at_full_rate = [row["valid_forces_rmse"] for row in self.rows if row["learning_rate"] == full]
         return (
             f"F {1000 * training:.3g} meV/Å on {counted(count, 'training frame')}: "
-            f"{limit(training, self.state.best_rmse)}"
+            f"{limit(training, self.state.best_rmse, at_full_rate)}"
         )
 
     def warnings(self) -> list[str]:

@@ -423,7 +423,7 @@ def _times(network: _Network, tape: Tape) -> dict[tuple[int, str], float]:
         op, nodes, _, (*graph, _) = calls[k - 1]
         *inputs, w = (node.value.astype(network.dtype) for node in nodes)
         inputs.append(np.ascontiguousarray(w[:, slot * C : (slot + 1) * C]))
-        found[k, path] = median_time(_alone(op, path, inputs, graph, with_features=k > 1), SECONDS)
+        found[k, path] = median_time(_alone(op, path, inputs, graph, with_features=k > 1), SECONDS, 1)
     return found
 
 

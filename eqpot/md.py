@@ -65,6 +65,7 @@ COLUMNS = (
 )
 # what a resumed run may do differently without being another run
 LIMITS = ("max_force", "min_distance", "temperature_band", "max_deviation")
+MOST_DRIFT = 0.02  # eV/atom, half of the kinetic energy at 300 K
 RESTART_SECONDS = 5.0  # at most lost when the process is killed; writing takes some ms
 COMPRESSED = 0.5  # closest approach without training data, in sums of covalent radii
 ULM_HEAD = 48  # bytes at the start of a .traj file: how many frames there are and where they are listed
@@ -315,6 +316,16 @@ class Simulation:
         """Change of the conserved energy since step 0, eV per atom."""
         now = self.conserved()
         return None if now is None else (now - self.first_conserved) / len(self.atoms)
+
+    def lost_energy(self) -> str:
+        """A warning where the conserved energy was not, else empty."""
+        drift = self.drift()
+        if drift is None or abs(drift) <= MOST_DRIFT:
+            return ""
+        return (
+            f"warning: the conserved energy changed by {1000 * drift:.4g} meV/atom: the time step is too "
+            "long, or the model fails where the run led; look at the trajectory before you use it"
+        )
 
     def deviation(self) -> float | None:
         """Standard deviation of a committee's force, on the atom where it is largest, eV/Å; else None."""

@@ -10,6 +10,7 @@ LEAST = 8  # epochs that a power of them is fitted to
 # far a run may be from that. Of the fits in bench/accuracy.md.
 COOLED, BENT, SPREAD = 0.71, 0.8, 1.25
 LEARNED, ALIKE = 0.6, 0.85  # of the error on new frames: what is on training frames is little; about as large
+WORTH = 0.9  # what is left of the error after twice the time, where that is worth it
 
 
 def final_error(errors: Sequence[float], epochs: float, cooldown: float) -> tuple[float, float] | None:
@@ -22,19 +23,28 @@ def final_error(errors: Sequence[float], epochs: float, cooldown: float) -> tupl
     if len(found) < LEAST or not (found > 0).all():
         return None
     x, y = np.log(np.arange(1, len(found) + 1)), np.log(found)
-    later, last = slice(len(found) // 2, None), slice(-max(3, len(found) // 10), None)
-    slope = min(np.polyfit(x[later], y[later], 1)[0], 0.0)
+    last, slope = slice(-max(3, len(found) // 10), None), _slope(found)
     before = math.log(max(epochs * (1 - cooldown), len(found)))
     middle = math.exp(y[last].mean() + BENT * slope * (before - x[last].mean()))
     middle *= COOLED if cooldown else 1.0
     return middle / SPREAD, middle * SPREAD
 
 
-def limit(training: float, validation: float) -> str:
-    """What limits a fit with these errors on frames that it has and has not seen, and what to change."""
-    part = training / validation if validation > 0 else 1.0
-    if part < LEARNED:
-        return "the frames limit this fit more than its time: more of them help most"
+def limit(training: float, validation: float, errors: Sequence[float] = ()) -> str:
+    """What limits a fit with these errors on frames that it has and has not seen, and what to change.
+
+    errors: on the latter after each epoch at the full rate; where they still fell, time has limited it, too.
+    """
+    part, found = training / validation if validation > 0 else 1.0, np.asarray(errors, float)
+    falling = len(found) >= LEAST and (found > 0).all() and 2 ** (BENT * _slope(found)) < WORTH
     if part > ALIKE:
-        return "time or size limits this fit: give it a longer --max-time, or more model.features"
-    return "time and frames limit this fit alike: both a longer --max-time and more frames help"
+        return "time or size limits this fit: train it longer, or with more model.features"
+    if part < LEARNED and not falling:
+        return "the frames limit this fit more than its time: more of them help most"
+    return "time and frames limit this fit: both a longer one and more frames help"
+
+
+def _slope(errors: np.ndarray) -> float:
+    """Exponent of the power of the epoch that the later half of the errors falls like; 0 where it rises."""
+    x, y, later = np.log(np.arange(1, len(errors) + 1)), np.log(errors), slice(len(errors) // 2, None)
+    return min(np.polyfit(x[later], y[later], 1)[0], 0.0)

@@ -33,6 +33,10 @@ from .gate import gate_row, gate_row_bwd, gate_row_bwd_tan, gate_row_fwd_tan
 from .products import added, message, nothing, to_sender, to_weights
 from .simd import WIDTH, add_product, dual, duals, load, splat, spread, store, tangents, total
 from .walks import (
+    BACK,
+    KEEP,
+    OUT,
+    SELF,
     add_leading,
     add_seen,
     backwards,
@@ -41,42 +45,14 @@ from .walks import (
     edge_back,
     messages,
     messages_of,
+    mix,
     radial_weights,
     seen,
     store_messages,
 )
 
 V, D, T, TD = range(4)  # walks over even slots go forward, over odd ones backward
-SELF, OUT, KEEP, BACK = 0, 2, 4, 6  # roles of matrices: of scalars, + 1 of vectors, + BACK transposed
 SQUARE = 16  # edge of the squares in which matrices are transposed
-
-
-class Layout(NamedTuple):
-    """How the model's matrices lie in its flat weights.
-
-    pieces[., 7] = (first column of x, k, first column of y, m, start, row length, step from species to
-    species or 0) is a k x m matrix; matrices[k, role] = (first, last) are the pieces of one matrix
-    of block k. Those of the transposes start in `Memory.turned`. rows[role, d] = (row of x, row of y).
-    """
-
-    pieces: np.ndarray
-    factors: np.ndarray  # [pieces]: their static factors
-    matrices: np.ndarray  # [K + 1, 12, 2]; the readout's is the last one's SELF
-    rows: np.ndarray  # [12, 3, 2]
-    turns: np.ndarray  # [., 5]: (start, row length, k, m, start in `turned`) of what is transposed
-    tiles: np.ndarray  # [., 6]: (k, role, piece, species, first row, rows): a piece's gradient in parts
-    with_v: np.ndarray  # [K + 1]: whether there are vectors between the blocks
-    n_even: np.ndarray  # [K]
-    residual: np.ndarray  # [K]: leading scalars that a plain residual carries over
-    radial: (
-        np.ndarray
-    )  # [K, 7]: start and columns of the radial network's last layer, slot of each path or -1
-    radial_factors: np.ndarray  # [K, 5]: its static factor times the paths' constants
-    radial_columns: np.ndarray  # [K, 2]: first and last column of h that each block takes
-    features: int
-    embedding: int  # start of the embedding
-    readout: int  # start of the last layer
-    readout_factor: float
 
 
 class Memory(NamedTuple):
@@ -108,7 +84,7 @@ def _messages_tan(tm, tu, u, h, W, tunit, unit, senders, lo, hi, with_v, want_v)
     for k in range(W.shape[0]):
         c, found = k * L, nothing(zero)
         for e in range(lo, hi):
-            w, tw = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
+            w, tw = radial_weights(W, k, h, e, e, np.int64(1), with_v, want_v)
             f = duals(seen(u, senders[e], c, with_v), seen(tu, senders[e], c, with_v))
             y = duals(direction(unit, e), direction(tunit, e))
             m = message(duals(w, tw), f, y, dual(zero, zero), with_v, want_v)
@@ -129,7 +105,7 @@ def _messages_back(du, dunit, dh, gh, i, dm, u, h, W, unit, senders, lo, hi, wit
         for q in range(H):
             store(gh, (q, 0), zero)
         for k in range(W.shape[0]):
-            w, _ = radial_weights(W, k, h, (e, 0), (e, 0), with_v, want_v)
+            w, _ = radial_weights(W, k, h, e, e, np.int64(0), with_v, want_v)
             to_w, g = edge_back(du, u, dm, i, senders[e], k * L, y, w, with_v, want_v)
             gx, gy, gz = gx + g[0], gy + g[1], gz + g[2]
             for q in range(H):
@@ -171,7 +147,7 @@ def _messages_back_tan(
             store(gh, (q, 0), zero)
         for k in range(W.shape[0]):
             c = k * L
-            w, tw = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
+            w, tw = radial_weights(W, k, h, e, e, np.int64(1), with_v, want_v)
             f = duals(seen(u, j, c, with_v), seen(tu, j, c, with_v))
             a = duals(messages_of(dm, i, c, with_v, want_v), messages_of(tdm, i, c, with_v, want_v))
             to_w = to_weights(f, a, y, none, with_v, want_v)
@@ -204,53 +180,32 @@ def _add_last_layer(tdW, k, q, hidden, to_w, with_v, want_v):
 
 
 @routine
-def _mix(y, x, first, last, layout, k, role, weights, species_ptr):
-    """Add a matrix product to atoms first : last of y; nothing where block k has no such matrix."""
-    y_step, x_step = y.shape[1] * y.shape[2], x.shape[1] * x.shape[2]
-    pieces = layout.pieces
-    for piece in range(layout.matrices[k, role, 0], layout.matrices[k, role, 1]):
-        x_col, k_in, y_col, m = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2], pieces[piece, 3]
-        at, length, step = pieces[piece, 4], pieces[piece, 5], pieces[piece, 6]
-        for z in range(species_ptr.size - 1 if step else 1):
-            lo, hi = first, last
-            if step:
-                lo, hi = max(first, species_ptr[z]), min(last, species_ptr[z + 1])
-            if lo >= hi:
-                continue
-            for d in range(3 if role % 2 else 1):  # x, y, z share the matrix
-                x_at = lo * x_step + layout.rows[role, d, 0] * x.shape[2] + x_col
-                y_at = lo * y_step + layout.rows[role, d, 1] * y.shape[2] + y_col
-                w_at, n, factor = at + z * step, hi - lo, layout.factors[piece]
-                add_product(y, y_at, y_step, x, x_at, x_step, 1, weights, w_at, length, n, k_in, m, factor)
-
-
-@routine
 def _see(layout, graph, mem, weights, slot, k, first, last):
     """u, what the neighbours of atoms first : last see of their x."""
-    u, x = mem.u[slot, k], mem.x[slot, k]
-    clear(u, first, last - first)
+    u, x, n = mem.u[slot, k], mem.x[slot, k], last - first
+    clear(u, first, n)
     for of_v in range(2):
-        _mix(u, x, first, last, layout, k, SELF + of_v, weights, graph.species_ptr)
+        mix(u, first, x, first, first, n, layout, k, SELF + of_v, weights, graph.species_ptr)
 
 
 @routine
 def _unsee(layout, graph, mem, slot, k, first, last):
     """From u's cotangent back to x's."""
-    u, x = mem.u[slot, k], mem.x[slot, k]
+    u, x, n = mem.u[slot, k], mem.x[slot, k], last - first
     for of_v in range(2):
-        _mix(x, u, first, last, layout, k, BACK + SELF + of_v, mem.turned, graph.species_ptr)
+        mix(x, first, u, first, first, n, layout, k, BACK + SELF + of_v, mem.turned, graph.species_ptr)
 
 
 @routine
-def _rows_forward(layout, graph, mem, weights, part, slot, k, first, last):
+def _rows_forward(layout, flat, graph, mem, weights, part, slot, k, first, last):
     """From the messages of block k to its output."""
     with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
     m, p, x, by_species = mem.m[slot, k], mem.p[slot, k], mem.x[slot, k], graph.species_ptr
     n, extra = last - first, layout.residual[k]
     clear(p, first, n)
     for of_v in range(2):
-        _mix(p, m, first, last, layout, k, OUT + of_v, weights, by_species)
-        _mix(p, x, first, last, layout, k, KEEP + of_v, weights, by_species)
+        mix(p, first, m, first, first, n, layout, k, OUT + of_v, weights, by_species)
+        mix(p, first, x, first, first, n, layout, k, KEEP + of_v, weights, by_species)
     if extra:
         for d in range(4 if with_v and want_v else 1):
             add_leading(p, 5 * first + 1 + d, x, 4 * first + d, n, extra if d == 0 else x.shape[2])
@@ -268,30 +223,30 @@ def _rows_forward(layout, graph, mem, weights, part, slot, k, first, last):
             gate_row_fwd_tan(s, v, t[0], t[1], t[2], at[0], at[1], at[2], n_even, held)
 
     if k + 1 == layout.n_even.size:
-        _read_out(layout, graph, mem, weights, slot, first, last)
+        _read_out(layout, flat, graph, mem, weights, slot, first, last)
 
 
 @routine
-def _read_out(layout, graph, mem, weights, slot, first, last):
+def _read_out(layout, flat, graph, mem, weights, slot, first, last):
     """Energies of atoms first : last, or their tangents."""
     y, y0 = mem.y[slot], mem.y[V]
-    K = layout.n_even.size
-    clear(y, first, last - first)
-    _mix(y, mem.x[slot, K], first, last, layout, K, np.int64(SELF), weights, graph.species_ptr)
+    K, n = layout.n_even.size, last - first
+    clear(y, first, n)
+    mix(y, first, mem.x[slot, K], first, first, n, layout, K, np.int64(SELF), weights, graph.species_ptr)
     for i in range(first, last):
         energy = y.dtype.type(0)
-        for c in range(layout.features // 2):
+        for c in range(flat.features // 2):
             a = value(y[i, 0, c], SILU) if slot == V else slope(y0[i, 0, c], SILU) * y[i, 0, c]
-            energy += a * weights[layout.readout + c]
-        mem.energies[slot, i] = layout.readout_factor * energy
+            energy += a * weights[flat.readout + c]
+        mem.energies[slot, i] = flat.readout_factor * energy
 
 
 @routine
-def _rows_backward(layout, graph, mem, weights, part, slot, k, first, last):
+def _rows_backward(layout, flat, graph, mem, weights, part, slot, k, first, last):
     """From the cotangent of block k's output to those of its messages, and of its input where no neighbour
     takes part. The last block's output first gets its own from the energies."""
     if k == layout.n_even.size - 1:
-        _readout_backward(layout, graph, mem, weights, slot, first, last)
+        _readout_backward(layout, flat, graph, mem, weights, slot, first, last)
     with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
     m, p, x, by_species = mem.m[slot, k], mem.p[slot, k], mem.x[slot, k], graph.species_ptr
     n, extra, C = last - first, layout.residual[k], x.shape[2]
@@ -316,59 +271,59 @@ def _rows_backward(layout, graph, mem, weights, part, slot, k, first, last):
     clear(m, first, n)
     clear(x, first, n)
     for of_v in range(2):
-        _mix(m, p, first, last, layout, k, BACK + OUT + of_v, mem.turned, by_species)
-        _mix(x, p, first, last, layout, k, BACK + KEEP + of_v, mem.turned, by_species)
+        mix(m, first, p, first, first, n, layout, k, BACK + OUT + of_v, mem.turned, by_species)
+        mix(x, first, p, first, first, n, layout, k, BACK + KEEP + of_v, mem.turned, by_species)
     if extra:
         for d in range(4 if with_v and want_v else 1):
             add_leading(x, 4 * first + d, p, 5 * first + 1 + d, n, extra if d == 0 else C)
 
 
 @routine
-def _readout_backward(layout, graph, mem, weights, slot, first, last):
+def _readout_backward(layout, flat, graph, mem, weights, slot, first, last):
     """From the energies' cotangents to that of the last block's output."""
     y, K, de = mem.y, layout.n_even.size, mem.energies
     for i in range(first, last):
-        for c in range(layout.features // 2):
-            a = layout.readout_factor * weights[layout.readout + c]
+        for c in range(flat.features // 2):
+            a = flat.readout_factor * weights[flat.readout + c]
             f1, f2 = slope_curvature(y[V, i, 0, c], SILU)
             moved = f2 * y[T, i, 0, c] * de[D, i] if slot == TD else y.dtype.type(0)
             y[slot, i, 0, c] = a * (f1 * de[slot, i] + moved)
-    x = mem.x[slot, K]
-    clear(x, first, last - first)
-    _mix(x, y[slot], first, last, layout, K, np.int64(BACK + SELF), mem.turned, graph.species_ptr)
+    x, n = mem.x[slot, K], last - first
+    clear(x, first, n)
+    mix(x, first, y[slot], first, first, n, layout, K, np.int64(BACK + SELF), mem.turned, graph.species_ptr)
 
 
 # ---- weights
 
 
 @routine
-def _pack_radial(W, weights, layout, k):
+def _pack_radial(W, weights, flat, k):
     """The last layer of block k's radial network as the edges take it: vector by vector, constants in."""
-    L, F, wide = W.shape[3] // 5, layout.features, layout.radial[k, 1]
+    L, F, wide = W.shape[3] // 5, flat.features, flat.radial[k, 1]
     for p in range(5):
-        slot = layout.radial[k, 2 + p]
+        slot = flat.radial[k, 2 + p]
         for q in range(W.shape[2]):
-            at = layout.radial[k, 0] + q * wide + slot * F
+            at = flat.radial[k, 0] + q * wide + slot * F
             for v in range(W.shape[1]):
                 for c in range(L):
                     known = slot >= 0 and v * L + c < F
                     w = weights[at + v * L + c] if known else W.dtype.type(0)
-                    W[k, v, q, p * L + c] = layout.radial_factors[k, p] * w
+                    W[k, v, q, p * L + c] = flat.radial_factors[k, p] * w
 
 
 @routine
-def _unpack_radial(gradient, tdW, layout, k):
+def _unpack_radial(gradient, tdW, flat, k):
     """Add the parts' gradients of that layer, in order."""
-    L, F, wide = tdW.shape[4] // 5, layout.features, layout.radial[k, 1]
+    L, F, wide = tdW.shape[4] // 5, flat.features, flat.radial[k, 1]
     for p in range(5):
-        slot = layout.radial[k, 2 + p]
+        slot = flat.radial[k, 2 + p]
         for q in range(tdW.shape[3]):
-            at = layout.radial[k, 0] + q * wide + slot * F
+            at = flat.radial[k, 0] + q * wide + slot * F
             for part in range(tdW.shape[0] if slot >= 0 else 0):
                 for v in range(tdW.shape[2]):
                     for c in range(min(L, F - v * L)):
                         g = tdW[part, k, v, q, p * L + c]
-                        gradient[at + v * L + c] += layout.radial_factors[k, p] * g
+                        gradient[at + v * L + c] += flat.radial_factors[k, p] * g
 
 
 @routine
@@ -383,9 +338,9 @@ def _turn(turned, weights, turns, task):
 
 
 @routine
-def _tile(gradient, layout, graph, mem, tile):
+def _tile(gradient, layout, flat, graph, mem, tile):
     """Add x^T tdy + tx^T dy to some rows of one matrix's gradient."""
-    tiles, pieces = layout.tiles, layout.pieces
+    tiles, pieces = flat.tiles, layout.pieces
     k, role, piece, z = tiles[tile, 0], tiles[tile, 1], tiles[tile, 2], tiles[tile, 3]
     row, rows = tiles[tile, 4], tiles[tile, 5]
     x_col, y_col, m = pieces[piece, 0], pieces[piece, 2], pieces[piece, 3]
@@ -409,25 +364,25 @@ def _tile(gradient, layout, graph, mem, tile):
 
 
 @routine
-def _ends(gradient, layout, graph, mem):
+def _ends(gradient, flat, graph, mem):
     """Gradient of the embedding and of the last layer."""
-    F, y, de = layout.features, mem.y, mem.energies
+    F, y, de = flat.features, mem.y, mem.energies
     dx = mem.x[TD, 0]
     for i in range(graph.species.size):
-        at = layout.embedding + graph.species[i] * F
+        at = flat.embedding + graph.species[i] * F
         for c in range(F):
             gradient[at + c] += dx[i, 0, c]
         for c in range(F // 2):
             f, f1 = value(y[V, i, 0, c], SILU), slope(y[V, i, 0, c], SILU)
             moved = f * de[TD, i] + f1 * y[T, i, 0, c] * de[D, i]
-            gradient[layout.readout + c] += layout.readout_factor * moved
+            gradient[flat.readout + c] += flat.readout_factor * moved
 
 
 # ---- the four walks
 
 
 @routine
-def _enter(energies, unit, h, weights, layout, graph, mem, part, slot, first, last):
+def _enter(energies, unit, h, weights, layout, flat, graph, mem, part, slot, first, last):
     """What a walk starts from."""
     if slot == TD:
         mem.tdW[part] = 0
@@ -440,19 +395,19 @@ def _enter(energies, unit, h, weights, layout, graph, mem, part, slot, first, la
         for d in range(3):
             mem.unit[companion, e, d] = unit[e, d]
         for k in range(layout.n_even.size):
-            a, b = layout.radial_columns[k, 0], layout.radial_columns[k, 1]
+            a, b = flat.radial_columns[k, 0], flat.radial_columns[k, 1]
             for q in range(b - a):
                 mem.h[k, e, companion, q] = h[e, a + q]
     x = mem.x[slot, 0]
     clear(x, first, last - first)
     for i in range(first, last if slot == V else first):
-        at = layout.embedding + graph.species[i] * layout.features
-        for c in range(layout.features):
+        at = flat.embedding + graph.species[i] * flat.features
+        for c in range(flat.features):
             x[i, 0, c] = weights[at + c]
 
 
 @routine
-def _leave(energies, h, layout, graph, mem, slot, first, last):
+def _leave(energies, h, layout, flat, graph, mem, slot, first, last):
     """Hand over what a walk has found."""
     if slot % 2 == 0:
         for i in range(first, last):
@@ -460,13 +415,13 @@ def _leave(energies, h, layout, graph, mem, slot, first, last):
         return
     for e in range(graph.receiver_ptr[first], graph.receiver_ptr[last]):
         for k in range(layout.n_even.size):
-            a, b = layout.radial_columns[k, 0], layout.radial_columns[k, 1]
+            a, b = flat.radial_columns[k, 0], flat.radial_columns[k, 1]
             for q in range(b - a):
                 h[e, a + q] += mem.dh[k, e, slot // TD, q]
 
 
-# One routine for each walk: LLVM finds registers for one body of loops at a time. Most blocks have vectors on
-# both sides, and theirs is compiled for that.
+# One routine for each walk: LLVM finds registers for one body of loops at a time. It is told whether there
+# are vectors on either side: else a walk takes a twentieth longer.
 
 
 @routine
@@ -477,8 +432,12 @@ def _edges_fwd(graph, layout, mem, k, first, last):
         lo, hi = ptr[i], ptr[i + 1]
         if with_v and want_v:
             messages(m[i], u, h, W, y, senders, lo, hi, True, True)
+        elif with_v:
+            messages(m[i], u, h, W, y, senders, lo, hi, True, False)
+        elif want_v:
+            messages(m[i], u, h, W, y, senders, lo, hi, False, True)
         else:
-            messages(m[i], u, h, W, y, senders, lo, hi, with_v, want_v)
+            messages(m[i], u, h, W, y, senders, lo, hi, False, False)
 
 
 @routine
@@ -490,8 +449,12 @@ def _edges_bwd(dunit, graph, layout, mem, part, k, first, last):
         lo, hi = ptr[i], ptr[i + 1]
         if with_v and want_v:
             _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, True, True)
+        elif with_v:
+            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, True, False)
+        elif want_v:
+            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, False, True)
         else:
-            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, with_v, want_v)
+            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, False, False)
 
 
 @routine
@@ -503,8 +466,12 @@ def _edges_fwd_tan(graph, layout, mem, k, first, last):
         lo, hi = ptr[i], ptr[i + 1]
         if with_v and want_v:
             _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, True, True)
+        elif with_v:
+            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, True, False)
+        elif want_v:
+            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, False, True)
         else:
-            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, with_v, want_v)
+            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, False, False)
 
 
 @routine
@@ -518,8 +485,12 @@ def _edges_bwd_tan(graph, layout, mem, part, k, first, last):
         moving = ty, y, senders, lo, hi
         if with_v and want_v:
             _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, True, True)
+        elif with_v:
+            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, True, False)
+        elif want_v:
+            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, False, True)
         else:
-            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, with_v, want_v)
+            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, False, False)
 
 
 @routine
@@ -536,16 +507,16 @@ def _edges(unit, graph, layout, mem, part, slot, k, first, last):
 
 
 @routine
-def _part(energies, unit, h, weights, layout, graph, mem, part, slot, stage):
+def _part(energies, unit, h, weights, layout, flat, graph, mem, part, slot, stage):
     """One block, for one part of the atoms: the edges, and the atoms' own numbers as far as no neighbour is
     needed."""
     first, last, K = graph.parts[part], graph.parts[part + 1], layout.n_even.size
     if stage == 0:
-        _enter(energies, unit, h, weights, layout, graph, mem, part, slot, first, last)
+        _enter(energies, unit, h, weights, layout, flat, graph, mem, part, slot, first, last)
     if slot % 2 == 0:
         if stage > 0:
             _edges(unit, graph, layout, mem, part, slot, stage - 1, first, last)
-            _rows_forward(layout, graph, mem, weights, part, slot, stage - 1, first, last)
+            _rows_forward(layout, flat, graph, mem, weights, part, slot, stage - 1, first, last)
         if stage < K:
             _see(layout, graph, mem, weights, slot, stage, first, last)
     else:
@@ -553,36 +524,36 @@ def _part(energies, unit, h, weights, layout, graph, mem, part, slot, stage):
             _edges(unit, graph, layout, mem, part, slot, K - stage, first, last)
             _unsee(layout, graph, mem, slot, K - stage, first, last)
         if stage < K:
-            _rows_backward(layout, graph, mem, weights, part, slot, K - stage - 1, first, last)
+            _rows_backward(layout, flat, graph, mem, weights, part, slot, K - stage - 1, first, last)
     if stage == K:
-        _leave(energies, h, layout, graph, mem, slot, first, last)
+        _leave(energies, h, layout, flat, graph, mem, slot, first, last)
 
 
 @routine
-def _matrix(gradient, weights, layout, graph, mem, slot, task):
+def _matrix(gradient, weights, layout, flat, graph, mem, slot, task):
     """Before the first walk, matrices as the walks take them; after the last, their gradients."""
-    K, tiles = layout.n_even.size, layout.tiles.shape[0]
+    K, tiles = layout.n_even.size, flat.tiles.shape[0]
     if slot == V and task < K:
-        _pack_radial(mem.W, weights, layout, task)
+        _pack_radial(mem.W, weights, flat, task)
     elif slot == V:
-        _turn(mem.turned, weights, layout.turns, task - K)
+        _turn(mem.turned, weights, flat.turns, task - K)
     elif task < K:
-        _unpack_radial(gradient, mem.tdW, layout, task)
+        _unpack_radial(gradient, mem.tdW, flat, task)
     elif task < K + tiles:
-        _tile(gradient, layout, graph, mem, task - K)
+        _tile(gradient, layout, flat, graph, mem, task - K)
     else:
-        _ends(gradient, layout, graph, mem)
+        _ends(gradient, flat, graph, mem)
 
 
 @kernel
-def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, graph, mem):
+def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, flat, graph, mem):
     """One walk: energies[n, 1], unit[E, 3] and h[E, .] stand for the arrays of that slot.
 
     V and T read unit and h and write energies; D and TD read energies and add to unit (D only) and h; TD adds
     to the gradient of the weights.
     """
     K, parts = layout.n_even.size, graph.parts.size - 1
-    before, after = K + layout.turns.shape[0], K + layout.tiles.shape[0] + 1
+    before, after = K + flat.turns.shape[0], K + flat.tiles.shape[0] + 1
     for stage in range(-1, K + 2):
         if stage == -1:
             tasks = before if slot == V else 0
@@ -592,6 +563,18 @@ def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, graph, m
             tasks = after if slot == TD else 0
         for task in prange(tasks):
             if stage == -1 or stage > K:
-                _matrix(gradient, weights, layout, graph, mem, slot, np.int64(task))
+                _matrix(gradient, weights, layout, flat, graph, mem, slot, np.int64(task))
             else:
-                _part(energies, unit, h, weights, layout, graph, mem, np.int64(task), slot, np.int64(stage))
+                _part(
+                    energies,
+                    unit,
+                    h,
+                    weights,
+                    layout,
+                    flat,
+                    graph,
+                    mem,
+                    np.int64(task),
+                    slot,
+                    np.int64(stage),
+                )

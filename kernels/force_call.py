@@ -26,8 +26,20 @@ from .elementary import sincos
 from .forces import sum_forces
 from .gate import gate_row, gate_row_bwd
 from .radial_basis import amplitude
-from .simd import WIDTH, add_product, splat, total
-from .walks import add_leading, clear, direction, edge_back, messages, radial_weights
+from .simd import WIDTH, splat, total
+from .walks import (
+    BACK,
+    KEEP,
+    OUT,
+    SELF,
+    add_leading,
+    clear,
+    direction,
+    edge_back,
+    messages,
+    mix,
+    radial_weights,
+)
 
 ATOMS = 12  # receivers whose numbers are in the cache together
 EDGES = 64  # edges per sweep of the radial network
@@ -35,12 +47,7 @@ SQRT3 = np.sqrt(3.0)
 
 
 class Net(NamedTuple):
-    """Settings and weights as the kernels walk them.
-
-    pieces[., 5] = (first column of x, k, first column of y, m, start in weights) are panels of matrices,
-    k x m, with m of one vector to four; matrices[k, role, direction, z] = (first, last) of those that make up
-    a matrix of block k, or its transpose, for species z.
-    """
+    """Settings and weights as the kernels walk them, padded to whole vectors, with all factors in."""
 
     cutoff: float
     envelope_p: int
@@ -48,19 +55,11 @@ class Net(NamedTuple):
     hidden: np.ndarray  # [K, D, W, W]: hidden layers of the radial network, outputs x inputs
     widths: np.ndarray  # [D + 1]
     radial: np.ndarray  # [K, C / lanes, H, 5 lanes]: its last layer, with the constants of the paths
-    weights: np.ndarray
-    pieces: np.ndarray
-    matrices: np.ndarray  # [K + 1, 6, 2, Z, 2]; the readout's is the last one's SELF_S
-    with_v: np.ndarray  # [K + 1]: whether there are vectors between the blocks
-    n_even: np.ndarray  # [K]
-    residual: np.ndarray  # [K]: leading scalars that a plain residual carries over
+    weights: np.ndarray  # of the matrices, laid out by Layout
+    turned: np.ndarray
     embedding: np.ndarray  # [Z, C]
     readout: np.ndarray  # [R]: the last layer
     species_scale: np.ndarray  # [Z]
-
-
-SELF_S, SELF_V, OUT_S, OUT_V, KEEP_S, KEEP_V = range(6)
-FORWARD, TRANSPOSED = 0, 1
 
 
 class Work(NamedTuple):
@@ -158,7 +157,7 @@ def _messages_back(du, dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v
         y = direction(unit, e)
         gx = gy = gz = gr = splat(u.dtype.type(0))
         for k in range(W.shape[0]):
-            w, dw = radial_weights(W, k, h, (e, 0), (e, 1), with_v, want_v)
+            w, dw = radial_weights(W, k, h, e, e, np.int64(1), with_v, want_v)
             q, g = edge_back(du, u, dm, i, senders[e], k * L, y, w, with_v, want_v)
             gx, gy, gz = gx + g[0], gy + g[1], gz + g[2]
             gr = gr + dw[0] * q[0] + dw[1] * q[1] + dw[2] * q[2] + dw[3] * q[3] + dw[4] * q[4]
@@ -172,52 +171,30 @@ def _messages_back(du, dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v
 
 
 @routine
-def _mix(y, y_row, x, x_row, n, net_weights, pieces, panels):
-    """Add a matrix product to n atoms of y; the first starts in row y_row of all rows of C, x's in x_row."""
-    y_step, x_step = y.shape[1] * y.shape[2], x.shape[1] * x.shape[2]
-    y_start, x_start = y_row * y.shape[2], x_row * x.shape[2]
-    for piece in range(panels[0], panels[1]):
-        x_col, k, y_col, m = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2], pieces[piece, 3]
-        y_at, x_at, at = y_start + y_col, x_start + x_col, pieces[piece, 4]
-        add_product(y, y_at, y_step, x, x_at, x_step, 1, net_weights, at, m, n, k, m, y.dtype.type(1))
-
-
-@routine
-def _mix_species(y, y_row, x, x_row, n, net_weights, pieces, panels, species_ptr, first):
-    """The same with a matrix for each species; `first` is the number of the first atom."""
-    for z in range(species_ptr.size - 1):
-        lo, hi = max(first, species_ptr[z]) - first, min(first + n, species_ptr[z + 1]) - first
-        if lo < hi:
-            y_from, x_from = y_row + lo * y.shape[1], x_row + lo * x.shape[1]
-            _mix(y, y_from, x, x_from, hi - lo, net_weights, pieces, panels[z])
-
-
-@routine
-def _seen(u, x, first, n, with_v, net_weights, pieces, matrices):
-    """What neighbours see of n atoms: the self-interaction before the edges. matrices[role, direction, z]"""
+def _seen(u, x, net, layout, graph, k, first, n):
+    """What neighbours see of n atoms: the self-interaction before the edges of block k."""
     clear(u, first, n)
-    for row in range(4 if with_v else 1):
-        role = SELF_S if row == 0 else SELF_V
-        _mix(u, 4 * first + row, x, 4 * first + row, n, net_weights, pieces, matrices[role, FORWARD, 0])
+    for of_v in range(2):
+        mix(u, first, x, first, first, n, layout, k, SELF + of_v, net.weights, graph.species_ptr)
 
 
 @routine
-def _start(net, graph, work, first, last):
+def _start(net, layout, graph, work, first, last):
     """Embedding of the species, and what the first block's edges see."""
     for i in range(first, last):
         for c in range(net.embedding.shape[1]):
             work.x[i, 0, c] = net.embedding[graph.species[i], c]
-    _seen(work.u[0], work.x, first, last - first, net.with_v[0], net.weights, net.pieces, net.matrices[0])
+    _seen(work.u[0], work.x, net, layout, graph, np.int64(0), first, last - first)
 
 
 @routine
-def _forward(net, graph, work, part, k, first, last):
+def _forward(net, layout, graph, work, part, k, first, last):
     """Block k for atoms first : last; after the last one, energies and what they send back."""
-    with_v, want_v = net.with_v[k], net.with_v[k + 1]
+    weights, by_species = net.weights, graph.species_ptr
+    with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
     m, u, h, W, p, x = work.rows[part], work.u[k], work.h[k], net.radial[k], work.p[k], work.x
     unit, senders, ptr = work.unit, graph.senders, graph.receiver_ptr
-    weights, pieces, matrices, by_species = net.weights, net.pieces, net.matrices[k], graph.species_ptr
-    zero, extra, C = np.int64(0), net.residual[k], x.shape[2]
+    zero, extra, C = np.int64(0), layout.residual[k], x.shape[2]
     Cv, rows = (C, 4) if want_v else (0, 1)
     for start in range(first, last, ATOMS):
         n = min(ATOMS, last - start)
@@ -225,42 +202,40 @@ def _forward(net, graph, work, part, k, first, last):
             lo, hi = ptr[start + r], ptr[start + r + 1]
             if with_v and want_v:
                 messages(m[r], u, h, W, unit, senders, lo, hi, True, True)
+            elif with_v:
+                messages(m[r], u, h, W, unit, senders, lo, hi, True, False)
+            elif want_v:
+                messages(m[r], u, h, W, unit, senders, lo, hi, False, True)
             else:
-                messages(m[r], u, h, W, unit, senders, lo, hi, with_v, want_v)
+                messages(m[r], u, h, W, unit, senders, lo, hi, False, False)
 
         clear(p, start, n)
-        kept = matrices[KEEP_S, FORWARD]
-        _mix(p, 5 * start, m, zero, n, weights, pieces, matrices[OUT_S, FORWARD, 0])
-        _mix_species(p, 5 * start, x, 4 * start, n, weights, pieces, kept, by_species, start)
-        add_leading(p, 5 * start + 1, x, 4 * start, n, extra)
-        if want_v:
-            for d in range(3):
-                to, kept = 5 * start + 2 + d, matrices[KEEP_V, FORWARD]
-                _mix(p, to, m, 2 + 3 * d, n, weights, pieces, matrices[OUT_V, FORWARD, 0])
-                if with_v:
-                    at = 4 * start + 1 + d
-                    _mix_species(p, to, x, at, n, weights, pieces, kept, by_species, start)
-                    add_leading(p, to, x, at, n, C if extra else zero)
+        for of_v in range(2):
+            mix(p, start, m, zero, start, n, layout, k, OUT + of_v, weights, by_species)
+            mix(p, start, x, start, start, n, layout, k, KEEP + of_v, weights, by_species)
+        if extra:
+            for d in range(4 if with_v and want_v else 1):
+                add_leading(p, 5 * start + 1 + d, x, 4 * start + d, n, extra if d == 0 else C)
 
         for i in range(start, start + n):
             q = p[i]
-            gate_row(x[i, 0], x[i, 1:rows], q[0, :Cv], q[1], q[2 : 1 + rows], net.n_even[k], m[0])
+            gate_row(x[i, 0], x[i, 1:rows], q[0, :Cv], q[1], q[2 : 1 + rows], layout.n_even[k], m[0])
 
-        if k + 1 < net.n_even.size:
-            _seen(work.u[k + 1], x, start, n, want_v, weights, pieces, net.matrices[k + 1])
+        if k + 1 < layout.n_even.size:
+            _seen(work.u[k + 1], x, net, layout, graph, k + 1, start, n)
         else:
-            _read_out(net, graph, work, part, start, n)
-    if k + 1 == net.n_even.size:
-        _backward_atoms(net, graph, work, part, k, first, last)
+            _read_out(net, layout, graph, work, part, start, n)
+    if k + 1 == layout.n_even.size:
+        _backward_atoms(net, layout, graph, work, part, k, first, last)
 
 
 @routine
-def _read_out(net, graph, work, part, first, n):
+def _read_out(net, layout, graph, work, part, first, n):
     """Energies of n atoms from x, and in its place the cotangent of the sum of scaled energies."""
-    x, matrices, zero = work.x, net.matrices[net.n_even.size, SELF_S], np.int64(0)
+    x, K, zero, by_species = work.x, layout.n_even.size, np.int64(0), graph.species_ptr
     y, dy = work.readout[part, 0], work.readout[part, 1]
     clear(y, zero, n)
-    _mix(y, zero, x, 4 * first, n, net.weights, net.pieces, matrices[FORWARD, 0])
+    mix(y, zero, x, first, first, n, layout, K, np.int64(SELF), net.weights, by_species)
     for r in range(n):
         scale = net.species_scale[graph.species[first + r]]
         energy = y.dtype.type(0)
@@ -269,17 +244,17 @@ def _read_out(net, graph, work, part, first, n):
             dy[r, 0, c] = slope(y[r, 0, c], SILU) * net.readout[c] * scale
         work.energies[first + r] = energy
     clear(x, first, n)
-    _mix(x, 4 * first, dy, zero, n, net.weights, net.pieces, matrices[TRANSPOSED, 0])
+    mix(x, first, dy, zero, first, n, layout, K, np.int64(BACK + SELF), net.turned, by_species)
 
 
 @routine
-def _backward_atoms(net, graph, work, part, k, first, last):
+def _backward_atoms(net, layout, graph, work, part, k, first, last):
     """From the cotangent of block k's output, in x, to dm and to that part of its input's which needs no
     neighbours, again in x."""
-    with_v, want_v = net.with_v[k], net.with_v[k + 1]
+    turned, by_species = net.turned, graph.species_ptr
+    with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
     dp, dm, p, x = work.rows[part], work.dm[k % 2], work.p[k], work.x
-    weights, pieces, matrices, by_species = net.weights, net.pieces, net.matrices[k], graph.species_ptr
-    zero, extra, C = np.int64(0), net.residual[k], x.shape[2]
+    zero, extra, C = np.int64(0), layout.residual[k], x.shape[2]
     Cv, rows = (C, 4) if want_v else (0, 1)
     for start in range(first, last, ATOMS):
         n = min(ATOMS, last - start)
@@ -288,31 +263,26 @@ def _backward_atoms(net, graph, work, part, k, first, last):
             d, q, dx = dp[r], p[start + r], x[start + r]
             gate_row_bwd(
                 *(d[0, :Cv], d[1], d[2 : 1 + rows], dx[0], dx[1:rows]),
-                *(q[0, :Cv], q[1], q[2 : 1 + rows], net.n_even[k], d[5:]),
+                *(q[0, :Cv], q[1], q[2 : 1 + rows], layout.n_even[k], d[5:]),
             )
 
         clear(dm, start, n)
         clear(x, start, n)
-        _mix(dm, 11 * start, dp, zero, n, weights, pieces, matrices[OUT_S, TRANSPOSED, 0])
-        kept = matrices[KEEP_S, TRANSPOSED]
-        _mix_species(x, 4 * start, dp, zero, n, weights, pieces, kept, by_species, start)
-        add_leading(x, 4 * start, dp, zero + 1, n, extra)
-        if want_v:
-            for d in range(3):
-                at, kept = 2 + d, matrices[KEEP_V, TRANSPOSED]
-                _mix(dm, 11 * start + 2 + 3 * d, dp, at, n, weights, pieces, matrices[OUT_V, TRANSPOSED, 0])
-                if with_v:
-                    to = 4 * start + 1 + d
-                    _mix_species(x, to, dp, at, n, weights, pieces, kept, by_species, start)
-                    add_leading(x, to, dp, at, n, C if extra else zero)
+        for of_v in range(2):
+            mix(dm, start, dp, zero, start, n, layout, k, BACK + OUT + of_v, turned, by_species)
+            mix(x, start, dp, zero, start, n, layout, k, BACK + KEEP + of_v, turned, by_species)
+        if extra:
+            for d in range(4 if with_v and want_v else 1):
+                add_leading(x, 4 * start + d, dp, zero + 1 + d, n, extra if d == 0 else C)
 
 
 @routine
-def _backward(net, graph, work, part, k, first, last):
+def _backward(net, layout, graph, work, part, k, first, last):
     """Edges of block k, and the atoms of the block before; after block 0, dE / d edge_vec."""
-    with_v, want_v = net.with_v[k], net.with_v[k + 1]
+    with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
     dm, u, h, W, x, dy = work.dm[k % 2], work.u[k], work.h[k], net.radial[k], work.x, work.dy
     unit, senders, ptr, du = work.unit, graph.senders, graph.receiver_ptr, work.rows[part]
+    zero, by_species = np.int64(0), graph.species_ptr
     for start in range(first, last, ATOMS):
         n = min(ATOMS, last - start)
         for r in range(n):
@@ -320,13 +290,16 @@ def _backward(net, graph, work, part, k, first, last):
             lo, hi = ptr[i], ptr[i + 1]
             if with_v and want_v:
                 _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, True, True)
+            elif with_v:
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, True, False)
+            elif want_v:
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, False, True)
             else:
-                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v)
-        for row in range(np.int64(4) if with_v else np.int64(k > 0)):
-            back = net.matrices[k, SELF_S if row == 0 else SELF_V, TRANSPOSED, 0]
-            _mix(x, 4 * start + row, du, row, n, net.weights, net.pieces, back)
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, False, False)
+        for of_v in range(2 if k > 0 else 0):  # nothing asks for the embedding's
+            mix(x, start, du, zero, start, n, layout, k, BACK + SELF + of_v, net.turned, by_species)
     if k > 0:
-        _backward_atoms(net, graph, work, part, k - 1, first, last)
+        _backward_atoms(net, layout, graph, work, part, k - 1, first, last)
     else:
         for e in range(ptr[first], ptr[last]):
             x, y, z = unit[e, 0] / SQRT3, unit[e, 1] / SQRT3, unit[e, 2] / SQRT3
@@ -341,24 +314,24 @@ def _backward(net, graph, work, part, k, first, last):
 
 
 @kernel
-def force_call_cpu(net, graph, work, stages):
+def force_call_cpu(net, layout, graph, work, stages):
     """Fill work.energies by stages 0 to K, work.dedge_vec and work.forces by stages up to 2 K + 1.
 
     A stage is what can be done for one part of the atoms before the others are needed: the edges, then block
     after block, then back, then forces.
     """
-    blocks = net.n_even.size
+    blocks = layout.n_even.size
     for step in range(stages):
         for index in prange(graph.parts.size - 1):
             stage, part = np.int64(step), np.int64(index)  # what is called is compiled for one type only
             first, last = graph.parts[part], graph.parts[part + 1]
             if stage == 0:
                 _radial(net, graph, work, part, first, last)
-                _start(net, graph, work, first, last)
+                _start(net, layout, graph, work, first, last)
             elif stage <= blocks:
-                _forward(net, graph, work, part, stage - 1, first, last)
+                _forward(net, layout, graph, work, part, stage - 1, first, last)
             elif stage <= 2 * blocks:
-                _backward(net, graph, work, part, 2 * blocks - stage, first, last)
+                _backward(net, layout, graph, work, part, 2 * blocks - stage, first, last)
             else:
                 ptr, perm, by_sender = graph.receiver_ptr, graph.sender_perm, graph.sender_ptr
                 sum_forces(work.forces, work.dedge_vec, ptr, perm, by_sender, first, last)

@@ -25,7 +25,10 @@ import numpy as np
 
 from .compile import inner, routine
 from .products import added, message, nothing, to_sender, to_unit, to_weights
-from .simd import WIDTH, load, splat, spread, store
+from .simd import WIDTH, add_product, load, splat, spread, store
+
+# Roles of a block's matrices: of scalars, + 1 of vectors, + BACK transposed.
+SELF, OUT, KEEP, BACK = 0, 2, 4, 6
 
 
 class Graph(NamedTuple):
@@ -39,6 +42,42 @@ class Graph(NamedTuple):
     sender_perm: np.ndarray  # [E]
     sender_ptr: np.ndarray  # [n + 1]
     parts: np.ndarray  # [parts + 1]: where each part of the atoms begins; threads share parts
+
+
+class Layout(NamedTuple):
+    """The model, and where its matrices lie in one array of weights, their transposes in another.
+
+    pieces[., 7] = (first column of x, k, first column of y, m, start, row length, step from species to
+    species or 0) is a k x m matrix, factors[pieces] its static factor; matrices[k, role] = (first, last) are
+    the pieces of one matrix of block k. rows[role, d] = (row of x, row of y).
+    """
+
+    pieces: np.ndarray
+    factors: np.ndarray
+    matrices: np.ndarray  # [K + 1, 2 BACK, 2]; the readout's is the last one's SELF
+    rows: np.ndarray  # [2 BACK, 3, 2]
+    with_v: np.ndarray  # [K + 1]: whether there are vectors between the blocks
+    n_even: np.ndarray  # [K]
+    residual: np.ndarray  # [K]: leading scalars that a plain residual carries over
+
+
+class Flat(NamedTuple):
+    """How the model's flat weights hold what is in no matrix of `Layout`, and what is done to all of them.
+
+    For training: a matrix's gradient is made in tiles, and its transpose written into an array of all.
+    """
+
+    turns: np.ndarray  # [., 5]: (start, row length, k, m, start in that array) of what is transposed
+    tiles: np.ndarray  # [., 6]: (k, role, piece, species, first row, rows)
+    radial: (
+        np.ndarray
+    )  # [K, 7]: start and columns of the radial network's last layer, slot of each path or -1
+    radial_factors: np.ndarray  # [K, 5]: its static factor times the paths' constants
+    radial_columns: np.ndarray  # [K, 2]: first and last column of h that each block takes
+    features: int
+    embedding: int  # start of the embedding
+    readout: int  # start of the last layer
+    readout_factor: float
 
 
 # ---- rows of an atom
@@ -116,6 +155,30 @@ def add_leading(y, y_row, x, x_row, n, count):
             y[i + r, y_at, c] += x[j + r, x_at, c]
 
 
+@routine
+def mix(y, y_first, x, x_first, first, n, layout, k, role, weights, species_ptr):
+    """Add a matrix product to n atoms, `first` the first of them, which are y_first and x_first in their
+    arrays; nothing where block k has no such matrix."""
+    y_step, x_step = y.shape[1] * y.shape[2], x.shape[1] * x.shape[2]
+    pieces = layout.pieces
+    for piece in range(layout.matrices[k, role, 0], layout.matrices[k, role, 1]):
+        x_col, k_in, y_col, m = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2], pieces[piece, 3]
+        at, length, step = pieces[piece, 4], pieces[piece, 5], pieces[piece, 6]
+        for z in range(species_ptr.size - 1 if step else 1):
+            lo, hi = 0, n
+            if step:
+                lo, hi = max(0, species_ptr[z] - first), min(n, species_ptr[z + 1] - first)
+            if lo >= hi:
+                continue
+            for d in range(3 if role % 2 else 1):  # x, y, z share the matrix
+                x_at = (x_first + lo) * x_step + layout.rows[role, d, 0] * x.shape[2] + x_col
+                y_at = (y_first + lo) * y_step + layout.rows[role, d, 1] * y.shape[2] + y_col
+                w_at, factor = at + z * step, layout.factors[piece]
+                add_product(
+                    y, y_at, y_step, x, x_at, x_step, 1, weights, w_at, length, hi - lo, k_in, m, factor
+                )
+
+
 # ---- edges
 
 
@@ -132,13 +195,13 @@ def backwards(y, zero):
 
 
 @inner
-def radial_weights(W, k, h, a, b, with_v, want_v):
+def radial_weights(W, k, h, e, other, companion, with_v, want_v):
     """w_p = sum over q of h_q W_qp, a vector of channels for each path, for two rows of h, which share the
-    loads of W. A row is (edge, 0), or (edge, 1) of what accompanies h there."""
+    loads of W: of edge e, and of edge `other`, where companion = 1 takes what accompanies h."""
     L = W.shape[2] // 5
     w0 = w1 = w2 = w3 = w4 = t0 = t1 = t2 = t3 = t4 = splat(W.dtype.type(0))
     for q in range(h.shape[2]):
-        ha, hb = spread(h, (a[0], a[1], q)), spread(h, (b[0], b[1], q))
+        ha, hb = spread(h, (e, 0, q)), spread(h, (other, companion, q))
         w = load(W, (k, q, 0))
         w0, t0 = w0 + ha * w, t0 + hb * w
         if want_v:
@@ -166,7 +229,7 @@ def messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
         for e in range(lo, hi, 2):
             other = min(e + 1, hi - 1)
             there = splat(u.dtype.type(other - e))  # 0 where an odd edge has no partner
-            w, (b0, b1, b2, b3, b4) = radial_weights(W, k, h, (e, 0), (other, 0), with_v, want_v)
+            w, (b0, b1, b2, b3, b4) = radial_weights(W, k, h, e, other, np.int64(0), with_v, want_v)
             f = seen(u, senders[e], c, with_v)
             found = added(found, message(w, f, direction(unit, e), zero, with_v, want_v))
             w, f = (

@@ -483,6 +483,10 @@ def test_relax(relaxing, capsys):
 def test_an_unfinished_relaxation_is_an_error_that_keeps_what_was_reached(relaxing, tmp_path, capsys):
     text = refused([*relaxing, "frame.xyz", "-o", "r.cif", "--fmax", "1e-9", "--steps", "2"], capsys)
     assert "frame.xyz: not relaxed after 2 steps: expected no force above 1e-09 eV/Å, found" in text
+    text = refused(
+        [*relaxing, "frame.xyz", "--cell", "--overwrite", "--fmax", "1e-9", "--steps", "2"], capsys
+    )
+    assert "and no stress above" in text and "eV/Å³; " in text
     before, after = ase.io.read("frame.xyz"), ase.io.read("r.cif")
     assert len(after) == len(before) and not np.allclose(after.positions, before.positions, atol=1e-6)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from itertools import combinations_with_replacement
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -501,3 +502,9 @@ def test_a_resumed_run_wants_its_own_files(folder, tmp_path):
 def test_settings_survive_json():
     config = DynamicsConfig(**KINDS["ramp"])
     assert DynamicsConfig.from_dict(dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize(("drift", "told"), [(None, False), (0.01, False), (-0.03, True), (11.6, True)])
+def test_energy_that_is_lost_is_told(drift, told):
+    said = Simulation.lost_energy(SimpleNamespace(drift=lambda: drift))
+    assert (f"{1000 * drift:.4g} meV/atom" in said) if told else said == ""

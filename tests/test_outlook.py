@@ -36,12 +36,17 @@ def test_errors_that_rise_are_not_prolonged():
     [
         (2.0, 9.0, "the frames limit"),
         (9.0, 9.5, "time or size limits"),
-        (7.0, 9.5, "alike"),
+        (7.0, 9.5, "time and frames"),
         (0.0, 0.0, "time or size"),
     ],
 )
 def test_what_limits(training, validation, words):
     assert words in limit(training, validation)
+
+
+@pytest.mark.parametrize(("power", "words"), [(-0.5, "time and frames limit"), (-0.05, "the frames limit")])
+def test_errors_that_still_fall_are_limited_by_time_too(power, words):
+    assert words in limit(2.0, 9.0, np.arange(1, 40.0) ** power)
 
 
 @pytest.mark.parametrize(

@@ -108,3 +108,16 @@ def test_no_command_obeys_a_name(line, at_work, capsys, monkeypatch):
     assert SHOWN in out + err or SHOWN.replace(r"\n", " ") in err
     assert not {"\x1b", "\u202e"} & set(out + err)
     assert "internal error" not in err and err.count("\n") <= 1
+
+
+def test_no_number_is_shortened(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    table = PlainTable()
+    table.add_column("")
+    for heading in ("one", "another", "a third"):
+        table.add_column(heading, justify="right")
+    table.add_row("a/long/path/" * 4, "123.456789012", "-0.0001234567", "9" * 20)
+    show(table)
+    out = capsys.readouterr().out
+    assert all(number in out for number in ("123.456789012", "-0.0001234567", "9" * 20)) and "…" not in out
+    assert out.replace(" ", "").replace("\n", "").count("a/long") == 4 or "a/long/path/a/long/p" in out

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from eqpot.config import Config
 from eqpot.data import Dataset, first_alike, read_dataset, shortest_distances, write_dataset
+from eqpot.data_tools import commands
 from eqpot.data_tools.commands import data
 from eqpot.data_tools.convert import convert
 from eqpot.data_tools.split import choose, split
@@ -315,3 +316,17 @@ def test_a_fit_of_frames_that_differ_draws_what_it_drew(source):
     train, valid = choose_frames(config, dataset, None)
     np.testing.assert_array_equal(train, np.sort(order[:20]))
     np.testing.assert_array_equal(valid, np.sort(order[20:29]))
+
+
+@pytest.mark.parametrize(
+    ("value", "std", "text"),
+    [
+        (-155.95632, 0.0034, "-155.9563"),
+        (3.0, 1.0, "3"),
+        (0.0, 0.0, "0"),
+        (1234.5678, 0.0, "1235"),
+        (1e-5, 2e3, "1e-05"),
+    ],
+)
+def test_numbers_show_how_they_spread(value, std, text):
+    assert commands._number(value, std) == text
