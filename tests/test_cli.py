@@ -663,7 +663,7 @@ def test_check(relaxing, folder, capsys, monkeypatch):
     failed = shown.out.count("FAIL")
     assert status == (2 if failed else 0) and shown.out.count("pass") + failed == 11
     assert (f"model.h5: {failed} of 11 checks failed on frame.xyz" in shown.err) == bool(failed)
-    attracted = any("when squeezed" in line and "FAIL" in line for line in shown.out.splitlines())
+    attracted = any("attract at distances" in line and "FAIL" in line for line in shown.out.splitlines())
     assert ("--set model.zbl=true adds repulsion there" in shown.err) == attracted
     assert "stress against slope of energy" in shown.out and "ns/day" in shown.out
     text = refused(["check", model, "iron.xyz"], capsys)

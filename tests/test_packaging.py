@@ -218,3 +218,17 @@ def test_import_reader_sees_relative_and_nested_imports(tmp_path: Path):
     source.write_text("import a.b\nfrom .c import d\ndef f():\n    from ..e import g\n    from .. import h\n")
     found = imports_of(source, "eqpot.kernels")
     assert {"a.b", "eqpot.kernels.c", "eqpot.kernels.c.d", "eqpot.e", "eqpot.e.g", "eqpot.h"} <= found
+
+
+@pytest.mark.parametrize("module", ["eqpot.inspect", "eqpot.check"])
+def test_looking_at_a_model_loads_neither_training_nor_pictures(module: str):
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    found = set(loaded.split())
+    assert module in found and not found & {
+        "eqpot.fit",
+        "eqpot.adam",
+        "eqpot.soap",
+        "eqpot.plots",
+        "matplotlib",
+    }
