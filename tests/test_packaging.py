@@ -232,3 +232,15 @@ def test_looking_at_a_model_loads_neither_training_nor_pictures(module: str):
         "eqpot.plots",
         "matplotlib",
     }
+
+
+def test_python_in_a_checkout_that_is_not_installed_imports_what_lies_there(tmp_path: Path):
+    for package in ("eqpot", "kernels", "data_tools"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]; "
+        "import eqpot.kernels.products, eqpot.data_tools.commands; print(eqpot.kernels.products.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == tmp_path / "kernels/products.py"
