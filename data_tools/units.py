@@ -38,7 +38,9 @@ def unit(name: str, table: dict[str, float], what: str, source: str = "") -> str
 
 def force_unit(name: str) -> tuple[str, float]:
     """Spelling and value in eV/Å of an energy over a length, such as kcal/mol/Ang."""
-    energy, _, length = name.rpartition("/")
+    energy, over, length = name.rpartition("/")
+    if not over:
+        raise UserError(f"force unit: expected an energy/length such as Hartree/Bohr, found {name}")
     try:
         energy, length = unit(energy, ENERGY_UNITS, "energy"), unit(length, LENGTH_UNITS, "length")
     except UserError as error:

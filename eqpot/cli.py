@@ -302,10 +302,10 @@ def info(model) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace the result.")
 @device_option
 def relax(model, structure, output, fmax, steps, cell, optimizer, index, overwrite, device) -> None:
-    """Relax STRUCTURE, any file that ASE reads or a data set, with MODEL.h5.
+    """Relax STRUCTURE with MODEL.h5.
 
-    Writes what was reached to FILE, in the format that its name tells, also after Ctrl-C. The exit status is
-    2 where more steps would be needed.
+    STRUCTURE is any file that ASE reads, or a data set. Writes what was reached to FILE, in the format that
+    its name tells, also after Ctrl-C. The exit status is 2 where more steps would be needed.
     """
     from eqpot.calculator import EqpotCalculator
     from eqpot.files import check_structure, write_structure
@@ -389,12 +389,13 @@ def _dynamics_options(command: Callable) -> Callable:
 @device_option
 @_dynamics_options
 def md(files, output, resume, overwrite, device, **options) -> None:
-    """Molecular dynamics of STRUCTURE with MODEL.h5, or several: a committee.
+    """Molecular dynamics of STRUCTURE with MODEL.h5, or with several.
 
-    STRUCTURE is any file that ASE reads, or a data set. The run folder gets trajectory.traj (for ASE),
-    thermo.csv, restart.h5 and, at the end, thermo.png, a picture of the csv. A run that was stopped or killed
-    goes on with --resume, to the last bit as if it had not been; restart.h5 is written every 5 s, and what a
-    kill -9 took since then is done again. Passing a limit ends it with exit status 2.
+    Several models are a committee. STRUCTURE is any file that ASE reads, or a data set. The run folder gets
+    trajectory.traj (for ASE), thermo.csv, restart.h5 and, at the end, thermo.png, a picture of the csv. A run
+    that was stopped or killed goes on with --resume, to the last bit as if it had not been; restart.h5 is
+    written every 5 s, and what a kill -9 took since then is done again. Passing a limit ends it with exit
+    status 2.
     """
     _one_of(resume, overwrite)
     if len(files) < 2 and not (resume and not files):
@@ -475,10 +476,11 @@ def _about(simulation) -> str:
 @frame_index
 @device_option
 def check(model, structure, index, device) -> None:
-    """Check MODEL.h5 on STRUCTURE, any file that ASE reads or a data set, before a long run.
+    """Check MODEL.h5 on STRUCTURE before a long run.
 
-    Forces and stress against differences of the energy, rotation, order of the atoms, pairs of atoms near the
-    cutoff and close together, energy drift, speed and memory. The exit status is 2 where one of them fails.
+    STRUCTURE is any file that ASE reads, or a data set. Forces and stress against differences of the energy,
+    rotation, order of the atoms, pairs of atoms near the cutoff and close together, energy drift, speed and
+    memory. The exit status is 2 where one of them fails.
     """
     from eqpot.check import check, table
     from eqpot.potential import Potential
@@ -511,11 +513,12 @@ def check(model, structure, index, device) -> None:
 @frame_index
 @click.option("--overwrite", is_flag=True, help="Replace the report, and FILE.")
 def inspect_(model, structure, output, text, json_file, index, overwrite) -> None:
-    """What each of MODEL.h5's tensor products does in STRUCTURE, any file that ASE reads or a data set.
+    """What each tensor product of MODEL.h5 does in STRUCTURE.
 
-    For every path of every block: how large its messages are, its share of the energy (the shares and a rest
-    sum to it), what happens when it is switched off, what it costs; and how well each block keeps the
-    symmetry. The report, an HTML page that needs no network, shows all of it on the structure.
+    STRUCTURE is any file that ASE reads, or a data set. For every path of every block: how large its messages
+    are, its share of the energy (the shares and a rest sum to it), what happens when it is switched off, what
+    it costs; and how well each block keeps the symmetry. The report, an HTML page that needs no network,
+    shows all of it on the structure.
     """
     from eqpot.evaluate import write_json
     from eqpot.files import check_output
@@ -552,7 +555,7 @@ def inspect_(model, structure, output, text, json_file, index, overwrite) -> Non
 @click.argument("structure", required=False, metavar="[STRUCTURE]")
 @frame_index
 def explain(model, structure, index) -> None:
-    """MODEL.h5 as a computation, step by step: shapes, formulas, weights.
+    """MODEL.h5 as a list of steps: shapes, formulas, weights.
 
     With STRUCTURE, any file that ASE reads or a data set, also the operations and bytes of a force call, and
     where they go.

@@ -480,9 +480,9 @@ class Trainer:
         if independent == elements:
             return ""
         return (
-            f"the compositions of the training frames ({independent} independent for {elements} elements) "
-            "leave the energy of each element open: the shortest solution is taken, and energies of other "
-            "compositions mean nothing; train.shifts takes the energies of isolated atoms"
+            f"the training frames have {counted(int(independent), 'independent composition')} of {elements} "
+            "elements, which leaves the energy of each element open: energies of other compositions mean "
+            "nothing, unless train.shifts gives those of isolated atoms"
         )
 
     def _keep(self) -> None:

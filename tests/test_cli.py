@@ -111,7 +111,7 @@ def test_fit_tells_how_to_go_on(folder, tmp_path, capsys):
     head, *lines = text[text.index("    epoch") :].splitlines()[:3]
     assert [line.split()[0] for line in lines] == ["1", "2"] and lines[0].endswith(" *")
     assert {len(line.removesuffix(" *")) for line in lines} == {len(head)}
-    assert "note: the compositions of the training frames (1 independent for 2 elements)" in text
+    assert "note: the training frames have 1 independent composition of 2 elements" in text
     assert "errors on the 3 validation frames" in text
     assert f"eqpot eval {tmp_path / 'run/model.h5'}" in text
     assert (tmp_path / "run/learning_curve.png").stat().st_size > 5000

@@ -320,7 +320,7 @@ def test_shifts_by_least_squares():
 @pytest.mark.parametrize(
     ("symbols", "shifts", "told"),
     [
-        (["H2O2"], "least_squares", "1 independent for 2 elements"),
+        (["H2O2"], "least_squares", "1 independent composition of 2 elements"),
         (["H2O2", "H3O"], "least_squares", ""),
         (["H2O2"], {"H": -13.6, "O": -432.0}, ""),
     ],
