@@ -126,6 +126,13 @@ def test_commands_and_links(page: Path):
         assert (page.parent / link).exists(), link
 
 
+def test_the_map_names_what_there_is():
+    named = set(
+        re.findall(r"`((?:eqpot|kernels|data_tools|tests)/[\w/.]*)`", (DOCS / "layout.md").read_text())
+    )
+    assert len(named) > 40 and not [path for path in named if not (DOCS.parent / path).exists()]
+
+
 @pytest.mark.slow
 def test_site_builds(tmp_path: Path):
     """Every quote, link, picture and formula without a warning; and no page needs the network."""
