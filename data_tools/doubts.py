@@ -7,6 +7,8 @@ from eqpot.data import Dataset, frame_pairs
 from eqpot.data_tools.labels import words
 from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 from eqpot.errors import UserError
+from eqpot.isolated import names_isolated
+from eqpot.words import counted
 
 
 def other_units(columns: dict[str, list], used: dict[str, str]) -> list[str]:
@@ -81,6 +83,13 @@ def doubts(dataset: Dataset) -> list[str]:
                 f"warning: an energy of {dataset.energy[k]:.6g} eV (frame {k}) is more than all electrons of "
                 "its atoms have; is that its unit (--energy-unit)?"
             )
+    unnamed = _lone(dataset)
+    if len(unnamed):
+        notes.append(
+            f"{counted(len(unnamed), 'frame')} of one atom (first: frame {unnamed[0]}) in no group "
+            "IsolatedAtom: a fit takes them as any other; with config_type=IsolatedAtom their energies "
+            "become its shifts"
+        )
     ratio, distance = _shortest(dataset)
     if distance and not (0.6 < ratio < 1.6 and 0.5 < distance < 4):
         notes.append(
@@ -88,6 +97,14 @@ def doubts(dataset: Dataset) -> list[str]:
             "implausible; are lengths in another unit, such as Bohr (--length-unit)?"
         )
     return notes
+
+
+def _lone(dataset: Dataset) -> np.ndarray:
+    """Frames of one atom that is periodic nowhere, which are not named as what they probably are."""
+    alone = (dataset.sizes == 1) & ~dataset.pbc.any(axis=1)
+    if dataset.group is not None:
+        alone &= np.array([not names_isolated(group) for group in dataset.group])
+    return np.flatnonzero(alone)
 
 
 def _shortest(dataset: Dataset) -> tuple[float, float]:

@@ -139,10 +139,15 @@ def isolated_frames(data: Dataset, cutoff: float) -> np.ndarray:
     (or isolated_atom, ISOLATEDATOM, ...)."""
     if data.group is None:
         return np.empty(0, np.int64)
-    named = [str(group).replace("_", "").lower() == "isolatedatom" for group in data.group]
+    named = np.array([names_isolated(group) for group in data.group])
     frames = np.flatnonzero(named & (data.sizes == 1) & data.known("energy"))
     alone = [len(frame_pairs(data, k, cutoff)[2]) == 0 for k in frames]
     return frames[np.array(alone, bool)]
+
+
+def names_isolated(group: str) -> bool:
+    """Whether a group's name says that its frames are isolated atoms."""
+    return str(group).replace("_", "").lower() == "isolatedatom"
 
 
 def _energies(data: Dataset, frames: np.ndarray) -> tuple[dict[str, float], list[str]]:

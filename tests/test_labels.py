@@ -481,3 +481,15 @@ def test_labels_of_deepmd(tmp_path, out):
         "look like labels and are not used: atom_energy (--energy-key)",
         "weights in the data are not used: atom_pref",
     ]
+
+
+@pytest.mark.parametrize(("group", "told"), [("", True), (" config_type=isolated_atom", False)])
+def test_lone_atoms_of_no_group_are_told(group, told, tmp_path, out):
+    water = "3\nProperties=species:S:1:pos:R:3:forces:R:3 energy=-14\n" + "".join(
+        f"{s} {x} 0 0 0 0 0\n" for s, x in (("H", 0), ("O", 1), ("H", 2))
+    )
+    lone = f"1\nProperties=species:S:1:pos:R:3:forces:R:3 energy=-13{group}\nH 0 0 0 0 0 0\n"
+    path = tmp_path / "both.extxyz"
+    path.write_text(water + lone)
+    notes = "\n".join(note for source in convert(path, out).sources for note in source.notes)
+    assert ("1 frame of one atom (first: frame 1) in no group IsolatedAtom" in notes) == told
