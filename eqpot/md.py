@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from ase import Atoms, units
@@ -228,8 +228,10 @@ class Simulation:
             frames, log = folder / TRAJECTORY, folder / LOG
             _check_size(frames, stored["trajectory_size"], folder / RESTART)
             _check_size(log, stored["log_size"], folder / RESTART)
-            _check_head(frames, arrays["trajectory_head"], stored["trajectory_size"], folder / RESTART)
             atoms = _first_frame(frames)  # where the barostat measures the cell from
+            written = stored["step"] // config.write_every + 1
+            head, size = arrays["trajectory_head"], stored["trajectory_size"]
+            _check_head(frames, head, size, written, folder / RESTART)
             found = _system(atoms)
             if len(atoms) != len(arrays["positions"]) or stored.get("system", found) != found:
                 raise UserError(f"{frames}: frame 0: expected the atoms of {folder / RESTART}, found others")
@@ -651,18 +653,27 @@ def _head(path: Path) -> bytes:
         return file.read(ULM_HEAD)
 
 
-def _check_head(path: Path, head: np.ndarray, size: int, checkpoint: Path) -> None:
+def _check_head(path: Path, head: np.ndarray, size: int, written: int, checkpoint: Path) -> None:
     """Head: magic word, tag and version, the number of frames, and where the list of them is."""
     same = _head(path)[:32] == head[:32].tobytes()
     frames, place = np.frombuffer(head[32:].tobytes(), "<i8")
-    listed = same and 0 < frames < size and ULM_HEAD <= place <= size - 8 * frames
+    listed = same and written <= frames and ULM_HEAD <= place <= size - 8 * frames
     if listed:
         with open(path, "rb") as file:
             file.seek(place)
             starts = np.frombuffer(file.read(8 * frames), "<i8")
-        listed = (np.diff(starts) > 0).all() and starts[0] >= ULM_HEAD and starts[-1] < size
+            listed = (np.diff(starts) > 0).all() and all(_is_frame(file, k, size) for k in starts[[0, -1]])
     if not listed:
         raise UserError(f"{checkpoint}: trajectory_head: expected that of {path}, found another")
+
+
+def _is_frame(file: BinaryIO, start: int, size: int) -> bool:
+    """Whether one is described there: the length of a JSON text, and the text."""
+    if not ULM_HEAD <= start <= size - 8:
+        return False
+    file.seek(start)
+    length = int.from_bytes(file.read(8), "little")
+    return 0 < length <= size - start - 8 and file.read(1) == b"{"
 
 
 def _check_size(path: Path, size: int, checkpoint: Path) -> None:

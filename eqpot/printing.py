@@ -9,7 +9,7 @@ from rich.text import Text
 
 from eqpot.words import plain
 
-PADDING = 3  # characters between columns
+PADDING, EDGE = 3, 1  # characters between columns, and before the first
 FOLDED = 20  # characters that a column of words gets at least
 
 
@@ -38,7 +38,7 @@ def _least_width(table: Table, shown: Console) -> int:
         max(Measurement.get(shown, whole, cell).maximum for cell in (column.header, *column.cells))
         for column in table.columns
     ]
-    return sum(
+    return EDGE + sum(
         PADDING + (width if column.no_wrap else min(width, FOLDED))
         for width, column in zip(widths, table.columns, strict=True)
     )

@@ -177,15 +177,8 @@ def damage_json(random: np.random.Generator, text: str) -> tuple[str, str, bool]
     act = int(random.integers(12))
     if act == 0:
         changed, said = damage_bytes(random, text.encode())
-        try:
-            same = json.loads(changed) == content
-        except ValueError:
-            same = False
-        return (
-            changed.decode(errors="replace"),
-            f"JSON: {said}",
-            LEGAL if same else _legal_json(changed, content),
-        )
+        changed = changed.decode(errors="replace")
+        return changed, f"JSON: {said}", _legal_json(changed, content)
     if act == 1:
         new = choose(
             random, ("[" * NESTED, '{"a":' * NESTED, "1" * 5000, "[" * NESTED + "]" * NESTED, "", "NaN")
@@ -213,8 +206,8 @@ def damage_json(random: np.random.Generator, text: str) -> tuple[str, str, bool]
     return json.dumps(content), f"JSON: {name} is {str(new)[:20]!r}", legal or _alike(old, new)
 
 
-def _legal_json(changed: bytes, content: Any) -> bool:
-    """A digit flipped in JSON makes another number, which is legal; a key lost does not."""
+def _legal_json(changed: str, content: Any) -> bool:
+    """A digit flipped in JSON makes another number, a letter another text, both legal; a key lost is not."""
     try:
         return list(_paths(json.loads(changed))) == list(_paths(content))
     except (ValueError, RecursionError):

@@ -429,6 +429,7 @@ BAD = {
         (array("_eps", None), "_eps: expected an array of that name"),
         (array("trajectory_head", put(slice(0, 8), 0)), "trajectory_head: expected that of"),
         (array("trajectory_head", put(32, 200)), "trajectory_head: expected that of"),
+        (array("trajectory_head", put(32, 1)), "trajectory_head: expected that of"),  # of fewer frames
         (array("trajectory_head", put(slice(40, 48), 255)), "trajectory_head: expected that of"),
         (array("trajectory_head", lambda x: x[:10]), r"trajectory_head: expected shape \(48,\)"),
     ],
@@ -442,6 +443,18 @@ BAD = {
 def test_what_breaks_a_rule_is_named_and_nothing_is_touched(name, change, words, copy):
     edit(copy / name, change)
     refused(name, copy, words)
+
+
+def test_the_list_of_frames_is_found_where_it_is_and_nowhere_else(copy):
+    frames, restart = (copy / "md/trajectory.traj").read_bytes(), unsealed(copy / "md/restart.h5")
+    place = int.from_bytes(frames[40:48], "little")
+    for other in range(48, len(frames), 8):
+        if other != place:
+            with h5py.File(restart, "r+") as file:
+                file["trajectory_head"][40:48] = np.frombuffer(other.to_bytes(8, "little"), np.uint8)
+            with pytest.raises(UserError, match="trajectory_head: expected that of"):
+                Simulation.resume(copy / "md")
+    assert (copy / "md/trajectory.traj").read_bytes() == frames
 
 
 @pytest.mark.parametrize("change", [array("best", put(3, np.nan)), array("weights", lambda w: w[:-1])])
