@@ -25,13 +25,15 @@ from recording import Record
 from workloads import HERE, published
 
 from eqpot.cli import main as eqpot
-from eqpot.config import PRESETS, Config, parse_setting
-from eqpot.data import read_dataset, write_dataset
+from eqpot.config import PRESETS, Config
 from eqpot.errors import UserError
-from eqpot.evaluate import evaluate
-from eqpot.fit import Trainer, Watch
 from eqpot.potential import Potential
+from eqpot.runs import Watch
+from eqpot.settings import parse_setting
+from eqpot.structures.data import read_dataset, write_dataset
 from eqpot.threads import most_threads
+from eqpot.training.trainer import Trainer
+from eqpot.training.validation import compare
 
 RUNS = HERE / "runs" / "accuracy"
 ERRORS = ("forces_rmse", "forces_mae", "energy_per_atom_rmse", "energy_per_atom_mae", "stress_rmse")
@@ -90,16 +92,13 @@ def data_sets(name: str) -> tuple[Path, Path]:
 
 
 class Steps(Watch):
-    """Counts the steps, and draws nothing."""
+    """Counts the steps."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def step_done(self, trainer, fraction, losses) -> None:
         self.count += 1
-
-    def epoch_done(self, trainer) -> None:
-        pass
 
 
 def fit(config: Config, data: Path, test: Path | None, folder: Path) -> dict:
@@ -111,7 +110,7 @@ def fit(config: Config, data: Path, test: Path | None, folder: Path) -> dict:
     trainer.run(steps)
     found = {"valid": _errors(trainer.report())}
     if test is not None:
-        found["test"] = _errors(evaluate(Potential.load(folder / "model.h5"), read_dataset(test))[0])
+        found["test"] = _errors(compare(Potential.load(folder / "model.h5"), read_dataset(test))[0])
     return {
         **found,
         "parameters": len(trainer.weights),

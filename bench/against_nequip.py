@@ -60,7 +60,7 @@ from rich.console import Console
 from rich.table import Table
 from workloads import HERE, acac, need
 
-from eqpot.bench import cores
+from eqpot.benchmark import cores
 
 RUNS = HERE / "runs"
 VENVS = {"cpu": RUNS / "nequip-env", "cuda": RUNS / "nequip-env-cuda"}
@@ -201,8 +201,6 @@ class Bench:
         self.folder.mkdir(parents=True, exist_ok=True)
         names = ("OMP", "MKL", "OPENBLAS", "NUMBA")
         self.environment = os.environ | {f"{name}_NUM_THREADS": str(options.threads) for name in names}
-        for waiting in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):  # eqpot's own choice, set by importing it
-            self.environment.pop(waiting, None)
         folders = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.environment["PYTHONPATH"] = os.pathsep.join(folders)
         self.environment["TORCHINDUCTOR_CACHE_DIR"] = str(RUNS / "nequip" / "inductor")

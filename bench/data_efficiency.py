@@ -24,11 +24,11 @@ from workloads import HERE, published
 
 from eqpot.cli import main as eqpot
 from eqpot.config import Config
-from eqpot.data import read_dataset, write_dataset
-from eqpot.evaluate import evaluate
 from eqpot.files import replacing
-from eqpot.fit import Trainer
 from eqpot.potential import Potential
+from eqpot.structures.data import read_dataset, write_dataset
+from eqpot.training.trainer import Trainer
+from eqpot.training.validation import compare
 
 RESULTS, PICTURE, RUNS = (
     HERE / "results" / "data_efficiency.json",
@@ -74,7 +74,7 @@ def fit(n: int, l_max: int, minutes: float, max_epochs: int | None, runs: Path) 
     folder = runs / f"water_{n}_l{l_max}"
     trainer = Trainer.start(config, files[f"train_{n}"], folder, files["valid"], overwrite=True)
     trainer.run()
-    report, _, _ = evaluate(Potential.load(folder / "model.h5"), read_dataset(files["test"]))
+    report, _, _ = compare(Potential.load(folder / "model.h5"), read_dataset(files["test"]))
     return {
         **{
             key: report[key]

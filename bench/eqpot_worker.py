@@ -18,9 +18,10 @@ from workloads import run_part, structure, time_calls
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.backend import array_module
-from eqpot.bench import force_error, machine
+from eqpot.benchmark import force_error, machine
 from eqpot.config import Config
-from eqpot.fit import Trainer, Watch
+from eqpot.runs import Watch
+from eqpot.training.trainer import Trainer
 
 SPECIES = ("H", "C", "O")
 
@@ -57,7 +58,6 @@ class StepTimes(Watch):
     """Keeps when each step ended, [epoch, seconds]; a GPU is waited for at the first and last of an epoch."""
 
     def __init__(self, device: str) -> None:
-        super().__init__()
         self.ends, self.device = [], device
 
     def step_done(self, trainer: Trainer, fraction: float, *_) -> None:

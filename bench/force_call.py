@@ -10,7 +10,7 @@ calls, beyond what the process had after those on the smallest workload.
 
 After each of them, with as many threads: NumPy's float32 matrix product of 2048 x 2048, and `predict` of 192
 atoms of water. A shared machine changes its speed within seconds; ratios to these stay. Speed is counted
-operations (see `eqpot.explain`) over the time of `predict`, beside that of the matrix product.
+operations (see `eqpot.network.steps`) over the time of `predict`, beside that of the matrix product.
 
 Model: float32, random weights, 6 blocks of 64 scalars and 64 vectors, cutoff 4 Å, for the crystals 5 Å.
 """
@@ -39,10 +39,10 @@ from threadpoolctl import threadpool_limits
 from workloads import HERE, NAMES, need, structure
 
 from eqpot import EqpotCalculator, Potential
-from eqpot.explain import operations
 from eqpot.files import replacing
-from eqpot.graph import Batch, collate, frame_graph
 from eqpot.memory import peak_memory
+from eqpot.network.steps import operations
+from eqpot.structures.graph import Batch, collate, frame_graph
 from eqpot.threads import on_threads
 
 PICTURE = HERE / "scaling.png"

@@ -35,12 +35,12 @@ from workloads import NAMES, ON_GPU, acac, need, structure
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.backend import array_module, moved
-from eqpot.bench import TOLERANCE
+from eqpot.benchmark import TOLERANCE
 from eqpot.config import Config
 from eqpot.data_tools.convert import convert
 from eqpot.errors import UserError
-from eqpot.explain import operations
-from eqpot.fit import Trainer
+from eqpot.network.steps import operations
+from eqpot.training.trainer import Trainer
 
 MOST_ON_CPU = 20_000  # atoms up to which the CPU is timed, too
 TRAINING = ("acac_15", "water_192")

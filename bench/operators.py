@@ -28,9 +28,9 @@ from rich.table import Table
 from workloads import need, structure
 
 from eqpot.backend import to_device, to_host
-from eqpot.explain import PATH_OPERATIONS
-from eqpot.graph import collate, frame_graph
-from eqpot.ops import ON_HOST, SIGNATURES, WALKS, Operator, Signature, convolution, operators
+from eqpot.network.ops import ON_HOST, SIGNATURES, WALKS, Operator, Signature, convolution, operators
+from eqpot.network.steps import PATH_OPERATIONS
+from eqpot.structures.graph import collate, frame_graph
 
 CHANNELS, BASIS, CUTOFF = 64, 8, 4.0
 SMALL, LARGE = "acac_15", {"cpu": "water_1536", "cuda": "water_12288"}
@@ -42,7 +42,7 @@ CONVOLUTION = Signature(
     ("h", "dh", "W", "senders", "receiver_ptr", "paths", "first", "scale"),
 )
 ARGUMENTS = SIGNATURES | {"convolution": CONVOLUTION}
-# Multiplications and additions per row (dense: k x m of all blocks) or per edge and channel (interaction: the
+# Multiplications and additions per row (dense: k x m of all pieces) or per edge and channel (interaction: the
 # five products, their cotangents of features and weights, and of Y1, which is one of three paths only). A
 # tangent moves each factor in turn. The convolution makes its weights from BASIS numbers of each edge, going
 # back their slopes, too, and of the cotangents of the weights only their sum with the slopes.

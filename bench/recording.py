@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from workloads import HERE
 
 from eqpot.backend import array_module, resolve
-from eqpot.bench import machine
+from eqpot.benchmark import machine
 from eqpot.errors import UserError
 from eqpot.threads import most_threads
 

@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 from workloads import acac, published
 
-import eqpot.potential
 from eqpot.config import Config
 from eqpot.data_tools.convert import convert
-from eqpot.fit import Trainer
-from eqpot.loss import loss_and_gradient
-from eqpot.tape import Tape
+from eqpot.engines import choice, taped
+from eqpot.network.tape import Tape
+from eqpot.training.loss import loss_and_gradient
+from eqpot.training.trainer import Trainer
 
 MODEL = {"symmetry": "so3", "features": 64, "blocks": 6, "cutoff": 4.0, "basis_size": 8, "radial_width": 8}
 WORKLOADS = {
@@ -69,11 +69,11 @@ def timed_walks() -> Iterator[dict[str, list[float]]]:
             getattr(Tape, walk)(self, *arguments)
             found[walk].append(time.perf_counter() - began)
 
-    eqpot.potential.Tape = TimedTape
+    taped.Tape = TimedTape
     try:
         yield found
     finally:
-        eqpot.potential.Tape = Tape
+        taped.Tape = Tape
 
 
 def trainer_of(name: str, folder: Path) -> Trainer:
@@ -91,15 +91,15 @@ def check(trainer: Trainer, chosen: np.ndarray) -> float:
     batch, rows = trainer.train.batch(chosen)
     labels = trainer.train.labels(chosen, rows)
 
-    def gradient(compiled: bool) -> np.ndarray:
+    def gradient(way) -> np.ndarray:
         def loss(prediction):
             counts, volumes = batch.atom_counts, batch.volume
             return loss_and_gradient(trainer.config.loss, prediction, labels, counts, volumes=volumes)
 
-        return trainer.potential.loss_gradient(batch, loss, compiled=compiled)[1].copy()
+        return way.gradient(trainer.potential.fitted, batch, loss, stress=False)[1].copy()
 
-    expected = gradient(False)
-    return float(np.abs(gradient(True) - expected).max() / np.abs(expected).max())
+    expected = gradient(taped)
+    return float(np.abs(gradient(choice) - expected).max() / np.abs(expected).max())
 
 
 def measure(trainer: Trainer, seconds: float) -> dict:

@@ -36,7 +36,7 @@ def check_frames(name: str, frames: int, each: int = 1000) -> None:
     check_size(f"{name}: {frames} frames", each * frames)
 
 
-def read_npz(path: str) -> dict[str, np.ndarray]:
+def arrays_of_npz(path: str) -> dict[str, np.ndarray]:
     """All arrays of an npz file by name. UserError: damaged, too large, object arrays."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -11,18 +11,19 @@ from rich.padding import Padding
 from rich.progress import Progress
 from rich.text import Text
 
-from eqpot.data import LABELS, Dataset, read_dataset
-from eqpot.data_tools.convert import SPELLINGS, Conversion
+from eqpot.commands.options import Finite, Whole
+from eqpot.data_tools.convert import Conversion
 from eqpot.data_tools.convert import convert as convert_sources
 from eqpot.data_tools.info import Info, Statistics, describe
 from eqpot.data_tools.recipe import recipe
 from eqpot.data_tools.recipe import recipes as all_recipes
 from eqpot.data_tools.sample import sample as make_sample
+from eqpot.data_tools.sources import SPELLINGS
 from eqpot.data_tools.split import METHODS, PARTS, Part
 from eqpot.data_tools.split import split as split_file
 from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, PRESSURE_UNITS
-from eqpot.options import Finite, Whole
 from eqpot.printing import PlainTable
+from eqpot.structures.data import LABELS, Dataset, read_dataset
 from eqpot.words import counted, plain
 
 ROWS = 20  # of a table that could be as long as the data

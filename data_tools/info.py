@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from ase.data import chemical_symbols
 
-from eqpot.data import LABELS, MAX_NUMBER, Dataset, first_alike, frame_pairs
 from eqpot.errors import UserError
+from eqpot.structures.data import LABELS, MAX_NUMBER, Dataset, first_alike, frame_pairs
 
 
 @dataclass

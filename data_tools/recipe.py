@@ -9,8 +9,9 @@ import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
 
-from eqpot.config import Config, nearest
+from eqpot.config import Config
 from eqpot.errors import UserError
+from eqpot.settings import nearest
 
 FOLDER = files("eqpot.data_tools") / "recipes"
 

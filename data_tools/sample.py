@@ -8,9 +8,9 @@ from ase import units
 from ase.build import molecule
 from ase.md.langevin import Langevin
 
-from eqpot.data import Dataset, write_dataset
 from eqpot.errors import UserError
 from eqpot.files import check_output
+from eqpot.structures.data import Dataset, write_dataset
 
 FRICTION = 0.01  # 1/fs: velocities forget themselves within 100 fs
 TIME_STEP = 0.5  # fs, a twentieth of the period of the O-H stretch

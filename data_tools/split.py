@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eqpot.data import Dataset, first_alike, read_dataset, shortest_distances, write_dataset
 from eqpot.errors import UserError
 from eqpot.files import check_output
+from eqpot.structures.data import Dataset, first_alike, read_dataset, shortest_distances, write_dataset
 
 PARTS = ("train", "valid", "test")
 METHODS = ("uniform", "shortest")

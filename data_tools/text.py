@@ -12,7 +12,7 @@ from pathlib import Path
 
 from eqpot.data_tools.arrays import check_frames, size_limit
 from eqpot.errors import UserError
-from eqpot.xyz import columns
+from eqpot.structures.xyz import columns
 
 COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 MAX_LINE = 1 << 24  # characters; a longer line is of no structure

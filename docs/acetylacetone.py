@@ -13,16 +13,16 @@ from ase import Atoms
 from ase.data import covalent_radii
 
 from eqpot import Potential
-from eqpot.data import read_dataset
 from eqpot.files import replacing
-from eqpot.graph import Batch, collate, frame_graph
 from eqpot.kernels.edge_geometry import edge_geometry_bwd_cpu
 from eqpot.kernels.forces import forces_cpu
 from eqpot.kernels.interaction import interaction_bwd_cpu
-from eqpot.model import PATHS, Model
-from eqpot.ops import Operator, operators
-from eqpot.pool import Pool
-from eqpot.tape import Node, Tape
+from eqpot.network.model import PATHS, Model
+from eqpot.network.ops import Operator, operators
+from eqpot.network.pool import Pool
+from eqpot.network.tape import Node, Tape
+from eqpot.structures.data import read_dataset
+from eqpot.structures.graph import Batch, collate, frame_graph
 
 WITH_DIRECTION = (1, 3, 4)
 EVERYTHING = 100.0  # Å: a graph in which every pair has an edge; beyond the cutoff its weights are zero
@@ -35,7 +35,7 @@ def record(potential: Potential, batch: Batch, table=None) -> tuple[Tape, Node, 
     model = Model(potential.config, len(potential.species), potential.mean_neighbours)
     tape, edge_vec = Tape(table or operators("cpu"), Pool(np.float64)), Node(batch.edge_vec)
     nodes = {name: Node(array.astype(np.float64)) for name, array in potential.params.items()}
-    return tape, edge_vec, model.run(tape, nodes, batch, edge_vec)
+    return tape, edge_vec, model.record(tape, nodes, batch, edge_vec)
 
 
 def forces_by_path(potential: Potential, atoms: Atoms) -> tuple[np.ndarray, dict[tuple, np.ndarray]]:

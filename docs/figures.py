@@ -16,10 +16,10 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon
 
 from eqpot.config import Config
 from eqpot.files import replacing
-from eqpot.fit import Trainer
 from eqpot.kernels import reference
 from eqpot.plots import COLOURS, FAINT, INK
-from eqpot.soap import matrices
+from eqpot.training.soap import matrices
+from eqpot.training.trainer import Trainer
 
 FOLDER = Path(__file__).parent
 DIRECTION, FEATURE, RESULT, SCALAR, COTANGENT, _ = COLOURS

@@ -12,9 +12,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from eqpot.backend import moved, resolve
 from eqpot.errors import UserError
-from eqpot.graph import Batch, VerletList
-from eqpot.model import Selection
+from eqpot.network.model import Selection
 from eqpot.potential import Potential
+from eqpot.structures.graph import Batch, VerletList
 from eqpot.threads import most_threads, new_lock, on_threads, one_at_a_time
 
 SMALLEST = 1000  # atoms from which neighbours are better found on the GPU
@@ -162,7 +162,7 @@ class EqpotCalculator(Calculator):
         if potential.backend != "cuda" or len(self.atoms) < SMALLEST:
             return self.lists[key]
         if key not in self._gpu_lists:
-            from eqpot.gpu_graph import GpuVerletList
+            from eqpot.structures.gpu_graph import GpuVerletList
 
             self._gpu_lists[key] = GpuVerletList(*key, self.skin)
         return self._gpu_lists[key]

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from eqpot import hdf5
 from eqpot.errors import UserError
 from eqpot.memory import memory
 from eqpot.schema import TEXT, Array, Rule, check, parse
-from eqpot.xyz import checked_reading
+from eqpot.structures.xyz import checked_reading
 
 # attribute "format" of what eqpot writes -> what it is, what makes it, what it is for
 KINDS = {
@@ -183,6 +184,8 @@ def own_hdf5(path: str | Path, kind: str, version: int) -> Iterator[OwnFile]:
 def _content(path: Path, wanted: str) -> bytes:
     if not path.is_file():
         found = "no such file" if not path.exists() else "a folder" if path.is_dir() else "a device"
+        if wanted == "a model" and (path / "model.h5").is_file():
+            found += f"; try {path / 'model.h5'}"
         raise UserError(f"{path}: expected {wanted} file, found {found}")
     try:
         size = path.stat().st_size
@@ -302,3 +305,9 @@ def sha256(path: str | Path) -> str:
     """Hash of a file's content, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """As text; numbers are finite, null where there is none."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -5,11 +5,9 @@ blocks. Blocks count from 1; arrays of atoms are in the order of the structure. 
 whatever the potential's own precision, so that sums hold to round-off.
 """
 
-from collections.abc import Callable, Iterator
-from copy import copy
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -17,36 +15,24 @@ from scipy.spatial.transform import Rotation
 from scipy.special import roots_legendre
 
 from eqpot.errors import UserError
-from eqpot.explain import steps
-from eqpot.graph import collate
 from eqpot.kernels import reference
 from eqpot.kernels.activation import SSP
 from eqpot.kernels.compile import announce
 from eqpot.kernels.products import PATH_FACTORS
-from eqpot.model import PATHS, Dense
-from eqpot.ops import Operator, operators
-from eqpot.pool import Pool
+from eqpot.network.model import PATHS, Dense
+from eqpot.network.named import NamedStages
+from eqpot.network.ops import operators
+from eqpot.network.pool import Pool
+from eqpot.network.steps import path_alone, steps
+from eqpot.network.tape import Node, Tape
 from eqpot.potential import Potential
-from eqpot.printing import PlainTable
-from eqpot.tape import Node, Tape
+from eqpot.structures.graph import collate
 from eqpot.timing import median_time
-from eqpot.words import counted
 
 NODES = (24, 48, 96, 192, 384, 768)  # of the integral over the messages' strength
 CONVERGED = 1e-14  # what the shares may miss of the energy, relative to the sizes of all terms
 RADII = 200  # distances at which radial functions are shown
 SECONDS = 0.02  # for the time of each path
-UNITS = {
-    "energy": "eV",
-    "energies": "eV",
-    "energy_rest": "eV",
-    "message_norm": "1",
-    "energy_share": "eV",
-    "energy_change_off": "eV",
-    "force_change_off": "eV/Å",
-    "operations": "1",
-    "seconds": "s",
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +67,7 @@ class PathResult:
     energy_share (eV), energy_shares [n] (eV, by the atom that receives the message): see
     `path_contributions`. energy_change_off (eV), force_change_off (eV/Å, root mean square over components):
     the energy and the forces with this path alone switched off, less those of the whole. operations: of its
-    products and their derivatives in one force call, as counted in `eqpot.explain`, without the radial
+    products and their derivatives in one force call, as counted in `eqpot.network.steps`, without the radial
     network and the matrices. seconds: median time of these, by the operator `interaction` forward and back
     with this path alone, in the potential's precision and on as many threads as Numba is set to; NaN where
     it was not measured. The compiled force call takes all paths of an edge together, so this is the cost of a
@@ -147,8 +133,11 @@ def trace(model: Potential | str | Path, atoms: Atoms) -> dict[str, Quantity]:
     of PATHS. UserError as in `Potential.evaluate`, and at a structure without atoms.
     """
     network = _Network(model, atoms)
-    batch, alone = network.batch, network.run(0.0)[2].value.copy()
-    found = _arrays(network, *network.run()) | {"x0": alone}
+    batch, alone = network.batch, network.record(0.0)[1]["x"].value.copy()
+    nodes = network.record()[1]
+    found = {name: node.value for name, node in nodes.items()} | {"x0": alone}
+    for (k, path), messages, columns in network.messages(nodes):
+        found[f"block{k}.message.{path}"] = messages.value[..., columns]
     prediction = network.potential.predict(batch)
     found |= {"energies": prediction.energies, "forces": prediction.forces}
     receivers, senders = batch.order[batch.receivers], batch.order[batch.senders]
@@ -209,11 +198,11 @@ def inspect_structure(
     contributions = _contributions(network)
     energies, forces = network.by_atom(whole.energies), network.by_atom(whole.forces)
 
-    tape, *_ = network.run()
-    scalars, vectors = network.features(tape)
+    tape, found = network.record()
+    scalars, vectors = network.features(found)
     norms = {
         path: float(np.linalg.norm(messages.value[..., columns]) / np.sqrt(len(atoms)))
-        for path, messages, columns in network.messages(tape)
+        for path, messages, columns in network.messages(found)
     }
     seconds = _times(network, tape) if timing else dict.fromkeys(model.paths, float("nan"))
     counted = {step.name: step.operations.of(len(atoms), batch.edge_count) for step in steps(model)}
@@ -283,29 +272,19 @@ class _Network:
         self._pool = Pool(np.dtype(np.float64))
         announce(self._operators[p.config.nonlinearity].fwd, "about two minutes")
 
-    def run(self, strength: float = 1.0) -> tuple[Tape, dict[str, Node], Node]:
-        """The tape, the parameters' nodes and x [n, 1], with all messages times `strength`.
-
-        It is put into the matrices that take the messages, so those on the tape are without it. Arrays hold
-        until the next run.
-        """
+    def record(self, strength: float = 1.0) -> tuple[Tape, dict[str, Node]]:
+        """The tape and every array by name, the weights, too, with all messages times `strength`, see
+        `NamedStages`. Arrays hold until the next `record`."""
         self._pool.release()
-        model = copy(self.model)
-        model.blocks = [
-            replace(
-                block,
-                self_out_s=_times_factor(block.self_out_s, strength),
-                self_out_v=_times_factor(block.self_out_v, strength),
-            )
-            for block in self.model.blocks
-        ]
         tape = Tape(self._operators, self._pool)
         nodes = {name: Node(array) for name, array in self.potential.params.items()}
-        return tape, nodes, model.run(tape, nodes, self.batch, Node(self.batch.edge_vec))
+        stages = NamedStages(self.model, nodes, self.batch, strength)
+        self.model.record(tape, nodes, self.batch, Node(self.batch.edge_vec), lambda *_: stages)
+        return tape, stages.found | {f"weights.{name}": node for name, node in nodes.items()}
 
     def energies(self, strength: float) -> np.ndarray:
         """The network's part of the energies [n], eV, in the batch's order."""
-        return self.scale * self.run(strength)[2].value[:, 0]
+        return self.scale * self.record(strength)[1]["x"].value[:, 0]
 
     @property
     def scale(self) -> np.ndarray:
@@ -317,28 +296,27 @@ class _Network:
 
         The matrices after the messages hold the strength: what they give back is a dE/d(a m).
         """
-        tape, nodes, x = self.run(strength)
+        tape, found = self.record(strength)
         # From x to the embedding goes through all messages, and through neither distances nor directions.
-        tape.reverse({x: self.scale[:, None]}, [nodes["embedding"]])
+        tape.reverse({found["x"]: self.scale[:, None]}, [found["weights.embedding"]])
         rows = [
             np.sum(m.value[..., columns] * m.d[..., columns], axis=tuple(range(1, m.value.ndim)))
-            for _, m, columns in self.messages(tape)
+            for _, m, columns in self.messages(found)
         ]
         return np.array(rows) / strength
 
-    def messages(self, tape: Tape) -> Iterator[tuple[tuple[int, str], Node, slice]]:
+    def messages(self, found: Mapping[str, Node]) -> Iterator[tuple[tuple[int, str], Node, slice]]:
         """((block, path), summed messages of its l, the path's columns) of every path, in order."""
-        C, sums = self.model.config.features, _outputs(tape, "interaction")
+        C = self.model.config.features
         for (k, path), (_, place) in self.model.paths.items():
-            ms, mv = sums[k - 1]
-            yield (k, path), ms if path.endswith("0") else mv, slice(place * C, (place + 1) * C)
+            messages = found[f"block{k}.m{'s' if path.endswith('0') else 'v'}"]
+            yield (k, path), messages, slice(place * C, (place + 1) * C)
 
-    def features(self, tape: Tape) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def features(self, found: Mapping[str, Node]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Scalars [n, C] and vectors [n, 3, C] after the embedding and each block."""
-        (embedded,), *_ = _outputs(tape, "embedding")
-        found = _outputs(tape, self.model.config.nonlinearity)
-        scalars = [embedded.value, *(s.value for s, _ in found)]
-        vectors = [np.empty((len(embedded.value), 3, 0)), *(v.value for _, v in found)]
+        blocks, first = range(1, self.model.config.blocks + 1), found["embedding"].value
+        scalars = [first, *(found[f"block{k}.s"].value for k in blocks)]
+        vectors = [np.empty((len(first), 3, 0)), *(found[f"block{k}.v"].value for k in blocks)]
         return [self.by_atom(s) for s in scalars], [self.by_atom(v) for v in vectors]
 
     def by_atom(self, rows: np.ndarray) -> np.ndarray:
@@ -346,45 +324,6 @@ class _Network:
         found = np.empty_like(rows)
         found[self.batch.order] = rows
         return found
-
-
-def _times_factor(matrix: Dense | None, factor: float) -> Dense | None:
-    return None if matrix is None else replace(matrix, scales=matrix.scales * factor)
-
-
-def _outputs(tape: Tape, name: str) -> list[tuple[Node, ...]]:
-    """What each call of an operator gave."""
-    return [outputs for op, _, outputs, _ in tape.steps if op.name == name]
-
-
-def _arrays(network: _Network, tape: Tape, nodes: dict[str, Node], x: Node) -> dict[str, np.ndarray]:
-    """What is on the tape, by the names of `eqpot.explain`."""
-    owner = {node: name for name, node in nodes.items()}
-    found, name, block = {}, "", ""
-    for op, inputs, outputs, _ in tape.steps:
-        values = [node.value for node in outputs]
-        if op.name == "edge_geometry":
-            found |= {"edge_vec": inputs[0].value, "r": values[0], "unit": values[1]}
-        elif op.name == "radial_basis":
-            found["basis"] = values[0]
-        elif op.name == "embedding":
-            found["embedding"] = values[0]
-        elif op.name == "dense":  # named after its weights, which count blocks from 0
-            name = owner[inputs[1]]
-            if name.startswith("block"):
-                number, _, what = name.removeprefix("block").partition(".")
-                block = f"block{int(number) + 1}"
-                name = f"{block}.{'w' if what == 'radial' else what}"
-            found[name] = values[0]
-        elif op.name == "activation":
-            found[name.replace("radial", "hidden")] = values[0]
-        elif op.name == "add":
-            found[f"{block}.sum.{'s' if values[0].ndim == 2 else 'v'}"] = values[0]
-        elif op.name == network.model.config.nonlinearity:
-            found[f"{block}.s"], found[f"{block}.v"] = values
-    for (k, path), messages, columns in network.messages(tape):
-        found[f"block{k}.message.{path}"] = messages.value[..., columns]
-    return found | {"x": x.value}
 
 
 # ------------------------------------------------------------ what a path is worth, and what it costs
@@ -407,7 +346,7 @@ def _contributions(network: _Network) -> Contributions:
         )
     rest = potential.shift[batch.species] + (0 if potential.config.isolated_atoms else alone)
     if potential.zbl is not None:
-        rest += potential.zbl.run(batch)[0]
+        rest += potential.zbl.repulsion(batch)[0]
     energy = potential.predict(batch, forces=False).energy[0]
     by_path = zip(network.model.paths, shares, strict=True)
     return Contributions(
@@ -423,28 +362,8 @@ def _times(network: _Network, tape: Tape) -> dict[tuple[int, str], float]:
         op, nodes, _, (*graph, _) = calls[k - 1]
         *inputs, w = (node.value.astype(network.dtype) for node in nodes)
         inputs.append(np.ascontiguousarray(w[:, slot * C : (slot + 1) * C]))
-        found[k, path] = median_time(_alone(op, path, inputs, graph, with_features=k > 1), SECONDS, 1)
+        found[k, path] = median_time(path_alone(op, path, inputs, graph, with_features=k > 1), SECONDS, 1)
     return found
-
-
-def _alone(
-    op: Operator, path: str, inputs: list[np.ndarray], graph: list[np.ndarray], with_features: bool
-) -> Callable[[], None]:
-    """A call of one path, forward and back to what it depends on."""
-    n, C = inputs[0].shape
-    paths = np.full((len(PATHS), 2), -1)
-    paths[PATHS.index(path)] = 0
-    into_s, into_v = (C, 0) if path.endswith("0") else (0, C)
-    messages = [np.zeros(shape, inputs[0].dtype) for shape in ((n, into_s), (n, 3, into_v))]
-    cotangents = [np.ones_like(m) for m in messages]
-    wanted = (with_features, with_features, "x1" in path, True)
-    gradients = [np.zeros_like(a) if want else None for a, want in zip(inputs, wanted, strict=True)]
-
-    def call() -> None:
-        op.fwd(*messages, *inputs, *graph, paths)
-        op.bwd(*gradients, *cotangents, *inputs, *graph, paths)
-
-    return call
 
 
 def _radial(network: _Network, radii: np.ndarray) -> dict[tuple[int, str], np.ndarray]:
@@ -453,7 +372,7 @@ def _radial(network: _Network, radii: np.ndarray) -> dict[tuple[int, str], np.nd
 
     def mix(matrix: Dense, x: np.ndarray) -> np.ndarray:
         rows = np.array([0, len(x)])
-        return reference.dense_fwd(x, params[matrix.name], rows, matrix.blocks, matrix.scales, matrix.columns)
+        return reference.dense_fwd(x, params[matrix.name], rows, matrix.pieces, matrix.scales, matrix.columns)
 
     h = reference.radial_basis_fwd(radii, params["frequencies"], c.cutoff, c.envelope_p)
     for matrix in model.radial:
@@ -487,7 +406,7 @@ def _equivariance(
     found = {}
     for name, structure in moved.items():
         other = _Network(network.potential, structure)
-        found[name] = other.features(other.run()[0])
+        found[name] = other.features(other.record()[1])
     blocks = []
     for k, block in enumerate(network.model.blocks, 1):
         s, v = scalars[k], vectors[k]
@@ -517,59 +436,3 @@ def _turned(atoms: Atoms, matrix: np.ndarray) -> Atoms:
 
 def _turn(v: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.einsum("ab,nbc->nac", matrix, v)
-
-
-# ------------------------------------------------------------ for a terminal, and as JSON
-
-
-def to_json(found: Inspection) -> dict[str, Any]:
-    """Energies, paths and units as plain values; None for a time that was not measured."""
-    names = [name for name in PathResult.__dataclass_fields__ if name != "energy_shares"]
-    rows = [{name: getattr(path, name) for name in names} for path in found.paths]
-    for row in rows:
-        row["seconds"] = None if np.isnan(row["seconds"]) else row["seconds"]
-    return {
-        "energy": found.energy,
-        "energies": found.energies.tolist(),
-        "energy_rest": found.energy_rest,
-        "paths": rows,
-        "units": UNITS,
-    }
-
-
-def tables(found: Inspection) -> list[PlainTable]:
-    """Paths by block, and what the symmetry is worth."""
-    paths = PlainTable(
-        f"{found.name}, {counted(len(found.atoms), 'atom')}, "
-        f"{counted(len(found.distances), 'edge')}, {found.energy:.6f} eV",
-        found.model,
-        "share: of the energy, by integrated gradients; off: with the path switched off, less the whole",
-    )
-    for heading in ("block", "path"):
-        paths.add_column(heading)
-    for heading in ("message\nnorm", "share\neV", "off\neV", "off, force\neV/Å", "\nMflop", "alone\nms"):
-        paths.add_column(heading, justify="right")
-    for k, row in enumerate(found.paths):
-        first = k == 0 or found.paths[k - 1].block != row.block
-        if first and k:
-            paths.add_section()
-        paths.add_row(
-            f"{row.block}" if first else "",
-            row.path,
-            f"{row.message_norm:.3g}",
-            f"{row.energy_share:.4f}",
-            f"{row.energy_change_off:.4f}",
-            f"{row.force_change_off:.4f}",
-            f"{row.operations / 1e6:.3f}",
-            "" if np.isnan(row.seconds) else f"{1e3 * row.seconds:.3f}",
-        )
-    paths.add_section()
-    paths.add_row("rest", "", "", f"{found.energy_rest:.4f}")
-    total = sum(row.energy_share for row in found.paths) + found.energy_rest
-    paths.add_row("sum", "", "", f"{total:.4f}")
-    symmetry = PlainTable("largest deviation of a block's features from the symmetry, relative, in float64")
-    for heading in ("block", "rotation", "mirror", "permutation"):
-        symmetry.add_column(heading, justify="left" if heading == "block" else "right")
-    for row in found.equivariance:
-        symmetry.add_row(str(row["block"]), *(f"{row[name]:.1e}" for name in list(row)[1:]))
-    return [paths, symmetry]

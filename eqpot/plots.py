@@ -10,10 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from eqpot.analyze import Msd
-from eqpot.data import Dataset
+from eqpot.diffusion import Msd
 from eqpot.files import replacing
-from eqpot.frames import Labels
+from eqpot.structures.data import Dataset
+from eqpot.structures.frames import Labels
 from eqpot.words import plain
 
 INK, FAINT = "#333333", "#bbbbbb"

@@ -17,8 +17,19 @@ from ase import Atoms
 from ase.neighborlist import neighbor_list
 
 from eqpot.files import replacing
-from eqpot.inspect import Inspection, to_json
+from eqpot.inspect import Inspection, PathResult
 
+UNITS = {
+    "energy": "eV",
+    "energies": "eV",
+    "energy_rest": "eV",
+    "message_norm": "1",
+    "energy_share": "eV",
+    "energy_change_off": "eV",
+    "force_change_off": "eV/Å",
+    "operations": "1",
+    "seconds": "s",
+}
 BIN = 0.1  # Å, width of the histogram of distances
 FILES = files("eqpot") / "report_files"
 
@@ -143,3 +154,18 @@ def _neighbours(atoms: Atoms, distances: np.ndarray, positions: np.ndarray) -> l
         i = receivers[k]
         found[i].append([int(senders[k]), *_numbers(positions[i] + shifts[k], 4)])
     return found
+
+
+def to_json(found: Inspection) -> dict[str, Any]:
+    """Energies, paths and units as plain values; None for a time that was not measured."""
+    names = [name for name in PathResult.__dataclass_fields__ if name != "energy_shares"]
+    rows = [{name: getattr(path, name) for name in names} for path in found.paths]
+    for row in rows:
+        row["seconds"] = None if np.isnan(row["seconds"]) else row["seconds"]
+    return {
+        "energy": found.energy,
+        "energies": found.energies.tolist(),
+        "energy_rest": found.energy_rest,
+        "paths": rows,
+        "units": UNITS,
+    }

@@ -195,3 +195,13 @@ def check_hash(path: str | Path, found: str, expected: str, checkpoint: Path) ->
             f"{path}: expected the file that {checkpoint} was made from, SHA-256 {expected[:12]}…, "
             f"found {found[:12]}…"
         )
+
+
+class Watch:
+    """What looks on while a run goes; this one does nothing."""
+
+    def step_done(self, run: Any, *about: Any) -> None:
+        """After a step; of training `about` is the part of the epoch that is done, and the step's losses."""
+
+    def epoch_done(self, run: Any) -> None:
+        """After an epoch of training."""

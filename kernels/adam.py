@@ -1,4 +1,4 @@
-"""One step of Adam and of the moving average, in one pass over the weights: see `eqpot.adam`.
+"""One step of Adam and of the moving average, in one pass over the weights: see `training.adam`.
 
 Number by number, for a gradient g:
 

@@ -1,4 +1,4 @@
-"""A batch put together on a GPU from frames that stay there, as `eqpot.graph.collate` does on the host.
+"""A batch put together on a GPU from frames that stay there, as `structures.graph.collate` does on the host.
 
 The atoms of all frames of a data set lie frame by frame, those of a frame by species, and the edges into each
 of them side by side in the order of a batch. Atoms of a batch come by species, then frame: atom a, the

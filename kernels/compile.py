@@ -15,15 +15,22 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 # Idle threads spin for some ten microseconds, as long as a stage of a kernel waits for its last part, then
 # sleep: with as many threads as cores, spinning on costs a factor of ten and more when one other process is
 # busy, and waking a thread at every stage a quarter of a small force call. GNU's OpenMP, which Numba uses on
-# Linux, reads the count when it starts.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# Linux, reads this when it is loaded; nobody else is to see it.
+_SPIN = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
+_unset = [name for name in _SPIN if name not in os.environ]
+os.environ.update({name: _SPIN[name] for name in _unset})
+if sys.platform == "linux":
+    with suppress(ImportError):
+        from numba.np.ufunc import omppool  # noqa: F401
+for _name in _unset:
+    del os.environ[_name]
 
 import numba  # noqa: E402
 from numba.core import caching  # noqa: E402

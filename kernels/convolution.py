@@ -23,8 +23,9 @@ mv[n, 3, P1 C].
 from functools import cache
 
 from . import cuda as gpu
+from .channels import direction_at, features_at, messages_at, put_messages
 from .cuda import LANES, warp_sum
-from .interaction import by_path, direction_at, features_at, messages_at, put_messages
+from .interaction import by_path
 from .products import PATH_FACTORS, added, message, nothing, to_sender, to_unit, to_weights
 
 cuda = None  # see cuda.py

@@ -1,23 +1,22 @@
 """Dense mixing of channels: the self-interactions, the self-connection and the radial network are this
 operator.
 
-    y[R_g, y_col : y_col + m] += scale x[R_g, x_col : x_col + k] @ W_g[k, m]     for every group g and block
+    y[R_g, y_col : y_col + m] += scale x[R_g, x_col : x_col + k] @ W_g[k, m]     for every group g and piece
 
 `x[..., K]`: all leading axes are rows, so a vector's three components share one matrix. Rows come in groups
-(one group, or one per species): R_g = row_ptr[g] : row_ptr[g + 1]. `blocks[nb, 5]` = (x_col, k, y_col, m,
+(one group, or one per species): R_g = row_ptr[g] : row_ptr[g + 1]. `pieces[nb, 5]` = (x_col, k, y_col, m,
 offset) place each matrix, which starts at `offset` in the flat weights w[g] (parity under O(3) makes the
-mixing block-diagonal); `scales[nb]` are static factors such as 1 / sqrt(k). Columns that no block writes are
+mixing block-diagonal); `scales[nb]` are static factors such as 1 / sqrt(k). Columns that no piece writes are
 zero.
 
 Backward: dx = scale dy W^T, dW = scale x^T dy. The product is bilinear, hence
 fwd_tan: ty = scale (tx W + x tW); bwd_tan: tdx = scale (tdy W^T + dy tW^T), tdW = scale (x^T tdy + tx^T dy).
 
-Matrix products go to the BLAS that Numba itself uses (SciPy's), on one thread each: threads share chunks of
-rows, or tiles of dW, which fixes every sum's order whatever the number of threads. That is why importing this
-file sets SciPy's BLAS to one thread.
+Matrix products go to `blas`, on one thread each: threads share chunks of rows, or tiles of dW, which fixes
+every sum's order whatever the number of threads.
 
-On a GPU many rows go to cuBLAS, one product for each group and block, in plain float32 (no TF32) or float64.
-Up to OWN_ROWS of them, where launches are what takes time, one kernel takes all groups and blocks: y from a
+On a GPU many rows go to cuBLAS, one product for each group and piece, in plain float32 (no TF32) or float64.
+Up to OWN_ROWS of them, where launches are what takes time, one kernel takes all groups and pieces: y from a
 thread for each column of STRIP rows, which share what they read of W; dW from a thread for each of its
 numbers and CHUNK rows, whose sums a second kernel adds up in order. cuBLAS cannot be recorded in a CUDA graph
 by CuPy, these kernels can.
@@ -27,14 +26,11 @@ from functools import partial
 from itertools import pairwise
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  (loads the library that the next lines restrict)
 from numba import prange
-from numba.extending import overload
-from numba.np.linalg import _BLAS
-from threadpoolctl import ThreadpoolController
 
 from . import cuda as gpu
-from .compile import inner, kernel
+from .blas import N, T, gemm, one_thread
+from .compile import kernel
 
 cuda = None  # see cuda.py
 ROWS = 32  # rows per unit of parallel work
@@ -44,58 +40,10 @@ TILE = 32  # rows of dW per unit of parallel work
 OWN_ROWS = 40 if gpu.SIMULATED else gpu.RECORDED_ROWS
 STRIP, CHUNK = 8, 64
 
-_blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
-for _lib in [lib for lib in _blas if "scipy" in lib.filepath] or _blas:
-    _lib.set_num_threads(1)
-
-
-def _gemm(kind, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-    """Column-major BLAS product; only inside kernels."""
-    raise NotImplementedError
-
-
-@overload(_gemm)
-def _gemm_typed(kind, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-    xxgemm = _BLAS().numba_xxgemm(a.dtype)
-    letter = ord("s") if a.dtype.bitwidth == 32 else ord("d")
-
-    def call(kind, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-        xxgemm(
-            letter,
-            trans_a,
-            trans_b,
-            m,
-            n,
-            k,
-            alpha.ctypes,
-            a.ctypes,
-            lda,
-            b.ctypes,
-            ldb,
-            beta.ctypes,
-            c.ctypes,
-            ldc,
-        )
-
-    return call
-
-
-N, T = ord("n"), ord("t")
-
-
-@inner
-def _add_product(c, a, b, rows, k, cols, trans_a, trans_b, factors):
-    """c += factors[0] op(a) op(b), row-major, c[rows, cols], sum over k.
-
-    a, b and c are (array whose first element starts the block, row length): row-major products are BLAS's
-    column-major ones with the factors exchanged.
-    """
-    _gemm(0, trans_b, trans_a, cols, rows, k, factors[:1], b[0], b[1], a[0], a[1], factors[1:], c[0], c[1])
-
 
 @kernel
-def _mix(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
-    """y += x W, or y += x W^T with the roles of a block's columns exchanged; rows[n, columns]."""
+def _mix(y, x, w, row_ptr, pieces, scales, transpose, overwrite):
+    """y += x W, or y += x W^T with the roles of a piece's columns exchanged; rows[n, columns]."""
     n = y.shape[0]
     for chunk in prange((n + ROWS - 1) // ROWS):
         start, end = chunk * ROWS, min(n, (chunk + 1) * ROWS)
@@ -106,12 +54,12 @@ def _mix(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
             lo, hi = max(start, row_ptr[g]), min(end, row_ptr[g + 1])
             if lo >= hi:
                 continue
-            for b in range(blocks.shape[0]):
-                x_col, k, y_col, m, offset = blocks[b]
+            for b in range(pieces.shape[0]):
+                x_col, k, y_col, m, offset = pieces[b]
                 factors[0] = scales[b]
                 matrix = (w[g, offset:], m)
                 if transpose:
-                    _add_product(
+                    gemm(
                         (y[lo, x_col:], y.shape[1]),
                         (x[lo, y_col:], x.shape[1]),
                         matrix,
@@ -123,7 +71,7 @@ def _mix(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
                         factors,
                     )
                 else:
-                    _add_product(
+                    gemm(
                         (y[lo, y_col:], y.shape[1]),
                         (x[lo, x_col:], x.shape[1]),
                         matrix,
@@ -137,17 +85,17 @@ def _mix(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
 
 
 @kernel
-def _mix_weights(dw, x, dy, row_ptr, blocks, scales, tiles):
-    """dW += scale x^T dy; tiles[., 4] = (group, block, first row, number of rows) of dW."""
+def _mix_weights(dw, x, dy, row_ptr, pieces, scales, tiles):
+    """dW += scale x^T dy; tiles[., 4] = (group, piece, first row, number of rows) of dW."""
     for t in prange(tiles.shape[0]):
         g, b, first, rows = tiles[t]
         lo, hi = row_ptr[g], row_ptr[g + 1]
         if lo >= hi:
             continue
-        x_col, k, y_col, m, offset = blocks[b]
+        x_col, k, y_col, m, offset = pieces[b]
         factors = np.ones(2, dw.dtype)
         factors[0] = scales[b]
-        _add_product(
+        gemm(
             (dw[g, offset + first * m :], m),
             (x[lo, x_col + first :], x.shape[1]),
             (dy[lo, y_col:], dy.shape[1]),
@@ -163,15 +111,15 @@ def _mix_weights(dw, x, dy, row_ptr, blocks, scales, tiles):
 _TILES: dict[tuple, np.ndarray] = {}
 
 
-def _tiles(groups, blocks):
+def _tiles(groups, pieces):
     """Cut every group's matrices into tiles of rows; kept by layout, of which a model has a few dozen."""
-    key = (groups, blocks.tobytes())
+    key = (groups, pieces.tobytes())
     if key not in _TILES:
         rows = [
-            (g, b, first, min(TILE, block[1] - first))
+            (g, b, first, min(TILE, piece[1] - first))
             for g in range(groups)
-            for b, block in enumerate(blocks)
-            for first in range(0, block[1], TILE)
+            for b, piece in enumerate(pieces)
+            for first in range(0, piece[1], TILE)
         ]
         _TILES[key] = np.array(rows, np.int64).reshape(-1, 4)
     return _TILES[key]
@@ -181,12 +129,14 @@ def _rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
-def _mix_cpu(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
-    _mix(_rows(y), _rows(x), w, row_ptr, blocks, scales, transpose, overwrite)
+def _mix_cpu(y, x, w, row_ptr, pieces, scales, transpose, overwrite):
+    with one_thread:
+        _mix(_rows(y), _rows(x), w, row_ptr, pieces, scales, transpose, overwrite)
 
 
-def _mix_weights_cpu(dw, x, dy, row_ptr, blocks, scales):
-    _mix_weights(dw, _rows(x), _rows(dy), row_ptr, blocks, scales, _tiles(len(dw), blocks))
+def _mix_weights_cpu(dw, x, dy, row_ptr, pieces, scales):
+    with one_thread:
+        _mix_weights(dw, _rows(x), _rows(dy), row_ptr, pieces, scales, _tiles(len(dw), pieces))
 
 
 @gpu.Device
@@ -207,8 +157,8 @@ def _runs(rows, groups, size):
 
 
 @gpu.kernel(lambda y, x, w, row_ptr, *_: _runs(len(y), len(row_ptr) - 1, STRIP) * y.shape[1])
-def _mix_rows(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
-    """All of _mix. A thread takes one column of STRIP rows. 72 registers; of a block with k rows of W it
+def _mix_rows(y, x, w, row_ptr, pieces, scales, transpose, overwrite):
+    """All of _mix. A thread takes one column of STRIP rows. 72 registers; of a piece with k rows of W it
     reads k numbers of W, and k of x for each row, which its warp reads too; 2 k operations a row."""
     n, M = y.shape
     total, part = cuda.local.array(STRIP, y.dtype), cuda.local.array(STRIP, y.dtype)
@@ -220,13 +170,13 @@ def _mix_rows(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
             continue
         for t in range(STRIP):
             total[t] = zero
-        for b in range(blocks.shape[0]):
+        for b in range(pieces.shape[0]):
             x_col, k, y_col, columns, offset = (
-                blocks[b, 0],
-                blocks[b, 1],
-                blocks[b, 2],
-                blocks[b, 3],
-                blocks[b, 4],
+                pieces[b, 0],
+                pieces[b, 1],
+                pieces[b, 2],
+                pieces[b, 3],
+                pieces[b, 4],
             )
             along, across = columns, 1  # from row to row of W, from column to column
             if transpose:
@@ -249,7 +199,7 @@ def _mix_rows(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
 
 
 @gpu.kernel(lambda parts, *_: parts.size)
-def _weights_of_rows(parts, x, dy, row_ptr, blocks):
+def _weights_of_rows(parts, x, dy, row_ptr, pieces):
     """parts[c, s]: number s of x^T dy, unscaled, from the rows of run c, CHUNK rows of one group. A thread
     takes one. 70 registers; 4 to 8 bytes and 2 operations a row."""
     S = parts.shape[1]
@@ -257,17 +207,17 @@ def _weights_of_rows(parts, x, dy, row_ptr, blocks):
         c, s = q // S, q % S
         g, first, last = _place(row_ptr, CHUNK, c)
         total = parts.dtype.type(0)
-        for b in range(blocks.shape[0]):
-            at, m = s - blocks[b, 4], blocks[b, 3]
-            if 0 <= at < blocks[b, 1] * m:
-                i, j = blocks[b, 0] + at // m, blocks[b, 2] + at % m
+        for b in range(pieces.shape[0]):
+            at, m = s - pieces[b, 4], pieces[b, 3]
+            if 0 <= at < pieces[b, 1] * m:
+                i, j = pieces[b, 0] + at // m, pieces[b, 2] + at % m
                 for r in range(first, last):
                     total += x[r, i] * dy[r, j]
         parts[c, s] = total
 
 
 @gpu.kernel(lambda dw, *_: dw.size)
-def _add_parts(dw, parts, row_ptr, blocks, scales):
+def _add_parts(dw, parts, row_ptr, pieces, scales):
     """dw[g, s] += scale times the parts of group g, in order. A thread takes one. 38 registers; 4 bytes and
     an operation a part."""
     S = dw.shape[1]
@@ -279,21 +229,21 @@ def _add_parts(dw, parts, row_ptr, blocks, scales):
         total = dw.dtype.type(0)
         for c in range(first, first + (row_ptr[g + 1] - row_ptr[g] + CHUNK - 1) // CHUNK):
             total += parts[c, s]
-        for b in range(blocks.shape[0]):
-            if 0 <= s - blocks[b, 4] < blocks[b, 1] * blocks[b, 3]:
+        for b in range(pieces.shape[0]):
+            if 0 <= s - pieces[b, 4] < pieces[b, 1] * pieces[b, 3]:
                 dw[g, s] += dw.dtype.type(scales[b]) * total
 
 
-def _mix_cuda(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
-    """`row_ptr`, `blocks` and `scales` are on the host: they say which products to ask for."""
+def _mix_cuda(y, x, w, row_ptr, pieces, scales, transpose, overwrite):
+    """`row_ptr`, `pieces` and `scales` are on the host: they say which products to ask for."""
     y, x = _rows(y), _rows(x)
     if len(y) <= OWN_ROWS:
-        _mix_rows(y, x, w, *map(gpu.constant, (row_ptr, blocks, scales)), transpose, overwrite)
+        _mix_rows(y, x, w, *map(gpu.constant, (row_ptr, pieces, scales)), transpose, overwrite)
         return
     if overwrite:
         y[...] = 0
     for g, (lo, hi) in enumerate(pairwise(row_ptr.tolist())):
-        for (x_col, k, y_col, m, offset), scale in zip(blocks.tolist(), scales.tolist(), strict=True):
+        for (x_col, k, y_col, m, offset), scale in zip(pieces.tolist(), scales.tolist(), strict=True):
             W = w[g, offset : offset + k * m].reshape(k, m)
             if lo < hi and transpose:
                 add_matmul(y[lo:hi, x_col : x_col + k], x[lo:hi, y_col : y_col + m], W.T, scale)
@@ -301,16 +251,16 @@ def _mix_cuda(y, x, w, row_ptr, blocks, scales, transpose, overwrite):
                 add_matmul(y[lo:hi, y_col : y_col + m], x[lo:hi, x_col : x_col + k], W, scale)
 
 
-def _mix_weights_cuda(dw, x, dy, row_ptr, blocks, scales):
+def _mix_weights_cuda(dw, x, dy, row_ptr, pieces, scales):
     x, dy = _rows(x), _rows(dy)
     if len(x) <= OWN_ROWS:
         parts = np.empty_like(dw, shape=(_runs(len(x), len(dw), CHUNK), dw.shape[1]))
-        layout = gpu.constant(row_ptr), gpu.constant(blocks)
+        layout = gpu.constant(row_ptr), gpu.constant(pieces)
         _weights_of_rows(parts, x, dy, *layout)
         _add_parts(dw, parts, *layout, gpu.constant(scales))
         return
     for g, (lo, hi) in enumerate(pairwise(row_ptr.tolist())):
-        for (x_col, k, y_col, m, offset), scale in zip(blocks.tolist(), scales.tolist(), strict=True):
+        for (x_col, k, y_col, m, offset), scale in zip(pieces.tolist(), scales.tolist(), strict=True):
             if lo < hi:
                 to = dw[g, offset : offset + k * m].reshape(k, m)
                 add_matmul(to, x[lo:hi, x_col : x_col + k].T, dy[lo:hi, y_col : y_col + m], scale)
@@ -344,32 +294,32 @@ def _layout(matrix):
     return 0, rows if matrix.shape[0] != 1 else matrix.shape[1]
 
 
-def _fwd(mix, y, x, w, row_ptr, blocks, scales):
-    mix(y, x, w, row_ptr, blocks, scales, False, True)
+def _fwd(mix, y, x, w, row_ptr, pieces, scales):
+    mix(y, x, w, row_ptr, pieces, scales, False, True)
 
 
-def _bwd(mix, mix_weights, dx, dw, dy, x, w, row_ptr, blocks, scales):
+def _bwd(mix, mix_weights, dx, dw, dy, x, w, row_ptr, pieces, scales):
     if dx is not None:
-        mix(dx, dy, w, row_ptr, blocks, scales, True, False)
+        mix(dx, dy, w, row_ptr, pieces, scales, True, False)
     if dw is not None:
-        mix_weights(dw, x, dy, row_ptr, blocks, scales)
+        mix_weights(dw, x, dy, row_ptr, pieces, scales)
 
 
-def _fwd_tan(mix, ty, tx, tw, x, w, row_ptr, blocks, scales):
+def _fwd_tan(mix, ty, tx, tw, x, w, row_ptr, pieces, scales):
     if tx is None and tw is None:
         ty[...] = 0
     if tx is not None:
-        mix(ty, tx, w, row_ptr, blocks, scales, False, True)
+        mix(ty, tx, w, row_ptr, pieces, scales, False, True)
     if tw is not None:
-        mix(ty, x, tw, row_ptr, blocks, scales, False, tx is None)
+        mix(ty, x, tw, row_ptr, pieces, scales, False, tx is None)
 
 
-def _bwd_tan(mix, mix_weights, tdx, tdw, tdy, tx, tw, dy, x, w, row_ptr, blocks, scales):
-    _bwd(mix, mix_weights, tdx, tdw, tdy, x, w, row_ptr, blocks, scales)
+def _bwd_tan(mix, mix_weights, tdx, tdw, tdy, tx, tw, dy, x, w, row_ptr, pieces, scales):
+    _bwd(mix, mix_weights, tdx, tdw, tdy, x, w, row_ptr, pieces, scales)
     if tdx is not None and tw is not None:
-        mix(tdx, dy, tw, row_ptr, blocks, scales, True, False)
+        mix(tdx, dy, tw, row_ptr, pieces, scales, True, False)
     if tdw is not None and tx is not None:
-        mix_weights(tdw, tx, dy, row_ptr, blocks, scales)
+        mix_weights(tdw, tx, dy, row_ptr, pieces, scales)
 
 
 dense_fwd_cpu, dense_fwd_cuda = partial(_fwd, _mix_cpu), partial(_fwd, _mix_cuda)

@@ -1,4 +1,4 @@
-"""Energies and their derivatives by the edge vectors, in one compiled call: the network of `eqpot.model` as
+"""Energies and their derivatives by the edge vectors, in one compiled call: the network of `eqpot.network` as
 it is evaluated, not trained.
 
 Operator by operator, every array is made whole and kept. Here the same arithmetic is cut by atoms: a few

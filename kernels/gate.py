@@ -203,21 +203,13 @@ def _norm(i, c, v_out, v):
 
 
 @inner
-def _norm_bwd(i, c, dv, dv_out, v):
+def _add_norm_moved(i, c, y, x, v):
+    """y += J x with dv_out/dv = J = q + k v v^T, which is symmetric: forward for tangents, and back."""
     length = _length(v, i, c)
     q, k = value(length, SSP), slope(length, SSP) / length
-    kb = k * _dot(v, dv_out, i, c)
+    kb = k * _dot(v, x, i, c)
     for d in range(3):
-        dv[i, d, c] += q * dv_out[i, d, c] + kb * v[i, d, c]
-
-
-@inner
-def _norm_fwd_tan(i, c, tv_out, tv, v):
-    length = _length(v, i, c)
-    q, k = value(length, SSP), slope(length, SSP) / length
-    km = k * _dot(v, tv, i, c)
-    for d in range(3):
-        tv_out[i, d, c] = q * tv[i, d, c] + km * v[i, d, c]
+        y[i, d, c] += q * x[i, d, c] + kb * v[i, d, c]
 
 
 @inner
@@ -253,7 +245,7 @@ def _norm_bwd_cpu(ds, dv, ds_out, dv_out, s, v, n_even):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             _add_slopes(ds[i], ds_out[i], s[i], n_even, SSP)
             for c in range(Cv):
-                _norm_bwd(i, c, dv, dv_out, v)
+                _add_norm_moved(i, c, dv, dv_out, v)
 
 
 @kernel
@@ -262,9 +254,10 @@ def _norm_fwd_tan_cpu(ts_out, tv_out, ts, tv, s, v, n_even):
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             ts_out[i] = 0
+            tv_out[i] = 0
             _add_slopes(ts_out[i], ts[i], s[i], n_even, SSP)
             for c in range(Cv):
-                _norm_fwd_tan(i, c, tv_out, tv, v)
+                _add_norm_moved(i, c, tv_out, tv, v)
 
 
 @kernel
@@ -376,7 +369,7 @@ def _norm_bwd_cuda(ds, dv, ds_out, dv_out, s, v, n_even):
         if c < C:
             ds[i, c] += slope(s[i, c], SSP if c < n_even else TANH) * ds_out[i, c]
         if c < Cv:
-            _norm_bwd(i, c, dv, dv_out, v)
+            _add_norm_moved(i, c, dv, dv_out, v)
 
 
 @gpu.kernel(lambda ts_out, tv_out, *_: max(ts_out.size, tv_out.size // 3))
@@ -390,7 +383,9 @@ def _norm_fwd_tan_cuda(ts_out, tv_out, ts, tv, s, v, n_even):
         if c < C:
             ts_out[i, c] = slope(s[i, c], SSP if c < n_even else TANH) * ts[i, c]
         if c < Cv:
-            _norm_fwd_tan(i, c, tv_out, tv, v)
+            for d in range(3):
+                tv_out[i, d, c] = 0
+            _add_norm_moved(i, c, tv_out, tv, v)
 
 
 @gpu.kernel(lambda tds, tdv, *_: max(tds.size, tdv.size // 3))

@@ -1,4 +1,4 @@
-"""One step of SOAP for every matrix among the weights, each by one thread: see `eqpot.soap`.
+"""One step of SOAP for every matrix among the weights, each by one thread: see `training.soap`.
 
 With the bases Q_L [k, k] and Q_R [m, m] of a matrix W [k, m] whose gradient is G:
 
@@ -12,8 +12,8 @@ all that one matrix needs fits into a second-level cache. The other numbers, `re
 import numpy as np
 from numba import prange
 
+from .blas import N, T, gemm, one_thread
 from .compile import inner, kernel
-from .dense import N, T, _add_product
 from .simd import add_product
 
 
@@ -53,7 +53,7 @@ def soap_step_cpu(w, m, v, g, places, rest, left, right, right_turned, left_at, 
 
 
 @kernel
-def soap_observe_cpu(left, right, g, places, left_at, right_at, share):
+def _observe(left, right, g, places, left_at, right_at, share):
     """L += share (G G^T - L), R += share (G^T G - R), in matrices whose products are finite; share [1]."""
     for i in prange(places.shape[0]):
         start, rows, columns, stride = places[i]
@@ -64,10 +64,10 @@ def soap_observe_cpu(left, right, g, places, left_at, right_at, share):
         for side in range(2):
             size = columns if side else rows
             if side:
-                _add_product((new, size), G, G, size, rows, size, T, N, factors)
+                gemm((new, size), G, G, size, rows, size, T, N, factors)
                 old = right[right_at[i] : right_at[i] + size * size]
             else:
-                _add_product((new, size), G, G, size, columns, size, N, T, factors)
+                gemm((new, size), G, G, size, columns, size, N, T, factors)
                 old = left[left_at[i] : left_at[i] + size * size]
             total = new.dtype.type(0)
             for r in range(size * size):
@@ -75,3 +75,9 @@ def soap_observe_cpu(left, right, g, places, left_at, right_at, share):
             if abs(total) < np.inf:  # np.isfinite let infinities pass under these flags
                 for r in range(size * size):
                     old[r] += new[r] - share[0] * old[r]
+
+
+def soap_observe_cpu(left, right, g, places, left_at, right_at, share):
+    """Take a gradient into the factors: L += share (G G^T - L), R += share (G^T G - R)."""
+    with one_thread:
+        _observe(left, right, g, places, left_at, right_at, share)

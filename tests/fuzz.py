@@ -53,8 +53,8 @@ SECONDS = 25
 MEMORY = 4 << 30  # bytes
 LONG = 6  # s: then a computation that has begun is asked to stop
 BEGUN = {"fit": "training frame", "md": "run folder", "relax": "step", "data sample": ""}
-MODULES = """fit md blocks evaluate relax calculator check inspect explain plots report progress bench
-trajectory analyze_commands data_tools.commands"""
+MODULES = """training.trainer dynamics.simulation engines.training_walks dynamics.relax dynamics.check inspect
+network.steps plots report commands.progress benchmark commands.analyze data_tools.commands"""
 
 
 # ------------------------------------------------------------ one command

@@ -29,7 +29,7 @@ from toy import MODEL, toy_dataset
 from eqpot import hdf5
 from eqpot.cli import cli, main
 from eqpot.config import Config
-from eqpot.data import write_dataset
+from eqpot.structures.data import write_dataset
 
 SMALL = [f"--set=model.{key}={value}" for key, value in MODEL.items()]
 SHORT = [*SMALL, "--set=train.batch_size=3", "--n-valid=2", "--set=train.ema=0.9"]
@@ -46,7 +46,7 @@ DYNAMICS = ["--write-every=2", "--log-every=1", "--min-distance=0", "--temperatu
 
 def prepare() -> None:
     """Write the files that are damaged later to the present folder, in a process of its own."""
-    from eqpot.fit import Trainer
+    from eqpot.training.trainer import Trainer
 
     Trainer.elapsed = lambda self: 1.0  # the same bytes at every start
     data = toy_dataset(8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eqpot.adam import Adam, MovingAverage
+from eqpot.training.adam import Adam, MovingAverage
 
 
 def test_first_steps_by_hand():

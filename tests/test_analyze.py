@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from runs import refused
 from scipy.spatial.transform import Rotation
-from test_cli import refused
 from toy import toy_dataset
 
-from eqpot.analyze import CM2_PER_S, adf, displacements, mean_square, msd, rdf
+from eqpot.analyze import adf, rdf
 from eqpot.cli import main
-from eqpot.data import write_dataset
+from eqpot.diffusion import CM2_PER_S, displacements, mean_square, msd
 from eqpot.errors import UserError
-from eqpot.trajectory import interval, read_trajectory, times
+from eqpot.structures.data import write_dataset
+from eqpot.structures.trajectory import interval, read_trajectory, times
 
 RANDOM = 4 / np.sqrt(2000)  # four standard deviations of a bin with that many pairs
 

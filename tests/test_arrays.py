@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from eqpot.data_tools.arrays import read_npy, read_npz
+from eqpot.data_tools.arrays import arrays_of_npz, read_npy
 from eqpot.data_tools.convert import convert
 from eqpot.errors import UserError
 
@@ -42,7 +42,7 @@ def test_what_numpy_writes_is_read(save, tmp_path):
         "big": VALUES.astype(">f4"),
     }
     save(tmp_path / "a.npz", **arrays)
-    found = read_npz(str(tmp_path / "a.npz"))
+    found = arrays_of_npz(str(tmp_path / "a.npz"))
     assert found.keys() == arrays.keys()
     for name, values in arrays.items():
         np.testing.assert_array_equal(found[name], values)
@@ -64,7 +64,7 @@ def test_shapes_that_lie(case, tmp_path):
     content = npy(LIES[case], content=VALUES.tobytes())
     (tmp_path / "a.npy").write_bytes(content)
     archive(tmp_path / "a.npz", a=content)
-    for read, name in ((read_npy, tmp_path / "a.npy"), (read_npz, str(tmp_path / "a.npz"))):
+    for read, name in ((read_npy, tmp_path / "a.npy"), (arrays_of_npz, str(tmp_path / "a.npz"))):
         with pytest.raises(UserError, match="expected the bytes of float64 of shape") as caught:
             read(name)
         assert len(str(caught.value)) < 300
@@ -85,7 +85,7 @@ def test_shapes_that_lie(case, tmp_path):
 def test_damaged_arrays(content, tmp_path):
     (tmp_path / "a.npy").write_bytes(content)
     archive(tmp_path / "a.npz", a=content)
-    for read, name in ((read_npy, tmp_path / "a.npy"), (read_npz, str(tmp_path / "a.npz"))):
+    for read, name in ((read_npy, tmp_path / "a.npy"), (arrays_of_npz, str(tmp_path / "a.npz"))):
         with pytest.raises(UserError, match="a.np[yz]: ") as caught:
             read(name)
         assert "\n" not in str(caught.value)
@@ -104,7 +104,7 @@ def test_no_pickle_is_read(thing, tmp_path):
     values[0] = thing
     np.savez(tmp_path / "a.npz", a=values)
     np.save(tmp_path / "a.npy", values)
-    for read, name in ((read_npy, tmp_path / "a.npy"), (read_npz, str(tmp_path / "a.npz"))):
+    for read, name in ((read_npy, tmp_path / "a.npy"), (arrays_of_npz, str(tmp_path / "a.npz"))):
         with pytest.raises(UserError, match="expected numbers, found an object array, .*ase.io.write"):
             read(name)
 
@@ -120,13 +120,13 @@ def test_bombs(tmp_path, monkeypatch):
     path = archive(tmp_path / "a.npz", a=npy((1 << 21,), content=bytes(1 << 24)))
     monkeypatch.setattr("eqpot.data_tools.arrays.size_limit", lambda: 1 << 20)
     with pytest.raises(UserError, match="a.npz: expected at most 0.00105 GB, .*, found 0.0168"):
-        read_npz(str(path))
+        arrays_of_npz(str(path))
     content = bytearray(path.read_bytes())
     entry = content.rfind(b"PK\x01\x02")
     content[entry + 24 : entry + 28] = struct.pack("<I", 1000)
     path.write_bytes(content)
     with pytest.raises(UserError, match="a.npz: cannot be read as npz .*Bad CRC"):
-        read_npz(str(path))
+        arrays_of_npz(str(path))
     with open(tmp_path / "a.npy", "wb") as file:
         file.write(npy((1 << 40,)))
         file.truncate(file.tell() + (1 << 43))
@@ -137,7 +137,7 @@ def test_bombs(tmp_path, monkeypatch):
 def test_other_compressions_are_refused(tmp_path):
     path = archive(tmp_path / "a.npz", zipfile.ZIP_LZMA, a=npy((4, 3), content=VALUES.tobytes()))
     with pytest.raises(UserError, match="a.npy: expected the compression of NumPy"):
-        read_npz(str(path))
+        arrays_of_npz(str(path))
 
 
 def test_many_tiny_frames_are_too_many(tmp_path, monkeypatch):
@@ -173,4 +173,4 @@ def test_a_name_twice_is_refused(tmp_path):
             np.save(content, np.full(3, value))
             archive.writestr("energy.npy", content.getvalue())
     with pytest.raises(UserError, match=r"a.npz: energy: expected one array of that name, found two"):
-        read_npz(str(tmp_path / "a.npz"))
+        arrays_of_npz(str(tmp_path / "a.npz"))

@@ -4,35 +4,19 @@ import numba
 import numpy as np
 import pytest
 from ase import Atoms
-from test_force_call import GATED, batch
-from test_model import MODEL, check_close, crystal, molecule, potential
+from checks import gradient
+from potentials import GATED, batch, crystal, molecule, potential
+from tolerances import MODEL, check_close
 
-from eqpot.backend import to_host
-from eqpot.blocks import Blocks, graph_in_parts
-from eqpot.config import LossConfig
-from eqpot.frames import Labels
-from eqpot.loss import loss_and_gradient
-
-
-def loss_of(graph):
-    """Energies, forces and stress against random labels."""
-    random, n, frames = np.random.default_rng(0), len(graph.species), graph.n_frames
-    open_ = np.isnan(to_host(graph.volume))[:, None, None]
-    stress = np.where(open_, np.nan, random.normal(size=(frames, 3, 3)))
-    labels = Labels(random.normal(size=frames), random.normal(size=(n, 3)), stress).on(graph.backend)
-    return lambda p: loss_and_gradient(LossConfig(), p, labels, graph.atom_counts, volumes=graph.volume)
-
-
-def gradient(model, graph, compiled=True) -> tuple[float, np.ndarray]:
-    (value, *_), found = model.loss_gradient(graph, loss_of(graph), stress=True, compiled=compiled)
-    return value, found.copy()
+from eqpot.engines import training_walks
+from eqpot.engines.training_walks import Blocks, graph_in_parts
 
 
 @pytest.mark.parametrize("settings", GATED.values(), ids=GATED)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_equals_the_operators_one_by_one(settings, dtype):
     model = potential(dtype, **settings)
-    assert Blocks.supports(model._model)
+    assert training_walks.takes(model.fitted)
     graph = batch(model, molecule(), crystal(), molecule(25, seed=2), Atoms("O", positions=[[0, 0, 0]]))
     assert len(graph_in_parts(graph).parts) > 2
     value, found = gradient(model, graph)
@@ -48,7 +32,7 @@ def test_what_memory_held_before_does_not_matter(settings):
     model = potential(**settings)
     graph = batch(model, molecule(), crystal())
     expected = gradient(model, graph)[1]
-    for buffers in model._pool._free.values():
+    for buffers in model.fitted.pool._free.values():
         for buffer in buffers:
             buffer.fill(np.nan)
     assert np.array_equal(gradient(model, graph)[1], expected)
@@ -86,7 +70,7 @@ def test_what_it_cannot_do_says_so():
     model = potential()
     graph = batch(model, molecule())
     gradient(model, graph)
-    operator, some = model._blocks.operator, np.zeros(1)
+    operator, some = model.fitted.engine(Blocks).operator, np.zeros(1)
     with pytest.raises(NotImplementedError, match="weights"):
         operator.bwd(None, some, some, some, some, some, some, graph)
     with pytest.raises(NotImplementedError, match="weights"):

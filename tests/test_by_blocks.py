@@ -2,26 +2,29 @@
 
 import sys
 import tracemalloc
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_cuda import SETTINGS, SMALL, STRUCTURES, structure
-from test_force_call import batch
-from test_operators import USABLE
+from operator_cases import USABLE
+from potentials import STRUCTURES, batch, structure
+from potentials import TINY as SMALL
+from potentials import TINY_SETTINGS as SETTINGS
 from tolerances import MODEL, check_close
 
-from eqpot import Potential, by_blocks
+from eqpot import Potential
 from eqpot import backend as backends
-from eqpot.by_blocks import BY_BLOCKS, RESERVE, WHOLE, needed, plan
+from eqpot.engines import by_blocks, recorded, taped
+from eqpot.engines.by_blocks import BY_BLOCKS, RESERVE, WHOLE, needed, plan
+from eqpot.engines.fused import FusedStages
 from eqpot.errors import UserError
-from eqpot.gpu_calls import RecordedCalls
-from eqpot.gpu_graph import GpuVerletList
-from eqpot.graph import Batch
 from eqpot.kernels import cuda as gpu
 from eqpot.kernels import dense
-from eqpot.model import Model
-from eqpot.pool import Pool
+from eqpot.network.model import Model, Stages
+from eqpot.network.pool import Pool
+from eqpot.structures.gpu_graph import GpuVerletList
+from eqpot.structures.graph import Batch
 
 on_gpu = pytest.mark.skipif("cuda" not in USABLE, reason="no GPU; `make test-sim` runs it in the simulator")
 EDGES = 26  # an atom of water has as many within 4 Å
@@ -33,24 +36,26 @@ def potential(backend: str, dtype: str = "float64", **settings) -> Potential:
     made.scale[:], made.shift[:] = [0.8, 1.0, 1.3], [-1.0, 2.0, 0.5]
     made.mean_neighbours = 5.0
     if backend == "ref":
-        made.backend = "ref"
-        return made
+        return made.cast(dtype, "ref")
     return made.to(backend)
 
 
 def evaluated(p: Potential, graph: Batch, way: str, forces: bool = True):
     """The prediction, and the bytes that the pool came to hold."""
-    p._pool.clear()
-    fused = p.backend == "cuda"
+    pool = p.fitted.pool
+    pool.clear()
+    kind = FusedStages if p.backend == "cuda" else Stages
+    walk = partial(taped.one_by_one if way == WHOLE else by_blocks.walk, kind=kind)
+    lean = way == BY_BLOCKS or p.backend == "cuda"
     try:
-        return p._record(graph, forces, forces, evaluated=fused, way=way)[0].on("cpu"), p._pool.held
+        return taped.record(p.fitted, graph, forces, forces, walk, lean=lean).prediction.on("cpu"), pool.held
     finally:
-        p._pool.release()
+        pool.release()
 
 
 def poison(monkeypatch, pool: Pool) -> None:
     """Spoil what goes back to the pool: nothing may read it. Buffers are shared out as large ones are."""
-    monkeypatch.setattr("eqpot.pool.LARGE", 256)
+    monkeypatch.setattr("eqpot.network.pool.LARGE", 256)
     give = pool.give
 
     def spoil(*arrays):
@@ -67,7 +72,7 @@ def poison(monkeypatch, pool: Pool) -> None:
 def test_equals_the_whole_tape(backend, settings, monkeypatch):
     p = potential(backend, **settings)
     graph = batch(p, *STRUCTURES)
-    poison(monkeypatch, p._pool)
+    poison(monkeypatch, p.fitted.pool)
     (got, _), (expected, _) = (evaluated(p, graph, way) for way in (BY_BLOCKS, WHOLE))
     for name in ("energies", "energy", "forces"):
         check_close(getattr(got, name), getattr(expected, name), MODEL["float64"], what=name)
@@ -163,7 +168,7 @@ def test_plan():
     sizes = p.model, n, EDGES * n, p.dtype
     graph_bytes = by_blocks._graph(p.model, n, EDGES * n)
     whole, by_block = (needed(*sizes, way) + RESERVE - graph_bytes for way in (False, True))
-    choose = (p.model, p._pool, graph, True)
+    choose = (p.model, p.fitted.pool, graph, True)
     assert plan(*choose, free=1.05 * whole) == WHOLE
     assert plan(*choose, free=0.99 * whole) == plan(*choose, free=1.05 * by_block) == BY_BLOCKS
     with pytest.raises(UserError, match="structure: 100000 atoms, 2600000 edges: expected .* found") as error:
@@ -188,15 +193,15 @@ def test_free_memory(monkeypatch):
 @on_gpu
 def test_too_little_memory(monkeypatch):
     """What fits by blocks only goes by blocks and keeps nothing; what CuPy cannot serve is said."""
-    monkeypatch.setattr(RecordedCalls, "take", lambda *_: False)
+    monkeypatch.setattr(recorded, "RECORDED_ROWS", -1)
     p = potential("cuda")
     graph = batch(p, *STRUCTURES)
     expected = p.predict(graph).forces
-    p._pool.clear()
+    p.fitted.pool.clear()
     sizes = p.model, len(graph.species), graph.edge_count, p.dtype
     monkeypatch.setattr(by_blocks, "free_memory", lambda: needed(*sizes, False) + RESERVE - 1)
     check_close(p.predict(graph).forces, expected, MODEL["float64"])
-    assert p._pool.held == 0
+    assert p.fitted.pool.held == 0
     monkeypatch.setattr(by_blocks, "free_memory", lambda: RESERVE)
     with pytest.raises(UserError, match="GB needed; about 1?[0-9] atoms would fit"):
         p.predict(graph)
@@ -205,7 +210,7 @@ def test_too_little_memory(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(by_blocks, "free_memory", lambda: 1e12)
-    monkeypatch.setattr(p._pool, "empty", out_of_memory)
+    monkeypatch.setattr(p.fitted.pool, "empty", out_of_memory)
     with pytest.raises(UserError, match="structure: .* found no piece of it large enough"):
         p.predict(graph)
 

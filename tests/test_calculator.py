@@ -16,45 +16,17 @@ from ase.md.verlet import VelocityVerlet
 from ase.mep import NEB
 from ase.optimize import BFGS, FIRE
 from ase.vibrations import Vibrations
-from graphs import cluster
+from potentials import cluster_of_nine as molecule
+from potentials import narrow_crystal as crystal
+from potentials import slab
+from potentials import two_blocks as potential
 from tolerances import DIFFERENCE, check_close, derivative
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.errors import UserError
-from eqpot.graph import Batch, VerletList, collate, frame_graph
+from eqpot.structures.graph import Batch, VerletList, collate, frame_graph
 
 over_dtypes = pytest.mark.parametrize("dtype", ["float64", "float32"])
-
-
-def potential(
-    dtype: str = "float64", species=("H", "C", "O"), cutoff: float = 3.5, seed: int = 3
-) -> Potential:
-    made = Potential.create(
-        species, seed=seed, dtype=dtype, features=8, blocks=2, cutoff=cutoff, basis_size=5, radial_width=6
-    )
-    made.scale[:] = 0.3 + 0.2 * np.arange(len(species))
-    made.shift[:] = np.arange(len(species)) - 2.0
-    made.mean_neighbours = 11.0
-    return made
-
-
-def molecule() -> Atoms:
-    return Atoms("OHCHHOCHH", positions=cluster(9, 21))
-
-
-def crystal() -> Atoms:
-    """A skewed cell, narrower than the cutoff along one direction."""
-    rng = np.random.default_rng(5)
-    cell = np.array([[3.2, 0.1, 0.0], [0.3, 4.6, 0.2], [-0.2, 0.4, 5.1]])
-    corners = np.stack(np.unravel_index(np.arange(8), (2, 2, 2)), axis=1) / 2
-    fractions = corners + rng.uniform(-0.06, 0.06, (8, 3))
-    return Atoms("HOCHOHCH", positions=fractions @ cell, cell=cell, pbc=True)
-
-
-def slab() -> Atoms:
-    atoms = crystal()
-    atoms.pbc = [True, True, False]
-    return atoms
 
 
 HOT = 2000  # K
@@ -255,7 +227,7 @@ def test_trajectories_with_and_without_skin_are_the_same(make):
 
 
 def test_large_structures_are_walked_from_neighbour_to_neighbour(monkeypatch):
-    monkeypatch.setattr("eqpot.graph.LARGE", 5)
+    monkeypatch.setattr("eqpot.structures.graph.LARGE", 5)
     calculator, atoms = EqpotCalculator(potential("float32")), crystal()
     for seed in range(4):
         atoms.rattle(0.05, seed=seed)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from test_calculator import crystal, molecule, potential
+from potentials import cluster_of_nine as molecule
+from potentials import narrow_crystal as crystal
+from potentials import two_blocks as potential
 
-from eqpot import check as checks
-from eqpot.check import Finding, check
+from eqpot.dynamics import check as checks
+from eqpot.dynamics.check import Finding, check
 from eqpot.errors import UserError
 from eqpot.potential import Potential
 

@@ -17,17 +17,18 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from runs import refused
 from toy import MODEL, toy_dataset
 
 from eqpot.backend import obstacle
 from eqpot.cli import _Listened, main
 from eqpot.config import Config
-from eqpot.data import read_dataset, write_dataset
 from eqpot.errors import UserError
-from eqpot.evaluate import errors, report
-from eqpot.frames import Labels
 from eqpot.potential import Potential
 from eqpot.stops import answering, interrupt
+from eqpot.structures.data import read_dataset, write_dataset
+from eqpot.structures.frames import Labels
+from eqpot.training.validation import errors, report
 
 SMALL = [f"--set=model.{key}={value}" for key, value in MODEL.items()]
 SHORT = [*SMALL, "--set=train.batch_size=4", "--max-epochs=2", "--n-valid=3"]
@@ -46,14 +47,6 @@ def folder(tmp_path_factory):
     write_dataset(folder / "toy.h5", toy_dataset())
     assert main(["fit", str(folder / "toy.h5"), "-o", str(folder / "run"), *SHORT]) == 0
     return folder
-
-
-def refused(arguments, capsys) -> str:
-    """The one line of a command that must fail."""
-    assert main([str(a) for a in arguments]) == 2
-    text = capsys.readouterr().err
-    assert text.startswith("error: ") and text.count("\n") == 1 and text.endswith("\n"), text
-    return text
 
 
 def test_help_is_quick_and_version_is_told():
@@ -126,7 +119,7 @@ def test_fit_tells_how_to_go_on(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_by_a_signal(number, folder, tmp_path, capsys, monkeypatch):
-    from eqpot.fit import Trainer
+    from eqpot.training.trainer import Trainer
 
     step = Trainer.step
 
@@ -281,7 +274,7 @@ def test_bench_takes_structures_without_forces(structure, folder, tmp_path):
 
 
 def test_water_of_the_benchmark_is_as_dense_as_water():
-    from eqpot.bench import water
+    from eqpot.benchmark import water
 
     atoms = water(4)
     distances = atoms.get_all_distances(mic=True) + 10 * np.eye(len(atoms))
@@ -492,7 +485,7 @@ def test_an_unfinished_relaxation_is_an_error_that_keeps_what_was_reached(relaxi
 
 
 def test_a_relaxation_below_the_rounding_writes_the_best_step(relaxing, capsys, monkeypatch):
-    from test_relax import Rounded
+    from potentials import Rounded
 
     monkeypatch.setattr("eqpot.calculator.EqpotCalculator", lambda _: Rounded())
     ase.io.write("cu.xyz", ase.Atoms("O2", [[0, 0, 0], [0, 0, 1.5]]))
@@ -552,7 +545,7 @@ def test_md(relaxing, folder, capsys):
 
 
 def test_a_frame_of_a_data_set_is_a_structure(relaxing, folder, capsys, monkeypatch):
-    from eqpot import check
+    from eqpot.dynamics import check
 
     monkeypatch.setattr(check, "STEPS", 8)
     model, data = str(folder / "run" / "model.h5"), read_dataset("toy.h5")
@@ -573,7 +566,7 @@ def test_a_frame_of_a_data_set_is_a_structure(relaxing, folder, capsys, monkeypa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_md_stopped_by_a_signal(number, relaxing, folder, capsys, monkeypatch):
-    from eqpot.md import Simulation
+    from eqpot.dynamics.simulation import Simulation
 
     words = [str(folder / "run" / "model.h5"), "frame.xyz", "--length=20"]
     assert main(["md", *words, "-o", "whole"]) == 0
@@ -654,7 +647,7 @@ def test_mistakes_of_md_leave_nothing(arguments, words, relaxing, folder, tmp_pa
 
 
 def test_check(relaxing, folder, capsys, monkeypatch):
-    from eqpot import check
+    from eqpot.dynamics import check
 
     monkeypatch.setattr(check, "STEPS", 8)
     model = str(folder / "run" / "model.h5")

@@ -12,12 +12,11 @@ from eqpot.config import (
     LossConfig,
     ModelConfig,
     TrainConfig,
-    parse_setting,
     parse_time,
-    read_toml,
 )
 from eqpot.errors import UserError
 from eqpot.potential import Potential
+from eqpot.settings import parse_setting, read_toml
 
 CHANGED = {
     "model": {"symmetry": "so3", "features": 7, "cutoff": 4.25, "self_connection": "residual", "zbl": True},

@@ -9,10 +9,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from click.testing import CliRunner
 
-from eqpot.data import read_dataset, write_dataset
 from eqpot.data_tools.commands import data
 from eqpot.data_tools.convert import convert
 from eqpot.errors import UserError
+from eqpot.structures.data import read_dataset, write_dataset
 
 # CODATA 2014, as in ase.units, from outside ASE
 KCAL_MOL = 0.0433641

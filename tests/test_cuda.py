@@ -17,58 +17,45 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ase import Atoms
-from graphs import SKEW
+from checks import loss_of
 from numpy.lib.stride_tricks import as_strided
-from test_blocks import loss_of
-from test_force_call import batch
-from test_model import crystal, molecule
-from test_operators import TYPICAL, Walks
+from operator_cases import TYPICAL, Walks
+from potentials import STRUCTURES, batch, crystal, molecule, structure
+from potentials import TINY as SMALL
+from potentials import TINY_SETTINGS as SETTINGS
 from tolerances import MODEL, OPERATOR, check_close
 from toy import toy_dataset
 
 import eqpot
 import eqpot.kernels as kernel_package
 from eqpot import backend as backends
-from eqpot import soap
-from eqpot.adam import Adam, MovingAverage
-from eqpot.bench import machine, table
+from eqpot.benchmark import machine
+from eqpot.commands.bench import table
 from eqpot.config import Config
-from eqpot.data import Dataset, write_dataset
+from eqpot.engines import fused
+from eqpot.engines.recorded import Places, RecordedCalls, room_for
 from eqpot.errors import UserError
-from eqpot.fit import Trainer
-from eqpot.frames import Frames
-from eqpot.gpu_calls import Places, room_for
-from eqpot.gpu_graph import GpuVerletList
-from eqpot.gpu_training import GpuFrames
-from eqpot.graph import VerletList
 from eqpot.kernels import convolution, dense, reference
 from eqpot.kernels import cuda as gpu
 from eqpot.kernels.convolution import convolution_bwd_cuda, convolution_fwd_cuda
 from eqpot.kernels.dense import add_matmul
 from eqpot.kernels.embedding import embedding_fwd_cuda
 from eqpot.potential import Potential
-from eqpot.soap import Place, Soap
+from eqpot.structures.data import Dataset, write_dataset
+from eqpot.structures.frames import Frames
+from eqpot.structures.gpu_graph import GpuVerletList
+from eqpot.structures.graph import VerletList
+from eqpot.training import soap
+from eqpot.training.adam import Adam, MovingAverage
+from eqpot.training.gpu_steps import GpuFrames
+from eqpot.training.learner import Diverged
+from eqpot.training.soap import Place, Soap
+from eqpot.training.trainer import Trainer
 
 usable = pytest.mark.skipif(
     bool(backends.obstacle()), reason=f"{backends.obstacle()}; `make test-sim` runs it in the simulator"
 )
 compiled = pytest.mark.skipif(gpu.SIMULATED, reason="the simulator compiles nothing")
-
-SMALL = {"features": 4, "blocks": 2, "cutoff": 3.5, "basis_size": 4, "radial_width": 3}
-SETTINGS = {
-    "o3": {},
-    "so3": {"symmetry": "so3"},
-    "l_max 0": {"l_max": 0},
-    "one block": {"blocks": 1},
-    "residual": {"self_connection": "residual"},
-    "norm": {"nonlinearity": "norm"},
-    "zbl": {"zbl": True},
-    "no hidden layer": {"radial_depth": 0},
-    "odd widths": {"features": 5, "symmetry": "so3", "radial_depth": 2},
-    "isolated atoms": {"isolated_atoms": True},
-}
-STRUCTURES = [molecule(5), crystal(3), Atoms("O", positions=[[0, 0, 0]])]
 
 
 def there(array):
@@ -80,11 +67,7 @@ def pair(dtype="float64", **settings) -> tuple[Potential, Potential]:
     made = Potential.create(species=[1, 6, 8], dtype=dtype, **SMALL | settings)
     made.scale[:], made.shift[:] = [0.8, 1.0, 1.3], [-1.0, 2.0, 0.5]
     made.mean_neighbours = 5.0
-    reference = Potential.create(species=[1, 6, 8], dtype="float64", **SMALL | settings)
-    reference.params.flat[:] = made.params.flat
-    reference.scale[:], reference.shift[:] = made.scale, made.shift
-    reference.mean_neighbours = 5.0
-    reference.backend = "ref"
+    reference = made.cast("float64", "ref")
     return made.to("cuda"), reference
 
 
@@ -171,22 +154,6 @@ def test_convolution_is_dense_and_interaction(dtype, vectors):
         check_close(backends.to_host(x), y, OPERATOR[dtype], what=name)
 
 
-def structure(kind: str) -> Atoms:
-    rng = np.random.default_rng(7)
-    if kind == "cluster":
-        return Atoms("CH2O" * 6, positions=rng.uniform(0, 9, (24, 3)))
-    if kind == "slab":
-        return Atoms(
-            "CO" * 9, positions=rng.uniform(-4, 12, (18, 3)), cell=[6, 7, 8], pbc=[True, True, False]
-        )
-    if kind == "tiny cell":
-        return Atoms("CO", positions=[[0.1, 0.2, 0.3], [9.0, -1.0, 1.4]], cell=SKEW, pbc=True)
-    if kind == "alone":
-        return Atoms("O", positions=[[1, 2, 3]])
-    cell = np.array([[11.0, 0, 0], [3.0, 9.0, 0], [-2.0, 1.0, 12.0]])
-    return Atoms("CH2O" * 8, positions=rng.uniform(-5, 20, (32, 3)), cell=cell, pbc=True)
-
-
 @usable
 @pytest.mark.parametrize("kind", ["cluster", "slab", "tiny cell", "alone", "crystal"])
 def test_neighbours(kind):
@@ -208,7 +175,7 @@ def test_neighbours(kind):
 @usable
 def test_neighbours_far_apart(monkeypatch):
     """Bins are bounded, however far two clusters are from each other."""
-    monkeypatch.setattr("eqpot.gpu_graph.MOST_BINS", 64)
+    monkeypatch.setattr("eqpot.structures.gpu_graph.MOST_BINS", 64)
     atoms = structure("cluster")
     far = atoms.copy()
     far.positions += [1e7, 0, 0]
@@ -233,7 +200,7 @@ def test_neighbours_errors(monkeypatch):
         raise MemoryError("Out of memory allocating 512 bytes")
 
     atoms.positions[5] = 0.0
-    monkeypatch.setattr("eqpot.gpu_graph.bins_cuda", out_of_memory)
+    monkeypatch.setattr("eqpot.structures.gpu_graph.bins_cuda", out_of_memory)
     with pytest.raises(UserError, match="structure: 32 atoms: .* too many .Out of memory allocating 512"):
         neighbours.batch(atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc)
 
@@ -267,9 +234,9 @@ def test_room_for_edges_changes_nothing():
     places = Places(graphs[0], graphs[0].edge_count + 7, 2 * potential.config.cutoff)
     for graph in graphs:
         places.fill(graph)
-        expected = potential.evaluated(graph, forces=True, stress=True)
+        expected = fused.compute(potential.fitted, graph, forces=True, stress=True)
         for found in (places.batch, moved_into(Places(graph, 7 + graph.edge_count, 9.0), graph)):
-            got = potential.evaluated(found, forces=True, stress=True)
+            got = fused.compute(potential.fitted, found, forces=True, stress=True)
             for name in ("energies", "forces", "stress"):
                 same = [backends.to_host(getattr(x, name)) for x in (got, expected)]
                 assert np.array_equal(*same, equal_nan=True), name
@@ -296,7 +263,7 @@ def test_recordings_know_what_they_were_made_for():
             graph = batch(potential, *structures)
             got, expected = (p.predict(graph) for p in (potential, reference))
             check_close(got.forces, expected.forces, MODEL["float64"], what="forces")
-    assert len(potential._recorded._calls) == 6
+    assert len(potential.fitted.engine(RecordedCalls).calls) == 6
 
 
 def mixed_dataset():
@@ -393,15 +360,17 @@ def test_training_steps(tmp_path, optimizer, isolated):
         }
     )
     trainers = [Trainer.start(config, path, tmp_path / name, device="cuda") for name in ("host", "gpu")]
+    used = trainers[1].potential.fitted.pool.arrays()
+    assert [id(x) for x in trainers[1]._gpu._memory()] == [id(x) for x in used]
     trainers[0]._gpu = None
     for chosen in ([0, 3], [4, 1], [3, 0]):
         plain, recorded = (trainer.step(np.array(chosen)) for trainer in trainers)
         for name, value in plain.items():
             assert recorded[name] == pytest.approx(value, rel=same_loss, nan_ok=True), name
-    for one, other in zip(*(trainer.arrays()[:2] for trainer in trainers), strict=True):
+    for one, other in zip(*([t.weights, t.average.weights] for t in trainers), strict=True):
         check_close(backends.to_host(other), one, same_weights)
     trainers[1].weights[:] = np.nan
-    with pytest.raises(UserError, match="training diverged"):
+    with pytest.raises(Diverged):
         trainers[1].step(np.array([0, 1]))
 
 
@@ -567,12 +536,14 @@ def signatures(monkeypatch, dtypes) -> dict[tuple, gpu.Kernel]:
             weights = np.zeros(3, dtype)
             Adam(weights, backend="cuda").step(weights, weights, 0.1)
             MovingAverage(weights, 0.9, backend="cuda").update(weights)
-        patched.setattr("eqpot.gpu_training.array_module", lambda _: SimpleNamespace(empty=np.zeros))
+        patched.setattr("eqpot.training.gpu_steps.array_module", lambda _: SimpleNamespace(empty=np.zeros))
         frames = GpuFrames(Frames(mixed_dataset(), [1, 6, 8], 3.5), np.ones(23))
         plan, species_ptr = frames.plan(np.array([0]))
         frames.batch(plan, 1, species_ptr, 9, 9.0)
         atoms = structure("crystal")
-        patched.setattr("eqpot.gpu_graph._starts", lambda counts: (np.zeros(len(counts) + 1, int), 1))
+        patched.setattr(
+            "eqpot.structures.gpu_graph._starts", lambda counts: (np.zeros(len(counts) + 1, int), 1)
+        )
         neighbours = GpuVerletList([1, 6, 8], 3.0, 0.4)
         for _ in range(2):
             neighbours.batch(atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc)

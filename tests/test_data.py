@@ -11,7 +11,8 @@ from ase import Atoms
 from ase.neighborlist import neighbor_list
 from toy import toy_dataset, unsealed
 
-from eqpot.data import (
+from eqpot.errors import UserError
+from eqpot.structures.data import (
     Dataset,
     concatenate,
     read_dataset,
@@ -19,7 +20,6 @@ from eqpot.data import (
     validate,
     write_dataset,
 )
-from eqpot.errors import UserError
 
 GEOMETRY = ("atom_ptr", "numbers", "positions", "cell", "pbc")
 LABELS = ("energy", "forces", "stress")
@@ -240,7 +240,7 @@ def test_what_breaks_a_rule_is_neither_written_nor_read(case, tmp_path, monkeypa
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
-    monkeypatch.setattr("eqpot.data.validate", lambda *_: None)
+    monkeypatch.setattr("eqpot.structures.data.validate", lambda *_: None)
     if case != "complex energy":  # it would be written as real
         write_dataset(path, broken)
         monkeypatch.undo()

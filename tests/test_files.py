@@ -19,13 +19,14 @@ from toy import MODEL, toy_dataset, unsealed
 from eqpot import files, hdf5
 from eqpot.cli import main
 from eqpot.config import Config, DynamicsConfig
-from eqpot.data import Dataset, read_dataset, write_dataset
+from eqpot.dynamics.simulation import Simulation
 from eqpot.errors import UserError
 from eqpot.files import replacing
-from eqpot.fit import Trainer, Watch, checkpoint_of
-from eqpot.md import Simulation
 from eqpot.potential import Potential
-from eqpot.runs import LOCK, Hold
+from eqpot.runs import LOCK, Hold, Watch
+from eqpot.structures.data import Dataset, read_dataset, write_dataset
+from eqpot.training.checkpoint import checkpoint_of
+from eqpot.training.trainer import Trainer
 
 OLD = Path(__file__).parent / "version_0_1"
 SETTINGS = Config.from_dict(

@@ -1,29 +1,26 @@
 """Training: the same bits again, the same bits after a stop, and what each setting does."""
 
-import csv
 import math
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
+from runs import fitted, log, same_arrays, settings
 from toy import MODEL, toy_dataset
 
-from eqpot import fit
 from eqpot.config import Config
-from eqpot.data import concatenate, write_dataset
 from eqpot.errors import UserError
-from eqpot.evaluate import errors, predict
 from eqpot.files import sha256
-from eqpot.fit import State, Trainer, Watch, _element_weights, checkpoint_of, choose_frames, energy_shifts
-from eqpot.frames import Frames
 from eqpot.potential import Potential
-from eqpot.runs import write_checkpoint
-
-
-def settings(loss=None, **train) -> Config:
-    train = {"batch_size": 3, "max_epochs": 4, "ema": 0.9, "n_valid": 3, **train}
-    return Config.from_dict({"model": MODEL, "loss": loss or {}, "train": train})
+from eqpot.runs import Watch, write_checkpoint
+from eqpot.structures.data import concatenate, write_dataset
+from eqpot.structures.frames import Frames
+from eqpot.training import checkpoint
+from eqpot.training.checkpoint import checkpoint_of
+from eqpot.training.learner import Diverged, State
+from eqpot.training.statistics import choose_frames, element_weights, energy_shifts
+from eqpot.training.trainer import Trainer
+from eqpot.training.validation import errors, predict
 
 
 @pytest.fixture(scope="module")
@@ -31,30 +28,6 @@ def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "toy.h5"
     write_dataset(path, toy_dataset())
     return path
-
-
-def fitted(config, data, folder, **options) -> Trainer:
-    trainer = Trainer.start(config, data, folder, **options)
-    trainer.run()
-    return trainer
-
-
-def arrays(path) -> dict[str, np.ndarray]:
-    found = {}
-    with h5py.File(path, "r") as file:
-        file.visititems(lambda name, x: found.update({name: x[()]}) if isinstance(x, h5py.Dataset) else None)
-    assert found
-    return found
-
-
-def same_arrays(one, other) -> bool:
-    one, other = arrays(one), arrays(other)
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
-
-
-def log(folder) -> list[dict[str, str]]:
-    with open(folder / "log.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if k != "time"} for row in csv.DictReader(file)]
 
 
 PLATEAU = {"schedule": "plateau", "patience": 1}
@@ -125,7 +98,7 @@ def test_interrupted_within_an_epoch_and_resumed(config, data, tmp_path):
 def test_short_epochs_are_saved_a_few_at_a_time(data, tmp_path, monkeypatch):
     """Waiting for the disk after each of them would take longer than training; the last one is saved."""
     saved = []
-    monkeypatch.setattr(fit, "write_checkpoint", lambda *a: saved.append(a[0]) or write_checkpoint(*a))
+    monkeypatch.setattr(checkpoint, "write_checkpoint", lambda *a: saved.append(a[0]) or write_checkpoint(*a))
     trainer = fitted(settings(max_epochs=30), data, tmp_path / "run")
     assert len(saved) < 20
     assert checkpoint_of(tmp_path / "run")[0]["state"]["epoch"] == trainer.state.epoch == 30
@@ -209,7 +182,7 @@ def test_loss_that_turns_nan(data, tmp_path):
 def test_validation_that_is_nan_is_no_missing_label(data, tmp_path):
     trainer = Trainer.start(settings(), data, tmp_path)
     trainer.average.weights[:] = np.nan
-    with pytest.raises(UserError, match="training diverged .*validation force RMSE of inf"):
+    with pytest.raises(Diverged, match="validation force RMSE of inf"):
         trainer.validate()
 
 
@@ -353,10 +326,10 @@ def test_statistics_of_the_training_frames(data, tmp_path):
 
 def test_balanced_elements_count_alike():
     data = toy_dataset(3, symbols="HO3")
-    weights = _element_weights(data, True)
+    weights = element_weights(data, True)
     assert (weights[1], weights[8]) == pytest.approx((2.0, 2 / 3))
     assert weights[data.numbers].mean() == pytest.approx(1.0)
-    assert (_element_weights(data, False) == 1).all()
+    assert (element_weights(data, False) == 1).all()
 
 
 def test_missing_labels(data, tmp_path):

@@ -3,40 +3,18 @@
 import numba
 import numpy as np
 import pytest
-from test_model import MODEL, SETTINGS, check_close, crystal, molecule, potential
+from checks import check_tape
+from potentials import GATED, batch, crystal, molecule, potential
 
-from eqpot.evaluator import Evaluator
-from eqpot.graph import Batch, collate, frame_graph
-
-GATED = {name: settings for name, settings in SETTINGS.items() if settings.get("nonlinearity") != "norm"}
-
-
-def batch(model, *structures) -> Batch:
-    return collate(
-        [
-            frame_graph(a.numbers, a.positions, a.cell[:], a.pbc, model.species, model.config.cutoff)
-            for a in structures
-        ],
-        len(model.species),
-    )
-
-
-def check_tape(model, graph: Batch) -> None:
-    taped = model._record(graph, True, True)[0]
-    model._pool.release()
-    compiled = model.predict(graph, forces=True, stress=True)
-    tolerance = MODEL[model.dtype]
-    check_close(compiled.energies, taped.energies, tolerance, what="energies")
-    check_close(compiled.forces, taped.forces, tolerance, what="forces")
-    periodic = ~np.isnan(graph.volume)
-    check_close(compiled.stress[periodic], taped.stress[periodic], tolerance, what="stress")
+from eqpot.engines import force_call
+from eqpot.engines.force_call import ForceCall
 
 
 @pytest.mark.parametrize("settings", GATED.values(), ids=GATED)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_equals_the_tape(settings, dtype):
     model = potential(dtype, **settings)
-    assert Evaluator.supports(model._model)
+    assert force_call.takes(model.fitted)
     check_tape(model, batch(model, molecule(), crystal(), molecule(7, seed=2)))
 
 
@@ -50,7 +28,7 @@ def test_same_bits_whatever_the_walk(monkeypatch):
     model = potential("float32", features=16, symmetry="so3")
     structures = crystal(n=36) * (2, 1, 1), molecule(9, seed=1), crystal(n=20)
     plain = batch(model, *structures)
-    monkeypatch.setattr("eqpot.graph.LARGE", 15)
+    monkeypatch.setattr("eqpot.structures.graph.LARGE", 15)
     walked = batch(model, *structures)
     assert plain.walk is None and not np.array_equal(walked.walk, np.arange(len(walked.species)))
     assert np.array_equal(walked.species[walked.walk], walked.species)
@@ -73,17 +51,17 @@ def test_same_bits_for_any_number_of_threads():
         assert all(np.array_equal(a, b) for a, b in zip(again, found[0], strict=True))
 
 
-def run(model, graph, evaluator=None) -> list[np.ndarray]:
-    evaluator = evaluator or Evaluator(model._model, model.params, model.scale)
-    return [a.copy() for a in evaluator.run(graph)]
+def run(model, graph, compiled=None) -> list[np.ndarray]:
+    compiled = compiled or ForceCall(model.fitted)
+    return [a.copy() for a in compiled.compute(graph)]
 
 
 def test_buffers_serve_smaller_and_larger_structures():
     model = potential()
-    evaluator = Evaluator(model._model, model.params, model.scale)
+    compiled = ForceCall(model.fitted)
     for atoms in (molecule(4), crystal(n=12), molecule(4)):
         graph = batch(model, atoms)
-        kept, fresh = run(model, graph, evaluator), run(model, graph)
+        kept, fresh = run(model, graph, compiled), run(model, graph)
         assert all(np.array_equal(a, b) for a, b in zip(kept, fresh, strict=True))
 
 

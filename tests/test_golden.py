@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from test_operators import USABLE
+from operator_cases import USABLE
 from tolerances import GOLDEN, check_close
 
 from eqpot.backend import to_device, to_host
-from eqpot.ops import operators
+from eqpot.network.ops import operators
 
 PATHS = ["path_0x0_0", "path_0x1_1", "path_1x0_1", "path_1x1_0", "path_1x1_1"]
 SIGNS = [1, 1, 1, 1, -1]  # e3nn's cross product is v x Y1

@@ -8,17 +8,20 @@ from functools import partial
 import numpy as np
 import pytest
 from ase import Atoms
+from potentials import crystal, molecule, over_settings, potential
 from rich.console import Console
-from test_model import crystal, molecule, over_settings, potential
 from tolerances import check_close, derivative
 
 from eqpot import EqpotCalculator, Potential
+from eqpot.commands.explain import computation, cost
+from eqpot.commands.inspect import tables
 from eqpot.errors import UserError
-from eqpot.explain import computation, cost, operations, steps
-from eqpot.graph import collate
-from eqpot.inspect import PATHS, inspect_structure, path_contributions, tables, to_json, trace
+from eqpot.inspect import PATHS, inspect_structure, path_contributions, trace
 from eqpot.kernels.products import PATH_FACTORS
 from eqpot.kernels.reference import path_products, sum_by
+from eqpot.network.steps import operations, steps
+from eqpot.report import to_json
+from eqpot.structures.graph import collate
 
 ROUND_OFF = 1e-12
 WITH_VECTORS = set(PATHS[1:])
@@ -135,9 +138,9 @@ def test_without_neighbours_all_is_rest(atoms):
 
 def submatrix(matrix, weights: np.ndarray, inputs: int) -> np.ndarray:
     """One group's matrix with its factors, from the first input that it takes on, [inputs, columns]."""
-    first, end = matrix.blocks[:, 0].min(), np.max(matrix.blocks[:, 0] + matrix.blocks[:, 1])
+    first, end = matrix.pieces[:, 0].min(), np.max(matrix.pieces[:, 0] + matrix.pieces[:, 1])
     found = np.zeros((max(inputs, end - first), matrix.columns))
-    for (x, k, y, m, at), scale in zip(matrix.blocks - [first, 0, 0, 0, 0], matrix.scales, strict=True):
+    for (x, k, y, m, at), scale in zip(matrix.pieces - [first, 0, 0, 0, 0], matrix.scales, strict=True):
         found[x : x + k, y : y + m] = scale * weights[at : at + k * m].reshape(k, m)
     return found[:inputs]
 
@@ -162,7 +165,7 @@ def scalars_only(model: Potential) -> Potential:
             (a.self_connection_s, b.self_connection_s, after_gates),
         ):
             for z, weights in enumerate(model.params[source.name] if source else ()):
-                part = submatrix(source, weights, target.blocks[0, 1])[:, columns]
+                part = submatrix(source, weights, target.pieces[0, 1])[:, columns]
                 bare.params[target.name][z] = (part / target.scales[0]).ravel()
     return bare
 

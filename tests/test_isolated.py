@@ -8,23 +8,23 @@ import h5py
 import numpy as np
 import pytest
 from ase import Atoms
-from test_blocks import gradient
-from test_fit import same_arrays, settings
-from test_force_call import batch
-from test_model import check_loss_gradient, crystal, molecule, potential
+from checks import check_loss_gradient, gradient
+from potentials import batch, crystal, molecule, potential
+from runs import same_arrays, settings
 from tolerances import MODEL, check_close
 from toy import toy_dataset, unsealed
 
 from eqpot import EqpotCalculator, Potential
-from eqpot.cli import summary
+from eqpot.commands.fit import summary
 from eqpot.config import Config
-from eqpot.data import Dataset, concatenate, read_dataset, write_dataset
 from eqpot.data_tools.convert import convert
 from eqpot.errors import UserError
-from eqpot.explain import steps
-from eqpot.fit import Trainer, choose_frames
 from eqpot.inspect import path_contributions
-from eqpot.isolated import decide, isolated_frames
+from eqpot.network.isolated import decide, isolated_frames
+from eqpot.network.steps import steps
+from eqpot.structures.data import Dataset, concatenate, read_dataset, write_dataset
+from eqpot.training.statistics import choose_frames
+from eqpot.training.trainer import Trainer
 
 ELEMENTS = ("H", "C", "O")
 KINDS = {

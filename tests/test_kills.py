@@ -17,18 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from test_calculator import crystal, potential
-from test_fit import arrays, log
+from potentials import narrow_crystal as crystal
+from potentials import two_blocks as potential
+from runs import arrays, log
 from toy import MODEL, toy_dataset
 
 from eqpot.cli import main
-from eqpot.data import write_dataset
+from eqpot.structures.data import write_dataset
 
 KILLS = int(os.environ.get("EQPOT_KILLS", 3))
 # A run writes its checkpoint as often as it can, so that it gets on however soon it is killed.
 CODE = """
 import sys
-from eqpot import md
+from eqpot.dynamics import simulation as md
 from eqpot.cli import main
 md.RESTART_SECONDS = 0.01
 sys.exit(main(sys.argv[1:]))

@@ -5,12 +5,12 @@ import pytest
 from toy import MODEL, toy_dataset
 
 from eqpot.config import Config, LossConfig
-from eqpot.data import write_dataset
-from eqpot.evaluate import evaluate
-from eqpot.fit import Trainer
-from eqpot.frames import Frames, Labels
-from eqpot.loss import loss_and_gradient
 from eqpot.potential import Potential
+from eqpot.structures.data import write_dataset
+from eqpot.structures.frames import Frames, Labels
+from eqpot.training.loss import loss_and_gradient
+from eqpot.training.trainer import Trainer
+from eqpot.training.validation import compare
 
 COUNTS, VOLUMES = np.array([2, 3]), np.array([3.0, 5.0])
 
@@ -126,7 +126,7 @@ def test_stress_of_frames_without_a_volume_is_told_and_left_out(tmp_path):
     assert frames.dataset.known("stress").tolist() == [True, False, True]
     assert dataset.known("stress").all()
     potential = Potential.create(dataset.species, **MODEL)
-    content, _, warning = evaluate(potential, dataset)
+    content, _, warning = compare(potential, dataset)
     assert np.isfinite(content["stress_rmse"]) and warning == frames.warning()
     write_dataset(tmp_path / "a.h5", dataset)
     train = {"n_train": 2, "n_valid": 1, "max_epochs": 2}

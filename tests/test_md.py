@@ -20,17 +20,22 @@ from ase.constraints import FixAtoms, FixBondLength
 from ase.io import Trajectory
 from ase.neighborlist import neighbor_list
 from ase.stress import full_3x3_to_voigt_6_stress
-from test_calculator import crystal, potential
-from test_calculator import molecule as cluster
+from potentials import cluster_of_nine as cluster
+from potentials import narrow_crystal as crystal
+from potentials import two_blocks as potential
 from toy import MODEL, toy_dataset
 
-from eqpot import md, plots
+from eqpot import plots
 from eqpot.config import Config, DynamicsConfig
-from eqpot.data import write_dataset
+from eqpot.dynamics import ensembles, limits
+from eqpot.dynamics import simulation as md
+from eqpot.dynamics.restart import RESTART
+from eqpot.dynamics.simulation import LOG, TRAJECTORY, Simulation
 from eqpot.errors import UserError
-from eqpot.fit import Trainer
-from eqpot.md import LOG, RESTART, TRAJECTORY, Simulation, Watch
 from eqpot.potential import Potential
+from eqpot.runs import Watch
+from eqpot.structures.data import write_dataset
+from eqpot.training.trainer import Trainer
 
 SHORT = {"length": "60", "write_every": 4, "log_every": 3, "min_distance": 0.0, "temperature": 200.0}
 KINDS = {
@@ -121,8 +126,8 @@ def copper(config: DynamicsConfig, pbc: bool = True):
     atoms, rng = bulk("Cu", cubic=True), np.random.default_rng(0)
     atoms.pbc = pbc
     atoms.calc = Springs(atoms)
-    md.draw_momenta(config, atoms, rng)
-    return atoms, md.freedom(config, atoms), md.integrator(config, atoms, rng)
+    ensembles.draw_momenta(config, atoms, rng)
+    return atoms, ensembles.freedom(config, atoms), ensembles.integrator(config, atoms, rng)
 
 
 @pytest.mark.slow
@@ -134,7 +139,7 @@ def test_few_atoms_have_the_temperature_asked_for(kind, pbc):
     atoms, free, run = copper(config, pbc)
     assert free == (6 if kind == "chain" and not pbc else 9)
     found = []
-    run.attach(lambda: found.append(md.temperature(atoms, free)))
+    run.attach(lambda: found.append(ensembles.temperature(atoms, free)))
     run.run(1500)
     assert np.mean(found) == pytest.approx(150, rel=0.15)
 
@@ -148,7 +153,7 @@ def test_the_barostat_keeps_the_pressure():
 
     def look():
         volumes.append(atoms.get_volume())
-        work.append(volumes[-1] * (md.pressure(atoms, free) - config.pressure) * units.bar)
+        work.append(volumes[-1] * (ensembles.pressure(atoms, free) - config.pressure) * units.bar)
 
     run.attach(look)
     run.run(2000)
@@ -161,9 +166,9 @@ def test_pressure_is_that_of_an_ideal_gas():
     atoms = Atoms("Cu3", 5 * np.eye(3), cell=[10, 10, 10], pbc=True)
     atoms.calc = Springs(atoms)  # none is so long
     config = DynamicsConfig()
-    free = md.freedom(config, atoms)
-    md.draw_momenta(config, atoms, np.random.default_rng(0))
-    assert md.pressure(atoms, free) == pytest.approx(3 * 1.380649e-23 * 300 / 1e-27 * 1e-5)
+    free = ensembles.freedom(config, atoms)
+    ensembles.draw_momenta(config, atoms, np.random.default_rng(0))
+    assert ensembles.pressure(atoms, free) == pytest.approx(3 * 1.380649e-23 * 300 / 1e-27 * 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -178,12 +183,12 @@ def test_pressure_is_that_of_an_ideal_gas():
 )
 def test_freedom(atoms, settings, free):
     config = DynamicsConfig(**settings)
-    assert md.freedom(config, atoms) == free
+    assert ensembles.freedom(config, atoms) == free
     if free:
-        md.draw_momenta(config, atoms, np.random.default_rng(0))
-        assert md.temperature(atoms, free) == pytest.approx(300)
+        ensembles.draw_momenta(config, atoms, np.random.default_rng(0))
+        assert ensembles.temperature(atoms, free) == pytest.approx(300)
         assert np.abs(atoms.get_momenta().sum(axis=0)).max() < 1e-12
-        if md.conserves_rotation(config, atoms):
+        if ensembles.conserves_rotation(config, atoms):
             assert np.abs(atoms.get_angular_momentum()).max() < 1e-12
 
 
@@ -313,7 +318,8 @@ def test_a_longer_run_is_the_same_run(folder, tmp_path):
 
 KILLED = """
 import sys
-from eqpot import md, plots
+from eqpot import plots
+from eqpot.dynamics import simulation as md
 from eqpot.cli import main
 md.RESTART_SECONDS = 0.01
 sys.exit(main(sys.argv[1:]))
@@ -447,10 +453,10 @@ def test_training_tells_how_close_atoms_came(tmp_path):
             pair = "-".join(sorted((atoms[a].symbol, atoms[b].symbol)))
             distance = atoms.get_distance(a, b, mic=True) if a != b else 6.0
             expected[pair] = min(expected.get(pair, 3.5), distance)
-    assert md.closest(model) == pytest.approx(expected)
-    limits = md.closest_approach([model, potential()], (1, 6, 8), 0.5)
-    assert limits[0, 2] == limits[2, 0] == pytest.approx(0.5 * expected["H-O"])
-    assert limits[1, 1] == pytest.approx(0.5 * 1.52)  # no carbon in training: half of C-C, Cordero's 0.76 Å
+    assert limits.closest(model) == pytest.approx(expected)
+    least = limits.closest_approach([model, potential()], (1, 6, 8), 0.5)
+    assert least[0, 2] == least[2, 0] == pytest.approx(0.5 * expected["H-O"])
+    assert least[1, 1] == pytest.approx(0.5 * 1.52)  # no carbon in training: half of C-C, Cordero's 0.76 Å
 
 
 # ------------------------------------------------------------ mistakes
@@ -506,5 +512,9 @@ def test_settings_survive_json():
 
 @pytest.mark.parametrize(("drift", "told"), [(None, False), (0.01, False), (-0.03, True), (11.6, True)])
 def test_energy_that_is_lost_is_told(drift, told):
-    said = Simulation.lost_energy(SimpleNamespace(drift=lambda: drift))
+    """Also where it came back before the end."""
+    start = None if drift is None else -5.0
+    log = {"conserved_eV": -5.0 + 2 * np.array([0, drift or 0, 0.005])}
+    run = SimpleNamespace(first_conserved=start, atoms=[0, 1], log=lambda: log, drift=lambda: 0.005)
+    said = Simulation.lost_energy(run)
     assert (f"{1000 * drift:.4g} meV/atom" in said) if told else said == ""

@@ -3,95 +3,25 @@
 import numpy as np
 import pytest
 from ase import Atoms
-from graphs import cluster, neighbours
+from checks import check_forces_and_stress, check_loss_gradient
+from graphs import neighbours
+from potentials import batch, crystal, molecule, over_settings, potential, transformed, with_positions
 from tolerances import (
-    DIFFERENCE,
-    LOSS_GRADIENT,
     MODEL,
     SYMMETRY,
     VIOLATION,
     check_close,
-    derivative,
     relative_error,
 )
 
 from eqpot import Potential
-from eqpot.config import LossConfig
-from eqpot.data import Dataset
 from eqpot.errors import UserError
-from eqpot.frames import Frames, Labels
 from eqpot.kernels import reference
-from eqpot.loss import loss_and_gradient
-
-SMALL = dict(features=8, blocks=3, cutoff=4.0, basis_size=5, radial_width=6)
-SETTINGS = {
-    "o3": {},
-    "so3": dict(symmetry="so3"),
-    "o3_norm": dict(nonlinearity="norm"),
-    "so3_norm": dict(symmetry="so3", nonlinearity="norm"),
-    "o3_residual": dict(self_connection="residual"),
-    "so3_residual_norm": dict(symmetry="so3", self_connection="residual", nonlinearity="norm"),
-    "l0": dict(l_max=0),
-    "l0_residual": dict(l_max=0, self_connection="residual"),
-    "l0_norm_residual": dict(l_max=0, nonlinearity="norm", self_connection="residual"),
-    "one_block": dict(blocks=1),
-    "two_blocks": dict(blocks=2, radial_depth=0),
-    "deep_radial": dict(radial_depth=2, envelope_p=4),
-    "odd_features": dict(symmetry="so3", features=5),
-    "isolated_atoms": dict(isolated_atoms=True),
-    "isolated_atoms_norm_residual": dict(
-        isolated_atoms=True, nonlinearity="norm", self_connection="residual"
-    ),
-}
-over_settings = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-
-
-def potential(dtype: str = "float64", **settings) -> Potential:
-    """An untrained one of H, C and O whose scales and shifts tell the species apart."""
-    made = Potential.create(species=["H", "C", "O"], seed=3, dtype=dtype, **{**SMALL, **settings})
-    made.scale[:] = [0.5, 1.5, 0.8]
-    made.shift[:] = [-1.0, 2.0, -3.0]
-    made.mean_neighbours = 11.0
-    return made
-
-
-def molecule(n: int = 9, seed: int = 21) -> Atoms:
-    symbols = np.random.default_rng(seed).choice(["H", "C", "O"], n)
-    symbols[:3] = ["O", "H", "C"]
-    return Atoms(symbols, positions=cluster(n, seed))
-
-
-def crystal(n: int = 6, seed: int = 5, volume: float = 12.0) -> Atoms:
-    """A skewed periodic cell, disordered, no two atoms close; volume in Å^3 per atom."""
-    rng = np.random.default_rng(seed)
-    points = np.stack(
-        np.unravel_index(rng.permutation(36)[:n] if n > 12 else np.arange(n), (3, 3, 4)), axis=1
-    )
-    divisions = np.array([3, 3, 4]) if n > 12 else points.max(axis=0) + 1
-    fractions = (points + rng.uniform(-0.12, 0.12, (n, 3))) / divisions
-    cell = divisions[:, None] * (np.eye(3) + rng.uniform(-0.1, 0.1, (3, 3)))
-    cell *= (n * volume / np.linalg.det(cell)) ** (1 / 3)
-    symbols = np.resize(["H", "O", "C"], n)
-    return Atoms(symbols, positions=fractions @ cell, cell=cell, pbc=True)
 
 
 def rotation(seed: int = 0) -> np.ndarray:
     q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
     return q * np.linalg.det(q)
-
-
-def transformed(atoms: Atoms, q: np.ndarray) -> Atoms:
-    """Positions and cell times q from the right."""
-    result = atoms.copy()
-    result.cell = atoms.cell[:] @ q
-    result.positions = atoms.positions @ q
-    return result
-
-
-def with_positions(atoms: Atoms, positions: np.ndarray) -> Atoms:
-    result = atoms.copy()
-    result.positions = positions
-    return result
 
 
 # ------------------------------------------------------------ against the reference
@@ -270,106 +200,6 @@ def test_smooth_through_the_cutoff(settings):
 # ------------------------------------------------------------ derivatives
 
 
-def check_forces_and_stress(model: Potential, atoms: Atoms):
-    result = model.evaluate(atoms)
-    f = result.forces
-    rng = np.random.default_rng(2)
-
-    def energy(displacement):
-        return model.evaluate(with_positions(atoms, atoms.positions + displacement)).energy
-
-    direction = rng.normal(size=f.shape)
-    slope = -derivative(lambda h: energy(h * direction), 1e-3)
-    check_close(np.sum(f * direction), slope, DIFFERENCE, scale=np.linalg.norm(f), what="all forces")
-    for atom, axis in zip(rng.choice(len(atoms), 4, replace=False), [0, 1, 2, 0], strict=True):
-        unit = np.zeros(f.shape)
-        unit[atom, axis] = 1
-        slope = -derivative(lambda h, unit=unit: energy(h * unit), 1e-3)
-        check_close(f[atom, axis], slope, DIFFERENCE, scale=np.abs(f).max(), what=f"force {atom} {axis}")
-
-    if result.stress is None:
-        return
-    volume, slopes = atoms.get_volume(), np.empty((3, 3))
-    for a in range(3):
-        for b in range(a, 3):
-            strain = np.zeros((3, 3))
-            strain[a, b] += 0.5
-            strain[b, a] += 0.5
-
-            def strained(h, strain=strain):
-                return model.evaluate(transformed(atoms, np.eye(3) + h * strain)).energy
-
-            slopes[a, b] = slopes[b, a] = derivative(strained, 1e-3) / volume
-    check_close(result.stress, slopes, DIFFERENCE, what="stress")
-
-
-class LossOf:
-    """The full loss of some frames, as a function of the potential's parameters."""
-
-    def __init__(self, model: Potential, frames: list[Atoms]):
-        rng = np.random.default_rng(4)
-        n = [len(atoms) for atoms in frames]
-        periodic = np.array([atoms.pbc.all() for atoms in frames])
-        stress = rng.normal(0, 0.1, (len(n), 3, 3))
-        stress = stress + stress.swapaxes(1, 2)
-        stress[~periodic] = np.nan
-        dataset = Dataset(
-            atom_ptr=np.concatenate([[0], np.cumsum(n)]),
-            numbers=np.concatenate([atoms.numbers for atoms in frames]),
-            positions=np.concatenate([atoms.positions for atoms in frames]),
-            cell=np.array([atoms.cell[:] for atoms in frames]),
-            pbc=np.array([atoms.pbc for atoms in frames]),
-            energy=rng.normal(size=len(n)),
-            forces=rng.normal(size=(sum(n), 3)),
-            stress=stress,
-        )
-        data = Frames(dataset, model.species, model.config.cutoff)
-        everything = np.arange(len(n))
-        self.batch, rows = data.batch(everything)
-        self.labels = data.labels(everything, rows)
-        self.weights = rng.uniform(0.5, 2.0, sum(n))
-        self.model, self.has_stress = model, bool(periodic.any())
-        self.config = LossConfig(energy=2.0, forces=0.5, stress=30.0)
-
-    def terms(self, prediction: Labels):
-        counts, volumes = self.batch.atom_counts, self.batch.volume
-        return loss_and_gradient(self.config, prediction, self.labels, counts, self.weights, volumes)
-
-    def value(self) -> float:
-        return self.terms(self.model.predict(self.batch, forces=True, stress=self.has_stress))[0]
-
-    def gradient(self):
-        (value, *_), gradient = self.model.loss_gradient(self.batch, self.terms, stress=self.has_stress)
-        check_close(value, self.value(), MODEL["float64"], what="loss")
-        return gradient.copy()
-
-
-def check_loss_gradient(model: Potential, frames: list[Atoms]):
-    """Along a random direction in each parameter array, which moves no other array."""
-    loss = LossOf(model, frames)
-    gradient = loss.gradient()
-    flat = model.params.flat
-    start = flat.copy()
-    flat[:] = np.arange(len(flat))  # each number's place, so that the views tell where they lie
-    position = {name: view.ravel().astype(int) for name, view in model.params.items()}
-    flat[:] = start
-    assert sorted(np.concatenate(list(position.values()))) == list(range(len(flat)))
-    rng = np.random.default_rng(6)
-    for name, columns in position.items():
-        direction = rng.normal(size=len(columns))
-
-        def value(h, columns=columns, direction=direction):
-            flat[columns] = start[columns] + h * direction
-            result = loss.value()
-            flat[:] = start
-            return result
-
-        got, step = gradient[columns] @ direction, 1e-4
-        expected = (value(step) - value(-step)) / (2 * step)
-        scale = np.linalg.norm(gradient[columns])
-        check_close(got, expected, LOSS_GRADIENT, scale=scale, what=name)
-
-
 @over_settings
 def test_forces_and_stress(settings):
     for atoms in (molecule(), crystal()):
@@ -430,3 +260,13 @@ def test_repr_says_what_it_is():
 def test_a_bad_structure_says_what_is_wrong(atoms, message):
     with pytest.raises(UserError, match=message):
         potential().evaluate(atoms)
+
+
+@pytest.mark.parametrize("nonlinearity", ["gate", "norm"])
+def test_stress_alone_brings_forces(nonlinearity):
+    """They come from the same walk: no way to compute leaves it out where forces were not asked for."""
+    model = potential(nonlinearity=nonlinearity)
+    for p in (model, model.cast("float64", "ref")):
+        graph = batch(p, crystal(3))
+        alone, both = (p.predict(graph, forces=forces, stress=True) for forces in (False, True))
+        assert np.array_equal(alone.stress, both.stress) and np.array_equal(alone.forces, both.forces)

@@ -9,10 +9,11 @@ import pytest
 from ase import Atoms
 from ase.build import fcc111
 
-from eqpot import EqpotCalculator, Potential, neighbours
+from eqpot import EqpotCalculator, Potential
 from eqpot.errors import UserError
-from eqpot.graph import frame_graph
-from eqpot.neighbours import check_search, search
+from eqpot.structures import neighbours
+from eqpot.structures.graph import frame_graph
+from eqpot.structures.neighbours import check_search, search
 
 PERIODIC = list(itertools.product([False, True], repeat=3))
 

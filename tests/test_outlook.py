@@ -5,9 +5,9 @@ import pytest
 from toy import MODEL, toy_dataset
 
 from eqpot.config import Config
-from eqpot.data import write_dataset
-from eqpot.fit import Trainer
-from eqpot.outlook import BENT, COOLED, final_error, limit
+from eqpot.structures.data import write_dataset
+from eqpot.training.outlook import BENT, COOLED, final_error, limit
+from eqpot.training.trainer import Trainer
 from eqpot.words import duration
 
 
@@ -58,7 +58,7 @@ def test_durations(seconds, text):
 
 
 def test_a_fit_says_it_once_and_at_its_end(tmp_path, capsys):
-    from eqpot.progress import Lines
+    from eqpot.commands.progress import Lines
 
     write_dataset(tmp_path / "toy.h5", toy_dataset())
     train = {"batch_size": 3, "max_epochs": 40, "n_valid": 3}

@@ -8,9 +8,9 @@ from rich.console import Console
 from toy import MODEL, toy_dataset
 
 from eqpot.cli import main
-from eqpot.data import write_dataset
 from eqpot.potential import Potential
 from eqpot.printing import PlainTable, show
+from eqpot.structures.data import write_dataset
 from eqpot.words import plain, say
 
 FOREIGN = [
@@ -96,7 +96,7 @@ def at_work(tmp_path, monkeypatch):
     ],
 )
 def test_no_command_obeys_a_name(line, at_work, capsys, monkeypatch):
-    from eqpot import check
+    from eqpot.dynamics import check
 
     monkeypatch.setattr(check, "STEPS", 8)
     words = {"DIR": NASTY, "MODEL": f"{NASTY}/model.h5", "DATA": f"{NASTY}/toy.h5"}

@@ -11,9 +11,10 @@ import pytest
 from ase.build import molecule
 from command_lines import check_command, commands_in
 
-from eqpot import Potential, check
+from eqpot import Potential
 from eqpot.cli import main
-from eqpot.data import Dataset, write_dataset
+from eqpot.dynamics import check
+from eqpot.structures.data import Dataset, write_dataset
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)

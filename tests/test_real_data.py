@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from eqpot.cli import main
-from eqpot.data import read_dataset, write_dataset
-from eqpot.fit import checkpoint_of
+from eqpot.structures.data import read_dataset, write_dataset
+from eqpot.training.checkpoint import checkpoint_of
 
 DATA = Path(os.environ.get("EQPOT_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
 

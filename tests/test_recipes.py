@@ -13,8 +13,8 @@ from command_lines import check_command, commands_in
 
 from eqpot.cli import main
 from eqpot.config import Config
-from eqpot.data import read_dataset
 from eqpot.data_tools.recipe import recipes
+from eqpot.structures.data import read_dataset
 
 RECIPES = recipes()
 COMMANDS = {name: commands_in(recipe.text, "#   ") for name, recipe in RECIPES.items()}

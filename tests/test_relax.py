@@ -5,10 +5,11 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from potentials import Rounded
 
+from eqpot.dynamics.relax import OPTIMIZERS, Lost, Step, advice, relax
 from eqpot.errors import UserError
 from eqpot.potential import Potential
-from eqpot.relax import OPTIMIZERS, Lost, Step, advice, relax
 
 
 def copper():
@@ -46,14 +47,6 @@ def test_a_cell_comes_to_zero_stress():
     best = lattice[np.argmin(scanned)]
     assert abs(seen[-1].volume / len(atoms) - best**3 / 4) < 0.02
     assert abs(seen[-1].energy / len(atoms) - min(scanned)) < 1e-4
-
-
-class Rounded(EMT):
-    """Forces in steps of 1e-4 eV/Å and never zero, so that two structures have the same ones."""
-
-    def calculate(self, *arguments) -> None:
-        super().calculate(*arguments)
-        self.results["forces"] = np.round(self.results["forces"], 4) + 2e-5
 
 
 def test_below_the_rounding_the_best_step_is_kept(recwarn):

@@ -18,7 +18,7 @@ from ase.neighborlist import neighbor_list
 from scipy.spatial.transform import Rotation
 
 from eqpot.inspect import Inspection, PathResult
-from eqpot.model import PATHS
+from eqpot.network.model import PATHS
 from eqpot.report import write_report
 
 CUTOFF = 4.0

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from eqpot import soap
-from eqpot.adam import Adam
 from eqpot.config import ModelConfig
-from eqpot.model import Model
-from eqpot.params import Params
-from eqpot.soap import Place, Soap, matrices
+from eqpot.network.model import Model
+from eqpot.network.params import Params
+from eqpot.training import soap
+from eqpot.training.adam import Adam
+from eqpot.training.soap import Place, Soap, matrices
 
 TWO = [Place(0, 3, 4, 6), Place(4, 3, 2, 6)]  # side by side in rows of six numbers; two more numbers follow
 

@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from eqpot.config import Config
-from eqpot.data import Dataset, first_alike, read_dataset, shortest_distances, write_dataset
 from eqpot.data_tools import commands
 from eqpot.data_tools.commands import data
 from eqpot.data_tools.convert import convert
 from eqpot.data_tools.split import choose, split
 from eqpot.errors import UserError
-from eqpot.fit import choose_frames
+from eqpot.structures.data import Dataset, first_alike, read_dataset, shortest_distances, write_dataset
+from eqpot.training.statistics import choose_frames
 
 FRAMES = 60
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from checks import gradient
 from graphs import cluster
-from test_blocks import gradient
-from test_calculator import crystal, molecule, slab
+from potentials import cluster_of_nine as molecule
+from potentials import narrow_crystal as crystal
+from potentials import slab
 from toy import MODEL
 
 from eqpot import EqpotCalculator, Potential
-from eqpot.graph import collate
+from eqpot.structures.graph import collate
 
 THREADS = 8
 
@@ -99,13 +101,14 @@ def test_several_potentials():
     check(lambda k: evaluated(all_of_them[k % 4], STRUCTURES[0]), alone)
 
 
-@pytest.mark.parametrize("compiled", [True, False])
-def test_loss_gradient(compiled):
-    p = potential()
+@pytest.mark.parametrize("nonlinearity", ["gate", "norm"])
+def test_loss_gradient(nonlinearity):
+    """Compiled, and on the tape."""
+    p = potential(nonlinearity=nonlinearity)
     batches = [collate([p.graph(a)], 3) for a in STRUCTURES]
 
     def numbers(k: int) -> bytes:
-        value, found = gradient(p, batches[k % len(batches)], compiled)
+        value, found = gradient(p, batches[k % len(batches)])
         return np.float64(value).tobytes() + found.tobytes()
 
     check(numbers, [numbers(k) for k in range(len(batches))], 100)
@@ -143,9 +146,10 @@ print(numba.threading_layer())
 FORK = """
 import multiprocessing, os, sys, threading
 sys.path.insert(0, sys.argv[1])
-from test_threads import STRUCTURES, calculated, evaluated, gradient, potential
+from checks import gradient
+from test_threads import STRUCTURES, calculated, evaluated, potential
 from eqpot import EqpotCalculator
-from eqpot.graph import collate
+from eqpot.structures.graph import collate
 from eqpot.threads import most_threads
 
 p, atoms = potential(), STRUCTURES[-1]

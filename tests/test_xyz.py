@@ -13,8 +13,8 @@ from eqpot.data_tools.commands import data
 from eqpot.data_tools.convert import convert
 from eqpot.errors import UserError
 from eqpot.files import read_structure
-from eqpot.trajectory import read_trajectory
-from eqpot.xyz import names_a_cell, parse_comment
+from eqpot.structures.trajectory import read_trajectory
+from eqpot.structures.xyz import names_a_cell, parse_comment
 
 CELL = [[3.6, 0.1, 0.2], [0.0, 3.7, 0.3], [0.0, 0.0, 3.8]]
 NINE = "3.6 0.1 0.2 0 3.7 0.3 0 0 3.8"

@@ -9,26 +9,19 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.data import covalent_radii
-from test_force_call import batch, check_tape
-from test_model import (
-    LossOf,
-    check_forces_and_stress,
-    check_loss_gradient,
-    crystal,
-    molecule,
-    potential,
-)
+from checks import LossOf, check_forces_and_stress, check_loss_gradient, check_tape
+from potentials import batch, crystal, molecule, potential
 from tolerances import MODEL, check_close
 from toy import MODEL as TOY
 from toy import toy_dataset, unsealed
 
 from eqpot import EqpotCalculator, Potential
-from eqpot.check import _dimer
 from eqpot.config import Config
-from eqpot.data import concatenate, write_dataset
-from eqpot.fit import Trainer
+from eqpot.dynamics.check import _dimer
 from eqpot.kernels import reference
-from eqpot.zbl import ZBL
+from eqpot.network.zbl import ZBL
+from eqpot.structures.data import concatenate, write_dataset
+from eqpot.training.trainer import Trainer
 
 PAIRS = [(1, 1), (1, 8), (6, 6), (6, 8)]
 END = {pair: covalent_radii[list(pair)].sum() for pair in PAIRS}
@@ -46,7 +39,7 @@ def dimers(pair, distances, **settings):
     model = potential(**settings)
     graph = batch(model, *(Atoms(pair, [[0, 0, 0], [r, 0, 0]]) for r in distances))
     zbl = ZBL(model.species, model.config.cutoff, model.config.envelope_p)
-    energies, forces, _ = zbl.run(graph)
+    energies, forces, _ = zbl.repulsion(graph)
     found = np.empty_like(energies), np.empty_like(forces)
     found[0][graph.order], found[1][graph.order] = energies, forces
     return found[0].reshape(-1, 2), found[1].reshape(-1, 2, 3)
@@ -120,7 +113,7 @@ def test_fits_the_labels_less_zbl():
     """Loss and gradient are those of the network alone, compared with what ZBL leaves of the labels."""
     whole, network = LossOf(potential(zbl=True), squeezed()), LossOf(potential(), squeezed())
     graph = whole.batch
-    energies, forces, _ = whole.model.zbl.run(graph)
+    energies, forces, _ = whole.model.zbl.repulsion(graph)
     stress = [loss.model.predict(graph, stress=True).stress for loss in (whole, network)]
     network.labels.energy -= np.bincount(graph.frame, energies)
     network.labels.forces -= forces
@@ -170,7 +163,7 @@ def test_same_bits_for_any_number_of_threads():
     found = []
     for threads in (1, 2):
         numba.set_num_threads(threads)
-        found.append(model.zbl.run(graph))
+        found.append(model.zbl.repulsion(graph))
     numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
     assert all(a.any() and np.array_equal(a, b) for a, b in zip(*found, strict=True))
 

@@ -6,7 +6,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.lj import LennardJones
 
-from eqpot.data import Dataset
+from eqpot.structures.data import Dataset
 
 MODEL = {"features": 4, "blocks": 2, "cutoff": 3.5, "basis_size": 4, "radial_width": 4}
 

@@ -1,0 +1,94 @@
+"""`eqpot eval`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eqpot.commands.options import device_option
+from eqpot.words import counted, say
+
+if TYPE_CHECKING:
+    from eqpot.printing import PlainTable
+
+# what the table shows: (keys begin with, title, unit); the numbers are printed in thousandths
+QUANTITIES = (
+    ("energy_per_atom", "energy per atom", "meV/atom"),
+    ("energy", "total energy", "meV"),
+    ("forces", "force components", "meV/Å"),
+    ("stress", "stress components", "meV/Å³"),
+)
+
+
+@click.command("eval")
+@click.argument("model", metavar="MODEL.h5")
+@click.argument("data", metavar="DATA.h5")
+@click.option("--json", "json_file", metavar="FILE", help="Write the errors as JSON.")
+@click.option("--plots", metavar="DIR", help="Draw predicted against reference values.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE, and the pictures in DIR.")
+@device_option
+def evaluate(model, data, json_file, plots, overwrite, device) -> None:
+    """Errors of MODEL.h5 on the labelled frames of DATA.h5."""
+    from eqpot.files import check_folder, check_output, write_json
+    from eqpot.potential import Potential
+    from eqpot.printing import show
+    from eqpot.structures.data import LABELS, read_dataset
+    from eqpot.training.validation import compare
+
+    if json_file is not None:
+        check_output(json_file, overwrite)
+    if plots is not None:
+        check_folder(plots, [f"{label}.png" for label in LABELS], overwrite)
+    potential = Potential.load(model, device)
+    dataset = read_dataset(data)
+    content, prediction, warning = compare(potential, dataset)
+    if warning:
+        say(f"warning: {warning}")
+    if potential.provenance.get("note"):
+        say(f"note: {potential.provenance['note']}")
+    show(*tables(content, f"errors on the {counted(len(dataset), 'frame')} of {data}"))
+    if json_file is not None:
+        write_json(json_file, content)
+        say(f"wrote {json_file}")
+    if plots is not None:
+        from eqpot.plots import parity
+
+        for path in parity(dataset, prediction, plots):
+            say(f"wrote {path}")
+
+
+def tables(content: dict[str, Any], title: str) -> list[PlainTable]:
+    """The report for a terminal: all frames, then elements and groups where there is more than one."""
+    from eqpot.printing import PlainTable
+
+    whole = PlainTable(title)
+    for column in ("", "MAE", "RMSE", ""):
+        whole.add_column(column, justify="right" if column else "left")
+    for key, name, unit in QUANTITIES:
+        if content[f"{key}_mae"] is not None:
+            whole.add_row(name, *_thousandths(content, key), unit)
+    shown = [whole]
+    if len(content["per_element"]) > 1 and content["forces_mae"] is not None:
+        part = PlainTable("force components by element, meV/Å")
+        for column in ("", "MAE", "RMSE", "atoms"):
+            part.add_column(column, justify="right" if column else "left")
+        for symbol, row in content["per_element"].items():
+            part.add_row(symbol, *_thousandths(row, "forces"), str(row["atoms"]))
+        shown.append(part)
+    if len(content["per_group"]) > 1:
+        part = PlainTable("RMSE by group")
+        part.add_column("")
+        keys = [q for q in QUANTITIES if q[0] != "energy" and content[f"{q[0]}_mae"] is not None]
+        for _, _, unit in keys:
+            part.add_column(unit, justify="right")
+        part.add_column("frames", justify="right")
+        for name, row in content["per_group"].items():
+            part.add_row(name, *(_thousandths(row, key)[1] for key, _, _ in keys), str(row["frames"]))
+        shown.append(part)
+    return shown
+
+
+def _thousandths(row: dict[str, Any], key: str) -> tuple[str, str]:
+    mae, rmse = row[f"{key}_mae"], row[f"{key}_rmse"]
+    return tuple("-" if x is None else f"{1000 * x:.4g}" for x in (mae, rmse))

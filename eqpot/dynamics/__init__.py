@@ -1,0 +1,1 @@
+"""Moving atoms: dynamics, relaxation, and what to check before."""

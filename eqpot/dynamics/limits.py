@@ -1,0 +1,88 @@
+"""Limits that end a run before it goes on from nonsense."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols, covalent_radii
+
+from eqpot.config import DynamicsConfig
+from eqpot.errors import UserError
+from eqpot.potential import Potential
+from eqpot.structures.graph import shortest_edges
+
+COMPRESSED = 0.5  # closest approach without training data, in sums of covalent radii
+
+
+class Limits:
+    """Those of the settings, for atoms with a calculator of these potentials."""
+
+    def __init__(self, config: DynamicsConfig, potentials: Sequence[Potential]):
+        if config.max_deviation and len(potentials) == 1:
+            raise UserError("--max-deviation: expected more than one model, found one")
+        self.config, self.species = config, potentials[0].species
+        self.closest = closest_approach(potentials, self.species, config.min_distance)
+
+    def fault(self, atoms: Atoms, kelvin: float, step: int) -> str:
+        """What is wrong with a step, as "expected ..., found ..."; empty where nothing is.
+
+        Takes what the calculator has: each of ASE's questions to it would first compare all positions.
+        """
+        config, results = self.config, atoms.calc.results
+        forces, largest = results["forces"], _longest(results["forces"])
+        if not math.isfinite(results["energy"] + kelvin + largest):
+            return "expected finite energy, forces and velocities, found NaN or infinity"
+        if largest > config.max_force:
+            k = int(np.argmax(np.linalg.norm(forces, axis=1)))
+            return (
+                f"expected no force above {config.max_force:g} eV/Å, found {largest:.4g} on atom {k} "
+                f"({chemical_symbols[atoms.numbers[k]]})"
+            )
+        if config.min_distance:
+            species, graph = self.species, atoms.calc.graph()
+            edges = graph.edge_vec, graph.senders, graph.receivers
+            found = shortest_edges(*edges, graph.species, len(species))
+            if (found < self.closest).any():
+                a, b = np.unravel_index(np.argmin(found / self.closest), found.shape)
+                pair = " and ".join(chemical_symbols[species[k]] for k in (a, b))
+                return f"expected {pair} at least {self.closest[a, b]:.3f} Å apart, found {found[a, b]:.3f} Å"
+        band, target = config.temperature_band, config.target(step)
+        if band and not target / band <= kelvin <= target * band:
+            return f"expected {target / band:.4g} to {target * band:.4g} K, found {kelvin:.4g} K"
+        if config.max_deviation and (found := deviation(atoms)) > config.max_deviation:
+            return (
+                f"expected the models' forces to deviate by at most {config.max_deviation:g} eV/Å, "
+                f"found {found:.4g}"
+            )
+        return ""
+
+
+def deviation(atoms: Atoms) -> float | None:
+    """Standard deviation of a committee's force, on the atom where it is largest, eV/Å; else None."""
+    return _longest(atoms.calc.results["forces_std"]) if atoms.calc.is_committee else None
+
+
+def closest(potential: Potential) -> dict[str, float]:
+    """Å, by pair of elements ("H-O", atomic numbers rising): the closest in training; empty where untold."""
+    return potential.provenance.get("closest", {})
+
+
+def closest_approach(potentials: Sequence[Potential], species: Sequence[int], fraction: float) -> np.ndarray:
+    """Å, [Z, Z]: `fraction` of the closest in training, the largest among the models.
+
+    COMPRESSED of the sum of covalent radii for elements that no model tells of.
+    """
+    limits = np.empty((len(species), len(species)))
+    for a, first in enumerate(species):
+        for b, second in enumerate(species):
+            pair = "-".join(chemical_symbols[z] for z in sorted((first, second)))
+            told = [closest(p)[pair] for p in potentials if pair in closest(p)]
+            bond = covalent_radii[first] + covalent_radii[second]
+            limits[a, b] = fraction * max(told) if told else COMPRESSED * bond
+    return limits
+
+
+def _longest(vectors: np.ndarray) -> float:
+    """Norm of the longest row."""
+    return math.sqrt(np.einsum("ij,ij->i", vectors, vectors).max())

@@ -1,0 +1,1 @@
+"""The ways to compute, and what they have in common."""

@@ -1,0 +1,1 @@
+"""The network: its operators' order, weights, and the tape that differentiates it."""

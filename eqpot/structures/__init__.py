@@ -1,0 +1,1 @@
+"""Structures: data sets, files of structures, neighbours, graphs and batches of them."""

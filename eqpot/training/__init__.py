@@ -1,0 +1,1 @@
+"""Training: loss, optimizers, the run, the errors of a fit."""

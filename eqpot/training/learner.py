@@ -1,0 +1,262 @@
+"""Learning: weights that follow the gradient of the loss, and all that the next epoch depends on."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from eqpot.backend import moved, to_device, to_host
+from eqpot.config import Config
+from eqpot.errors import UserError
+from eqpot.potential import Potential
+from eqpot.structures.data import Dataset
+from eqpot.structures.frames import Frames, Labels
+from eqpot.structures.graph import Batch
+from eqpot.training import validation
+from eqpot.training.adam import Adam, MovingAverage
+from eqpot.training.loss import loss_and_gradient
+from eqpot.training.soap import Soap, matrices
+from eqpot.training.statistics import element_weights, require_forces
+
+ATOMS_A_STEP = 75  # of batches of no given size
+StepDone = Callable[[float, Mapping[str, float]], None]
+
+
+class Diverged(UserError):
+    """What is not finite, at a step of the frames `chosen`, or at none."""
+
+    def __init__(self, what: str, chosen: np.ndarray | None = None):
+        super().__init__(f"training diverged: expected finite numbers, found {what}")
+        self.what, self.chosen = what, chosen
+
+
+@dataclass
+class State:
+    """Where the run stands, apart from its arrays."""
+
+    rate: float
+    epoch: int = 0
+    seconds: float = 0.0
+    best_rmse: float = math.inf
+    best_epoch: int = 0
+    waited: int = 0  # epochs since the best one or the last cut of the rate
+
+    def validated(self, rmse: float, patience: float, factor: float) -> bool:
+        """End an epoch; cut the rate on a plateau of the validation force RMSE. Is this the best epoch?"""
+        self.epoch += 1
+        if rmse < self.best_rmse:
+            self.best_rmse, self.best_epoch, self.waited = rmse, self.epoch, 0
+            return True
+        self.waited += 1
+        if self.waited > patience:
+            self.rate, self.waited = self.rate * factor, 0
+        return False
+
+
+class Learner:
+    """Weights, optimizer and moving average; frames to train on and to validate on; where training stands.
+
+    device: "cpu", "cuda" or "auto"; where weights, gradients and what they are made from are kept. The same
+    bits on one kind of device only.
+    """
+
+    def __init__(self, config: Config, train: Dataset, valid: Dataset, device: str = "cpu"):
+        """Makes the frames' neighbour lists; UserError where they have no forces."""
+        self.began = time.monotonic()
+        self.config = config
+        require_forces(train, "training")
+        require_forces(valid, "validation")
+        self.train = Frames(train, train.species, config.model.cutoff)
+        self.valid = Frames(valid, train.species, config.model.cutoff)
+        atoms = len(self.train.dataset.numbers) / len(self.train)
+        self.batch_size = config.train.batch_size or max(1, round(ATOMS_A_STEP / atoms))
+        self.stress = config.loss.stress > 0 and self.train.has_stress
+        balanced = config.loss.element_weights == "balanced"
+        self.atom_weights = element_weights(train, balanced)[train.numbers]
+        self.potential = Potential.create(
+            species=[chemical_symbols[z] for z in train.species],
+            seed=config.train.seed,
+            dtype=config.train.dtype,
+            device=device,
+            **config.model.to_dict(),
+        )
+        self.backend = self.potential.backend
+        self.weights = self.potential.params.flat
+        self.optimizer = self._optimizer()
+        self.average = MovingAverage(self.weights, config.train.ema, self.backend)
+        self.best = self.weights.copy()
+        self.random = np.random.default_rng([config.train.seed, 1])
+        self.state = State(config.train.learning_rate)
+        self.within = 0.0  # part of the epoch that is done
+        self._gpu = None
+        if self.backend == "cuda":
+            from eqpot.training.gpu_steps import GpuFrames, GpuSteps
+
+            if GpuFrames.fits(self.train):
+                self._gpu = GpuSteps(
+                    self.train,
+                    self.atom_weights,
+                    self.optimizer,
+                    self.average,
+                    self.weights,
+                    gradient=self.loss_gradient,
+                    memory=lambda: self.potential.fitted.pool.arrays(),  # of the pool at that time
+                )
+
+    def epoch(self, step_done: StepDone) -> dict[str, float]:
+        """One pass over the training frames in random order; returns the mean loss and its terms.
+
+        step_done: is told after each step which part of the epoch is done, and its losses.
+        """
+        order = self.random.permutation(len(self.train))
+        size = self.batch_size
+        losses, frames = [], []
+        self.within = 0.0
+        for chosen in (order[k : k + size] for k in range(0, len(order), size)):
+            losses.append(self.step(chosen))
+            frames.append(len(chosen))
+            self.within = sum(frames) / len(order)
+            step_done(self.within, losses[-1])
+            if self.elapsed() >= self.config.train.max_seconds:
+                break
+        return {key: _mean([row[key] for row in losses], frames) for key in losses[0]}
+
+    def step(self, chosen: np.ndarray) -> dict[str, float]:
+        """One step of the optimizer on the frames `chosen`."""
+        if self._gpu is not None:
+            value, parts, gradient, finite = self._gpu.step(chosen, self.rate)
+        else:
+            batch, rows = self.train.batch(chosen)
+            batch, labels = moved(batch, self.backend), self.train.labels(chosen, rows).on(self.backend)
+            weights = to_device(self.atom_weights[rows], self.backend)
+            value, parts, gradient = self.loss_gradient(batch, labels, weights)
+            value, parts = float(value), {name: float(part) for name, part in parts.items()}
+            finite = math.isfinite(value) and bool(np.isfinite(gradient).all())
+            if finite:
+                self.optimizer.step(self.weights, gradient, self.rate())
+                self.average.update(self.weights)
+        if not finite:
+            largest = float(np.abs(gradient).max())
+            raise Diverged(f"a loss of {value:g} with a gradient of {largest:g}", chosen)
+        return {"loss": value, **{f"loss_{name}": part for name, part in parts.items()}}
+
+    def loss_gradient(
+        self, batch: Batch, labels: Labels, atom_weights: np.ndarray
+    ) -> tuple[float, dict[str, float], np.ndarray]:
+        """Loss, its terms and its gradient by the weights, all where the potential is."""
+
+        def loss(prediction: Labels):
+            counts, volumes = batch.atom_counts, batch.volume
+            return loss_and_gradient(self.config.loss, prediction, labels, counts, atom_weights, volumes)
+
+        (value, parts, *_), gradient = self.potential.loss_gradient(batch, loss, stress=self.stress)
+        return value, parts, gradient
+
+    def validate(self) -> dict[str, float | None]:
+        """Errors of the averaged weights on the validation frames."""
+        trained = self.weights.copy()
+        self.weights[:] = self.average.weights
+        try:
+            errors = validation.errors(self.valid.dataset, validation.predict(self.potential, self.valid))
+        finally:
+            self.weights[:] = trained
+        if not math.isfinite(errors["forces_rmse"]):
+            raise Diverged(f"a validation force RMSE of {errors['forces_rmse']:g}")
+        return errors
+
+    def to_its_end(self) -> bool:
+        """Whether the rate falls towards a limit that is known, instead of by plateaus."""
+        train = self.config.train
+        return train.schedule == "cooldown" and (train.max_epochs > 0 or math.isfinite(train.max_seconds))
+
+    def done(self) -> float:
+        """Part of the run that is over, by the nearest limit that the rate falls to; 0 without one."""
+        train = self.config.train
+        done = self.elapsed() / train.max_seconds
+        if self.to_its_end() and train.max_epochs:
+            done = max(done, (self.state.epoch + self.within) / train.max_epochs)
+        return done
+
+    def rate(self) -> float:
+        """The learning rate now: the schedule's, falling to zero over the cooldown before a limit."""
+        done, cooldown = self.done(), self.config.train.cooldown
+        if done == 0 or cooldown == 0:
+            return self.state.rate
+        return self.state.rate * min(max((1 - done) / cooldown, 0.0), 1.0)
+
+    def finished(self) -> str:
+        """Why training is over; empty while it is not."""
+        state, train = self.state, self.config.train
+        if 0 < train.max_epochs <= state.epoch:
+            return f"max_epochs = {train.max_epochs} reached"
+        if self.elapsed() >= train.max_seconds and state.epoch > 0:
+            return f"max_time = {train.max_time} reached"
+        if train.stop_patience and state.epoch - state.best_epoch >= train.stop_patience:
+            return f"no better validation for stop_patience = {train.stop_patience} epochs"
+        if state.rate < train.min_learning_rate:
+            return f"the learning rate fell below min_learning_rate = {train.min_learning_rate:g}"
+        return ""
+
+    def elapsed(self) -> float:
+        """Seconds spent on the run, those before a resume included."""
+        return time.monotonic() - self.began
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What the next epoch depends on: plain values, and copies of the arrays."""
+        arrays = {
+            "weights": self.weights,
+            "average": self.average.weights,
+            "best": self.best,
+            "scale": self.potential.scale,
+            "shift": self.potential.shift,
+            "mean_neighbours": self.potential.mean_neighbours,
+            **{f"adam_{name}": array for name, array in self.optimizer.state().items() if name != "steps"},
+        }
+        content = {
+            "config": self.config.to_dict(),
+            "state": dataclasses.asdict(self.state),
+            "random": self.random.bit_generator.state,
+            "adam_steps": self.optimizer.steps,
+            "average_steps": self.average.steps,
+            "provenance": dict(self.potential.provenance),
+        }
+        return content, {name: np.array(to_host(array)) for name, array in arrays.items()}
+
+    def restore(self, stored: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Take what `contents` gave one of the same settings and frames; UserError where it does not fit."""
+        moments = {f"adam_{name}": x for name, x in self.optimizer.state().items() if name != "steps"}
+        for name, array in {"scale": self.potential.scale, **moments}.items():
+            if len(arrays[name]) != len(array):
+                raise UserError(
+                    f"{name}: expected {len(array):,} numbers, as settings and elements in training have it, "
+                    f"found {len(arrays[name]):,}"
+                )
+        self.potential.scale[:] = arrays["scale"]
+        self.potential.shift[:] = arrays["shift"]
+        self.potential.mean_neighbours = float(arrays["mean_neighbours"])
+        self.potential.provenance.update(stored["provenance"])
+        places = {"weights": self.weights, "best": self.best, "average": self.average.weights}
+        for name, place in places.items():
+            place[:] = to_device(arrays[name], self.backend)
+        self.average.steps = stored["average_steps"]
+        moments = {name.removeprefix("adam_"): arrays[name] for name in moments}
+        self.optimizer.restore({"steps": stored["adam_steps"], **moments})
+        self.random.bit_generator.state = stored["random"]
+        self.state = State(**stored["state"])
+
+    def _optimizer(self) -> Adam | Soap:
+        if self.config.train.optimizer == "soap":
+            params = self.potential.params
+            return Soap(self.weights, matrices(self.potential.model, params.starts), self.backend)
+        return Adam(self.weights, self.config.train.amsgrad, self.backend)
+
+
+def _mean(values: list[float], weights: list[int]) -> float:
+    """Weighted mean of the values that are no NaN."""
+    known = [(v, w) for v, w in zip(values, weights, strict=True) if not math.isnan(v)]
+    return sum(v * w for v, w in known) / sum(w for _, w in known) if known else math.nan

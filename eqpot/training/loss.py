@@ -1,0 +1,78 @@
+"""The loss of a batch and its derivative with respect to the predictions.
+
+    L =   w_F · mean over known force components of  a_i rho(F - F*)              F in eV/Å
+        + w_E · mean over frames of known energy of      rho((E - E*) / sqrt(N))      E in eV, N atoms
+        + w_S · mean over known stress components of     rho((S - S*) V / sqrt(N))    S in eV/Å^3, V in Å^3
+
+rho(x) = x^2, or Huber's: x^2 for |x| <= delta, and its tangent 2 delta |x| - delta^2 beyond. Errors that
+atoms make independently of each other add up like sqrt(N) in the energy and in the virial S V, so that
+energies of small and large structures count alike, and each about as much as the forces on an atom. With
+`errors = "per_atom"` the energy's error is divided by N and the stress taken as it is. The weights carry the
+inverse units, so L is a pure number. a_i is the weight of atom i's element. A NaN label is an unknown one: it
+adds nothing to a sum nor to the count that the sum is divided by.
+"""
+
+import numpy as np
+
+from eqpot.backend import module_of
+from eqpot.config import LossConfig
+from eqpot.structures.frames import Labels
+
+
+def loss_and_gradient(
+    config: LossConfig,
+    prediction: Labels,
+    target: Labels,
+    atom_counts: np.ndarray,
+    atom_weights: np.ndarray | None = None,
+    volumes: np.ndarray | None = None,
+) -> tuple[float, dict[str, float], np.ndarray, np.ndarray, np.ndarray]:
+    """Loss, its unweighted terms, and dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3], all float64.
+
+    atom_counts[f] is N of each frame, atom_weights[n] are the a_i (None: all 1), volumes[f] are the V, needed
+    with stress alone. A term whose labels are missing is NaN among the terms, zero in the loss, and its
+    gradient zero. All arrays are of one backend; on a GPU loss and terms stay there too, as arrays of one
+    number, so that nobody waits for it here.
+    """
+    like = next(x for x in (prediction.forces, prediction.energy) if x is not None)
+    frames = len(atom_counts)
+    atoms = len(like) if prediction.forces is not None else int(np.sum(atom_counts))
+    none = [np.zeros_like(like, np.float64, shape=shape) for shape in ((frames,), (atoms, 3), (frames, 3, 3))]
+    per_energy = module_of(like).asarray(atom_counts, np.float64)
+    per_stress = 1.0
+    if config.errors == "root_n":
+        per_energy = per_energy**0.5
+        if prediction.stress is not None:  # 1: of frames without a volume no stress is known
+            volumes = np.where(np.isnan(volumes), 1.0, volumes)
+            per_stress = (per_energy / volumes)[:, None, None]
+    a = none[1][:, :1] + 1 if atom_weights is None else atom_weights[:, None]
+
+    energy, grad_energy = _term(config, prediction.energy, target.energy, none[0], per=per_energy)
+    forces, grad_forces = _term(config, prediction.forces, target.forces, none[1], weight=a)
+    stress, grad_stress = _term(config, prediction.stress, target.stress, none[2], per=per_stress)
+
+    parts = {"energy": energy, "forces": forces, "stress": stress}
+    weights = {"energy": config.energy, "forces": config.forces, "stress": config.stress}
+    present = {k: part for k, part in parts.items() if part is not None}
+    value = sum(weights[k] * total for k, (total, _) in present.items() if weights[k])
+    parts = {k: present[k][1] if k in present else float("nan") for k in parts}
+    return value, parts, config.energy * grad_energy, config.forces * grad_forces, config.stress * grad_stress
+
+
+def _term(config: LossConfig, value, label, none, per=1.0, weight=1.0) -> tuple[tuple | None, np.ndarray]:
+    """mean(weight · rho((value - label) / per)) over the known labels, where none is known 0 and NaN,
+    and its derivative by `value`; None and `none` without labels."""
+    if value is None or label is None:
+        return None, none
+    known = ~np.isnan(label)
+    count = np.maximum(known.sum(), 1)
+    x = np.where(known, value.astype(np.float64) - label, 0.0) / per
+    if config.kind == "huber":
+        delta = config.huber_delta
+        inside = np.abs(x) <= delta
+        rho = np.where(inside, x * x, 2 * delta * np.abs(x) - delta * delta)
+        slope = np.where(inside, 2 * x, 2 * delta * np.sign(x))
+    else:
+        rho, slope = x * x, 2 * x
+    mean = np.sum(weight * rho) / count
+    return (mean, np.where(known.any(), mean, np.nan)[()]), weight * slope / per / count

@@ -1,0 +1,317 @@
+"""Training: from a data set and a Config to a run folder.
+
+    model.h5            the best weights by validation force RMSE (their moving average)
+    checkpoint.h5       everything that the next epoch depends on
+    log.csv             a row per epoch
+    config.toml         the settings
+    learning_curve.png
+
+All randomness (split, initial weights, order of the frames) follows from the seed, so a run repeats bit by
+bit; with `max_time` it follows the clock as well. A checkpoint holds the end of an epoch, the last one or,
+after a kill, one shortly before it, and resuming from it gives the bits of a run that was never stopped.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from eqpot.backend import resolve
+from eqpot.config import Config
+from eqpot.errors import UserError
+from eqpot.files import replacing
+from eqpot.network.isolated import decide
+from eqpot.runs import Hold, Watch, beginning, check_run, clear_run
+from eqpot.structures.data import Dataset, read_dataset
+from eqpot.structures.frames import Frames
+from eqpot.training import checkpoint, validation
+from eqpot.training.checkpoint import CHECKPOINT, Sources
+from eqpot.training.learner import Diverged, Learner
+from eqpot.training.log import COLUMNS, ERRORS, extend_log, read_log, write_log
+from eqpot.training.outlook import estimate, limit
+from eqpot.training.statistics import (
+    choose_frames,
+    closest,
+    energy_units,
+    left_open,
+    mean_neighbours,
+)
+from eqpot.words import counted
+
+MODEL, LOG, SETTINGS, CURVE = "model.h5", "log.csv", "config.toml", "learning_curve.png"
+
+FILES = (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE)
+
+
+class Trainer(Learner):
+    """One run in one folder: `Trainer.start(...)` or `Trainer.resume(...)`, then `run()`.
+
+    device: "cpu", "cuda" or "auto"; where weights, gradients and what they are made from are kept. The same
+    bits on one kind of device only.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        sources: Sources,
+        train: Dataset,
+        valid: Dataset,
+        device: str = "cpu",
+    ):
+        """Draws the frames of `sources` from the two data sets and makes their neighbour lists."""
+        super().__init__(config, train.subset(sources.train), valid.subset(sources.valid), device)
+        self.folder, self.sources = folder, sources
+        self.rows: list[dict[str, float]] = []
+        self.hold = Hold(folder)
+        self._kept: tuple[dict[str, Any], dict[str, np.ndarray]] | None = None
+        self._saved_best, self._next_save = 0, 0.0
+        self._next_drawing = self.began + 10
+
+    @classmethod
+    def start(
+        cls,
+        config: Config,
+        data: str | Path,
+        folder: str | Path,
+        valid: str | Path | None = None,
+        overwrite: bool = False,
+        command: str = "",
+        device: str = "cpu",
+    ) -> Self:
+        """A new run; nothing is written before data and settings are found good."""
+        device = resolve(device)
+        with Hold(folder) as hold:
+            check_run(folder, FILES, overwrite)
+            train_data = read_dataset(data)
+            valid_data = train_data if valid is None else read_dataset(valid)
+            isolated = decide(config, train_data)
+            if isolated.exact:
+                config = config.replace({"model": {"isolated_atoms": True}})
+            chosen = choose_frames(config, train_data, None if valid is None else valid_data, isolated.told)
+            sources = Sources(os.path.abspath(data), train_data.hash, *chosen, command=command)
+            if valid is not None:
+                sources.valid_data, sources.valid_hash = os.path.abspath(valid), valid_data.hash
+            self = cls(config, Path(folder), sources, train_data, valid_data, device)
+            potential = self.potential
+            wanted = isolated.shifts, config.train.scale
+            potential.shift[:], potential.scale[:] = energy_units(self.train, potential.zbl, *wanted)
+            potential.mean_neighbours = mean_neighbours(self.train)
+            notes = {"shifts": isolated.note, "note": left_open(self.train.dataset, isolated.shifts)}
+            potential.provenance.update(self._provenance(train_data) | notes)
+            self.hold = hold
+            clear_run(hold, FILES, overwrite)
+            with beginning(hold, FILES):
+                self._keep()
+                self._save()
+                self._write_settings()
+                write_log(self.folder / LOG, self.rows)
+        return self
+
+    @classmethod
+    def resume(
+        cls,
+        config: Config,
+        folder: str | Path,
+        data: str | Path | None = None,
+        valid: str | Path | None = None,
+        device: str = "cpu",
+    ) -> Self:
+        """The run of `folder` taken up at its checkpoint.
+
+        `config` may differ from the run's in its stops only; `data` and `valid` may lie elsewhere than they
+        did, but must be the same files.
+        """
+        device, folder = resolve(device), Path(folder)
+        path = folder / CHECKPOINT
+        with Hold(folder) as hold:
+            stored, arrays = checkpoint.checkpoint_of(folder)
+            began = Config.from_file(stored["config"])
+            if config.model.isolated_atoms == "auto":  # decided as the run began
+                config = config.replace({"model": {"isolated_atoms": began.model.isolated_atoms}})
+            checkpoint.only_stops_differ(config, began, path)
+            sources = Sources(**stored["sources"], train=arrays["train_frames"], valid=arrays["valid_frames"])
+            if valid is not None and not sources.valid_data:
+                raise UserError(
+                    f"{path}: expected no --valid, since the run split {sources.data}, found {valid}"
+                )
+            train_data = checkpoint.same_file(data or sources.data, sources.data_hash, path)
+            valid_data = train_data
+            if sources.valid_data:
+                valid_data = checkpoint.same_file(valid or sources.valid_data, sources.valid_hash, path)
+            checkpoint.check_drawn(sources.train, train_data, path)
+            checkpoint.check_drawn(sources.valid, valid_data, path)
+            self = cls(config, folder, sources, train_data, valid_data, device)
+            self.hold = hold
+            try:
+                self.restore(stored, arrays)
+            except UserError as e:
+                raise UserError(f"{path}: {e}") from e
+            rows = read_log(folder / LOG)
+            self.began -= self.state.seconds
+            self.rows = [row for row in rows if row["epoch"] <= self.state.epoch]
+            write_log(self.folder / LOG, self.rows)
+            if self.state.best_epoch:
+                self._write_model()
+            self._write_settings()
+        return self
+
+    def run(self, watch: Watch | None = None) -> str:
+        """Train until something says stop; returns what did. Ends with `best` in the potential."""
+        with closing(self.hold.take()):
+            try:
+                return self._run(watch or Watch())
+            finally:
+                self._save()  # the last whole epoch, whatever ended this one
+
+    def _run(self, watch: Watch) -> str:
+        while not (reason := self.finished()):
+            with np.errstate(over="ignore", invalid="ignore"):  # what diverges is named by its loss
+                try:
+                    losses = self.epoch(lambda fraction, losses: watch.step_done(self, fraction, losses))
+                    errors = self.validate()
+                except Diverged as e:
+                    raise self._diverged(e) from None
+            self.state.seconds = self.elapsed()
+            rate = self.rate()
+            train = self.config.train
+            patience = math.inf if self.to_its_end() else train.patience
+            if self.state.validated(errors["forces_rmse"], patience, train.factor):
+                self.best[:] = self.average.weights
+                best = {"epoch": self.state.best_epoch, "valid_forces_rmse": self.state.best_rmse}
+                self.potential.provenance.update(best)
+            row = {"epoch": self.state.epoch, "time": self.state.seconds, "learning_rate": rate, **losses}
+            self.rows.append({**row, **{f"valid_{key}": errors[key] for key in ERRORS}})
+            extend_log(self.folder / LOG, self.rows[-1])
+            self._keep()
+            if time.monotonic() >= self._next_save:
+                self._save()
+            self._draw_at_times()
+            watch.epoch_done(self)
+        self.weights[:] = self.best
+        return reason
+
+    def report(self) -> dict[str, Any]:
+        """Errors of the best weights on the validation frames; call it after `run`."""
+        return validation.report(self.valid.dataset, validation.predict(self.potential, self.valid))
+
+    def outlook(self) -> str:
+        """What to expect at the end, once a tenth of a run is over whose rate falls to it; else empty."""
+        if not self.to_its_end():
+            return ""
+        errors = [row["valid_forces_rmse"] for row in self.rows]
+        return estimate(errors, self.done(), self.config.train.cooldown, self.elapsed())
+
+    def verdict(self) -> str:
+        """What limited the fit; call it after `run`."""
+        count = min(len(self.train), max(len(self.valid), 20))
+        chosen = np.linspace(0, len(self.train) - 1, count).astype(int)
+        seen = Frames(self.train.dataset.subset(chosen), self.potential.species, self.config.model.cutoff)
+        training = validation.errors(seen.dataset, validation.predict(self.potential, seen))["forces_rmse"]
+        if training is None:
+            return ""
+        full = self.config.train.learning_rate
+        at_full_rate = [row["valid_forces_rmse"] for row in self.rows if row["learning_rate"] == full]
+        return (
+            f"F {1000 * training:.3g} meV/Å on {counted(count, 'training frame')}: "
+            f"{limit(training, self.state.best_rmse, at_full_rate)}"
+        )
+
+    def warnings(self) -> list[str]:
+        """What is legal but perhaps not meant."""
+        lines = [frames.warning() for frames in (self.train, self.valid)]
+        if self.config.loss.energy > 0 and not self.train.dataset.known("energy").any():
+            lines.append(f"{self.sources.data}: no energies; the potential learns from forces alone")
+        return [line for line in lines if line]
+
+    def notes(self) -> list[str]:
+        """Where shifts are from and what they are good for, what weights mean, where that is not as usual."""
+        provenance, loss = self.potential.provenance, self.config.loss
+        weights = ""
+        if loss.errors == "root_n" and (loss.energy not in (0, 1) or loss.stress not in (0, 1)):
+            weights = (
+                "loss.energy and loss.stress weigh errors of energy and virial by sqrt(N); "
+                "loss.errors=per_atom makes them weigh errors by atom, as version 0.1 did"
+            )
+        return [line for line in (provenance.get("shifts"), provenance.get("note"), weights) if line]
+
+    def _keep(self) -> None:
+        """Remember what `_save` is to write."""
+        content, arrays = self.contents()
+        sources = dataclasses.asdict(self.sources)
+        drawn = {f"{part}_frames": sources.pop(part) for part in ("train", "valid")}
+        self._kept = content | {"sources": sources}, drawn | arrays
+
+    def _save(self) -> None:
+        """Write what is kept, and the best weights, where they are not written yet.
+
+        It waits for the disk, and may take a fiftieth of the time: short epochs are saved a few at a time.
+        """
+        if self._kept is None:
+            return
+        began = time.monotonic()
+        if self.state.best_epoch != self._saved_best:
+            self._write_model()
+        checkpoint.write(self.folder, *self._kept)
+        self._kept, end = None, time.monotonic()
+        self._next_save = end + 50 * (end - began)
+
+    def _provenance(self, data: Dataset) -> dict[str, Any]:
+        texts = {k: v for k, v in data.attrs.items() if k in ("source", "level_of_theory") and v}
+        return {
+            "data": Path(self.sources.data).name,
+            "data_hash": self.sources.data_hash,
+            "valid": Path(self.sources.valid_data).name if self.sources.valid_data else "",
+            "valid_hash": self.sources.valid_hash,
+            "n_train": len(self.train),
+            "n_valid": len(self.valid),
+            **{k: str(v) for k, v in texts.items()},
+            "command": self.sources.command,
+            "seed": self.config.train.seed,
+            "version": version("eqpot"),
+            "closest": closest(self.train, self.potential.species),
+            "config": self.config.to_dict(),
+        }
+
+    def _diverged(self, found: Diverged) -> UserError:
+        frames = [] if found.chosen is None else self.sources.train[found.chosen]
+        where = f", frames {', '.join(map(str, frames))}" if len(frames) else ""
+        return UserError(
+            f"{self.sources.data}{where}: training diverged in epoch {self.state.epoch + 1}: expected finite "
+            f"numbers, found {found.what}; {self.folder / CHECKPOINT} keeps epoch {self.state.epoch}; "
+            "try a lower train.learning_rate"
+        )
+
+    def _write_model(self) -> None:
+        trained = self.weights.copy()
+        self.weights[:] = self.best
+        try:
+            self.potential.save(self.folder / MODEL)
+            self._saved_best = self.state.best_epoch
+        finally:
+            self.weights[:] = trained
+
+    def _write_settings(self) -> None:
+        with replacing(self.folder / SETTINGS) as temporary:
+            temporary.write_text(self.config.to_toml())
+
+    def _draw_at_times(self) -> None:
+        """Drawing may take a hundredth of the time, and not more often than every 10 s."""
+        now = time.monotonic()
+        if now >= self._next_drawing:
+            self.write_curve()
+            end = time.monotonic()
+            self._next_drawing = end + max(10.0, 100 * (end - now))
+
+    def write_curve(self) -> None:
+        """Draw learning_curve.png."""
+        from eqpot.plots import learning_curve
+
+        columns = {k: [math.nan if row[k] is None else row[k] for row in self.rows] for k in COLUMNS}
+        learning_curve(columns, self.folder / CURVE)
