@@ -19,6 +19,7 @@ from eqpot.commands.fit import fit
 from eqpot.commands.info import info
 from eqpot.commands.inspect import inspect
 from eqpot.commands.md import md
+from eqpot.commands.predict import predict
 from eqpot.commands.relax import relax
 from eqpot.errors import UserError
 from eqpot.stops import answering, interrupt
@@ -62,7 +63,7 @@ cli.add_command(
 cli.add_command(
     Imported("analyze", "eqpot.commands.analyze", "Distances, angles and diffusion in trajectories.")
 )
-for command in (fit, evaluate, info, relax, md, check, inspect, explain, bench):
+for command in (fit, evaluate, info, predict, relax, md, check, inspect, explain, bench):
     cli.add_command(command)
 
 

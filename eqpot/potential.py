@@ -282,7 +282,10 @@ class Potential:
                     f"atoms: expected an ase.Atoms or a list of them, found {type(a).__name__}; "
                     "ase.io.read makes them from files"
                 )
-        graphs = [self.graph(a, f"structure {k}") for k, a in enumerate(structures)]
+        return self.of_graphs([self.graph(a, f"structure {k}") for k, a in enumerate(structures)])
+
+    def of_graphs(self, graphs: Sequence[FrameGraph]) -> list[Result]:
+        """What `evaluate` returns for the structures that these were made from by `graph`."""
         if not graphs:
             return []
         batch = collate(graphs, len(self.species))

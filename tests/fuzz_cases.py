@@ -136,6 +136,7 @@ READ_DATA = [
     *[["eval", "model.h5", "{}", "--json=errors.json"]] * 2,
     ["fit", "{}", "-o", "new", "--max-epochs=1", *SHORT],
     ["fit", "toy.h5", "--valid={}", "-o", "new", "--max-epochs=1", *SHORT],
+    ["predict", "model.h5", "{}", "-o", "out.extxyz"],
     ["relax", "model.h5", "{}", "--fmax=9"],
     ["md", "model.h5", "{}", "-o", "new", "--length=2", *DYNAMICS],
     ["inspect", "model.h5", "{}", "--text"],
@@ -146,6 +147,8 @@ READ_DATA = [
 READ_MODEL = [
     *[["info", "{}"]] * 4,
     *[["eval", "{}", "data.h5", "--json=errors.json"]] * 3,
+    ["predict", "{}", "one.extxyz", "-o", "out.extxyz"],
+    ["predict", "model.h5", "{}", "one.extxyz", "-o", "out.extxyz"],
     ["relax", "{}", "one.extxyz", "--fmax=9"],
     ["md", "{}", "one.extxyz", "-o", "new", "--length=2", *DYNAMICS],
     ["inspect", "{}", "one.extxyz", "--text"],
@@ -154,6 +157,7 @@ READ_MODEL = [
 ]
 READ_STRUCTURE = [
     ["relax", "model.h5", "{}", "--fmax=9"],
+    ["predict", "model.h5", "{}", "-o", "out.extxyz"],
     ["relax", "model.h5", "{}", "--fmax=9", "--cell", "--index=0"],
     ["md", "model.h5", "{}", "-o", "new", "--length=2", *DYNAMICS],
     ["inspect", "model.h5", "{}", "--text"],

@@ -38,14 +38,7 @@ def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]
     UserError naming file and frame: nothing to read, a damaged frame, no atoms, positions or cell that are
     not finite, periodic cell vectors that depend on each other, nothing chosen.
     """
-    path = Path(path)
-    check_trajectory(path)
-    if is_hdf5(path):
-        dataset = read_dataset(path)
-        numbered = ((k, dataset.atoms(k)) for k in range(len(dataset)))
-    else:
-        numbered = _ase_frames(path)
-    kept = (_checked(path, k, atoms) for k, atoms in numbered)
+    path, kept = Path(path), iterate(path)
     if any(end is not None and end < 0 for end in (chosen.start, chosen.stop)):
         frames = list(kept)[chosen]
     else:  # reads no further than asked for
@@ -53,6 +46,19 @@ def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]
     if not frames:
         raise NoFrames(f"{path}: expected frames among those chosen, found none; the file has fewer")
     return frames
+
+
+def iterate(path: str | Path) -> Iterator[Atoms]:
+    """All frames one after another, as in `read_trajectory`; but for data sets they are read as it goes."""
+    path = Path(path)
+    check_trajectory(path)
+    if is_hdf5(path):
+        dataset = read_dataset(path)
+        numbered = ((k, dataset.atoms(k)) for k in range(len(dataset)))
+    else:
+        numbered = _ase_frames(path)
+    for k, atoms in numbered:
+        yield _checked(path, k, atoms)
 
 
 def read_frame(path: str | Path, index: int = -1) -> Atoms:
