@@ -6,6 +6,7 @@ import ast
 import itertools
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import venv
@@ -125,10 +126,15 @@ def test_wheel_fits_in_an_empty_environment(wheel: Path, tmp_path: Path):
     )
 
 
-def imports_of(path: Path, package: str) -> set[str]:
-    """Absolute names of all that a source file imports, at its top or inside a function."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+def imports_of(path: Path, package: str, at_once: bool = False) -> set[str]:
+    """Absolute names of all that a source file imports, at its top or inside a function; `at_once`: only what
+    Python imports with it, not in functions or for types alone."""
+    found, left = set(), [ast.parse(path.read_text(), str(path))]
+    while left:
+        node = left.pop()
+        for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if not (at_once and (for_types or isinstance(node, ast.FunctionDef))):
+            left.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -138,10 +144,10 @@ def imports_of(path: Path, package: str) -> set[str]:
     return found
 
 
-def sources() -> dict[str, set[str]]:
-    """Module name -> imported names, over the three packages."""
+def sources(at_once: bool = False) -> dict[str, set[str]]:
+    """Module name -> imported names, over all packages."""
     return {
-        f"{package}.{path.stem}".removesuffix(".__init__"): imports_of(path, package)
+        f"{package}.{path.stem}".removesuffix(".__init__"): imports_of(path, package, at_once)
         for package, folder in PACKAGES.items()
         for path in sorted(folder.glob("*.py"))
     }
@@ -219,6 +225,27 @@ def test_arrows_point_one_way():
         for module in (m for m in graph if is_under(m, f"eqpot.{lower}")):
             above = {m for m in reach(module) if is_under(m, f"eqpot.{upper}")}
             assert not above, f"{module} imports {sorted(above)}"
+
+
+def test_the_house_stays_low():
+    """Levels of imports, sizes of files and of functions."""
+    graph = sources(at_once=True)
+    level: dict[str, int] = {}
+    while len(level) < len(graph):  # all whose imports have their levels
+        for module, names in graph.items():
+            below = [m for m in graph if m != module and m in names and m not in PACKAGES]
+            if module not in level and all(m in level for m in below):
+                level[module] = 1 + max((level[m] for m in below), default=0)
+    assert max(level.values()) <= 11, max(level, key=level.get)
+    files = [path for folder in PACKAGES.values() for path in folder.glob("*.py")]
+    assert max(len(path.read_text().splitlines()) for path in files) < 450
+    functions = [
+        node.end_lineno - node.lineno + 1
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert statistics.median(functions) <= 8
 
 
 def test_import_reader_sees_relative_and_nested_imports(tmp_path: Path):
