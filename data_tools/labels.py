@@ -37,7 +37,7 @@ def meaning(name: str) -> tuple[str, str] | None:
     quantities = {_WORDS[word] for word in found if word in _WORDS}
     if quantities == {"stress", "virial"}:  # one of them, in whichever's unit: to be told of, not taken
         return "stress", "virial"
-    if len(quantities) != 1 or is_weight(name):
+    if len(quantities) != 1 or is_weight(name) or is_deviation(name):
         return None
     return quantities.pop(), "_".join(word for word in found if word not in _WORDS)
 
@@ -45,6 +45,11 @@ def meaning(name: str) -> tuple[str, str] | None:
 def is_weight(name: str) -> bool:
     """Whether a name is of weights: config_weight, energy_weight, DeePMD's atom_pref."""
     return not {"weight", "weights", "pref"}.isdisjoint(words(name))
+
+
+def is_deviation(name: str) -> bool:
+    """Whether a name is of deviations: energy_std, forces_std, as `eqpot predict` writes them."""
+    return not {"std", "stddev", "variance"}.isdisjoint(words(name)[-1:])
 
 
 def choose(

@@ -22,6 +22,7 @@ except ImportError:  # Windows has no such locks
     fcntl = None
 
 LOCK = ".eqpot.lock"
+OTHERS = {"checkpoint.h5": "`eqpot fit`", "restart.h5": "`eqpot md`"}  # what tells of a run
 
 
 def check_run(folder: str | Path, names: Sequence[str], overwrite: bool) -> list[str]:
@@ -30,6 +31,9 @@ def check_run(folder: str | Path, names: Sequence[str], overwrite: bool) -> list
     UserError, before any work is done, where they may not be replaced or the folder cannot be written.
     """
     check_folder(folder)
+    for name, what in OTHERS.items():
+        if name not in names and (Path(folder) / name).exists():
+            raise UserError(f"{folder}: expected a folder for this run alone, found one of {what} ({name})")
     held = [name for name in names if (Path(folder) / name).exists()]
     if held and not overwrite:
         raise UserError(

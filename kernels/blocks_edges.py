@@ -132,7 +132,7 @@ def _edges_fwd(graph, layout, mem, k, first, last):
             messages(m[i], u, h, W, y, senders, lo, hi, True, False)
         elif want_v:
             messages(m[i], u, h, W, y, senders, lo, hi, False, True)
-        else:
+        elif layout.scalar is not None:
             messages(m[i], u, h, W, y, senders, lo, hi, False, False)
 
 
@@ -149,7 +149,7 @@ def _edges_bwd(dunit, graph, layout, mem, part, k, first, last):
             _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, True, False)
         elif want_v:
             _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, False, True)
-        else:
+        elif layout.scalar is not None:
             _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, False, False)
 
 
@@ -166,7 +166,7 @@ def _edges_fwd_tan(graph, layout, mem, k, first, last):
             _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, True, False)
         elif want_v:
             _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, False, True)
-        else:
+        elif layout.scalar is not None:
             _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, False, False)
 
 
@@ -185,7 +185,7 @@ def _edges_bwd_tan(graph, layout, mem, part, k, first, last):
             _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, True, False)
         elif want_v:
             _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, False, True)
-        else:
+        elif layout.scalar is not None:
             _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, False, False)
 
 

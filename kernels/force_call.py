@@ -206,7 +206,7 @@ def _forward(net, layout, graph, work, part, k, first, last):
                 messages(m[r], u, h, W, unit, senders, lo, hi, True, False)
             elif want_v:
                 messages(m[r], u, h, W, unit, senders, lo, hi, False, True)
-            else:
+            elif layout.scalar is not None:
                 messages(m[r], u, h, W, unit, senders, lo, hi, False, False)
 
         clear(p, start, n)
@@ -294,7 +294,7 @@ def _backward(net, layout, graph, work, part, k, first, last):
                 _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, True, False)
             elif want_v:
                 _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, False, True)
-            else:
+            elif layout.scalar is not None:
                 _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, False, False)
         for of_v in range(2 if k > 0 else 0):  # nothing asks for the embedding's
             mix(x, start, du, zero, start, n, layout, k, BACK + SELF + of_v, net.turned, by_species)

@@ -8,7 +8,7 @@ stands for an image: with T cells between them,
 
 Where the structure is not periodic the bins span it. Pairs (a count, then the same loop to write them) are
 sorted by sender, then shift: their order does not depend on the bins. An edge is a pair closer than the
-cutoff now; edges keep the pairs' order, which is that of `structures.graph`.
+cutoff now; edges keep the pairs' order, which is that of `edges`.
 
 Arrays: positions[n, 3] and cell[3, 3] in Å, inverse of the cell; float64.
 """
@@ -40,7 +40,7 @@ def bins_cuda(index, wraps, positions, origin, inverse, bins, pbc):
 
 @gpu.Device
 def _square(positions, cell, i, j, a, b, c):
-    """Squared distance from i to the image of j, in the order of operations of `structures.graph`."""
+    """Squared distance from i to the image of j, in the order of operations of `edges`."""
     dx = (positions[j, 0] - positions[i, 0]) + (a * cell[0, 0] + b * cell[1, 0] + c * cell[2, 0])
     dy = (positions[j, 1] - positions[i, 1]) + (a * cell[0, 1] + b * cell[1, 1] + c * cell[2, 1])
     dz = (positions[j, 2] - positions[i, 2]) + (a * cell[0, 2] + b * cell[1, 2] + c * cell[2, 2])

@@ -59,6 +59,8 @@ class Layout(NamedTuple):
     with_v: np.ndarray  # [K + 1]: whether there are vectors between the blocks
     n_even: np.ndarray  # [K]
     residual: np.ndarray  # [K]: leading scalars that a plain residual carries over
+    # None where every block has vectors before or after it: code for the others then is not even compiled.
+    scalar: int | None
 
 
 class Flat(NamedTuple):

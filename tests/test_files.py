@@ -675,6 +675,19 @@ def test_two_runs_of_one_process_on_one_folder(copy):
     assert third.finished and not (copy / "fit" / LOCK).exists()
 
 
+def test_a_run_takes_no_folder_of_the_other_kind(copy, capsys):
+    before = contents(copy)
+    model, start = str(copy / "fit/model.h5"), str(copy / "start.xyz")
+    for overwrite in ([], ["--overwrite"]):
+        assert main(["md", model, start, "-o", str(copy / "fit"), *overwrite]) == 2
+        assert (
+            "fit: expected a folder for this run alone, found one of `eqpot fit`" in capsys.readouterr().err
+        )
+        assert main(["fit", str(copy / "toy.h5"), "-o", str(copy / "md"), *overwrite]) == 2
+        assert "md: expected a folder for this run alone, found one of `eqpot md`" in capsys.readouterr().err
+    assert contents(copy) == before
+
+
 def test_a_run_holds_its_folder_until_it_ends(copy):
     class Look(Watch):
         seen = 0

@@ -287,7 +287,7 @@ assert state() == before, "importing"
 potential = Potential.create(["H", "O"], features=4, blocks=1, nonlinearity="norm")
 potential.evaluate(molecule("H2O"))
 assert state() == before, "computing"
-assert any(count > 1 for count in before[1].values()) or os.cpu_count() == 1
+assert any(count > 1 for count in before[1].values()) or len(os.sched_getaffinity(0)) == 1
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -60,6 +60,7 @@ def test_a_committee_tells_how_far_it_deviates(here):
         assert got.get_forces() == pytest.approx(atoms.get_forces(), abs=TOLERANCE)
         assert got.info["energy_std"] == pytest.approx(calculator.results["energy_std"], abs=TOLERANCE)
         assert got.arrays["forces_std"] == pytest.approx(calculator.results["forces_std"], abs=TOLERANCE)
+    assert main(["data", "convert", "predicted.extxyz", "means.h5", "--allow-missing=stress"]) == 0
 
 
 def test_a_data_set_in_and_out_again(here):

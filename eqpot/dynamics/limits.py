@@ -9,8 +9,8 @@ from ase.data import chemical_symbols, covalent_radii
 
 from eqpot.config import DynamicsConfig
 from eqpot.errors import UserError
+from eqpot.kernels.edges import shortest_edges
 from eqpot.potential import Potential
-from eqpot.structures.graph import shortest_edges
 
 COMPRESSED = 0.5  # closest approach without training data, in sums of covalent radii
 

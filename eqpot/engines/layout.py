@@ -7,6 +7,7 @@ no features; evaluation takes copies, padded with zeros and with all factors in.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -86,14 +87,16 @@ class _Pieces:
             rows[role] = of_x_and_y
         rows[BACK:] = rows[:BACK, :, ::-1]
         residual = model.config.self_connection == "residual"
+        with_v = [*(b.self_in_v is not None for b in model.blocks), False]
         return Layout(
             pieces=np.array(self.rows, np.int64),
             factors=np.array(self.factors, self.dtype),
             matrices=self.matrices,
             rows=rows,
-            with_v=np.array([*(b.self_in_v is not None for b in model.blocks), False]),
+            with_v=np.array(with_v),
             n_even=np.array([b.n_even for b in model.blocks]),
             residual=np.array([b.residual if residual else 0 for b in model.blocks]),
+            scalar=None if all(before or after for before, after in pairwise(with_v)) else 1,
         )
 
 

@@ -7,8 +7,9 @@ from ase.geometry import complete_cell
 
 from eqpot.backend import array_module, to_device
 from eqpot.errors import UserError
+from eqpot.kernels.edges import group_by
 from eqpot.kernels.neighbours import bins_cuda, edges_cuda, moved_cuda, pairs_cuda, reverse_cuda
-from eqpot.structures.graph import Batch, VerletList, check_structure, group_by
+from eqpot.structures.graph import Batch, VerletList, check_structure
 from eqpot.structures.neighbours import check_search
 
 ATOMS_A_BIN = 4  # on average, where the reach would have more

@@ -17,7 +17,7 @@ from ase.data import chemical_symbols
 from ase.geometry import wrap_positions
 
 from eqpot.errors import UserError
-from eqpot.kernels.compile import exact
+from eqpot.kernels.edges import edge_order, edges_here, edges_within, group_by
 from eqpot.structures.neighbours import check_cell, search
 
 # Å beyond the reach asked for: the finder rounds distances in its own way, here they decide by ours.
@@ -76,97 +76,6 @@ class Batch:
         return place
 
 
-@exact
-def _group(index: np.ndarray, ptr: np.ndarray, perm: np.ndarray) -> None:
-    """What `group_by` returns, into arrays that are there."""
-    ptr[:] = 0
-    for i in index:
-        ptr[i + 1] += 1
-    for i in range(ptr.size - 1):
-        ptr[i + 1] += ptr[i]
-    place = ptr[:-1].copy()
-    for k in range(index.size):
-        perm[place[index[k]]] = k
-        place[index[k]] += 1
-
-
-@exact
-def group_by(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """ptr[n + 1], perm: the places where index == i are perm[ptr[i] : ptr[i + 1]], in rising order."""
-    ptr, perm = np.empty(n + 1, np.int64), np.empty(index.size, np.int64)
-    _group(index, ptr, perm)
-    return ptr, perm
-
-
-@exact
-def _follows(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether shift a comes after shift b."""
-    for d in range(3):
-        if a[d] != b[d]:
-            return a[d] > b[d]
-    return False
-
-
-@exact
-def _edge_order(
-    senders: np.ndarray, receivers: np.ndarray, shifts: np.ndarray, n: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """ptr[n + 1], perm[E]: edges into atom i are perm[ptr[i] : ptr[i + 1]], by sender, then shift."""
-    _, by_sender = group_by(senders, n)
-    ptr, by_receiver = group_by(receivers[by_sender], n)
-    perm = by_sender[by_receiver]
-    for k in range(1, perm.size):  # few edges join the same two atoms: insertion sorts their shifts
-        edge, m = perm[k], k
-        while m > 0:
-            last = perm[m - 1]
-            if receivers[last] != receivers[edge] or senders[last] != senders[edge]:
-                break
-            if not _follows(shifts[last], shifts[edge]):
-                break
-            perm[m] = last
-            m -= 1
-        perm[m] = edge
-    return ptr, perm
-
-
-@exact
-def _edges_within(
-    cutoff: float,
-    positions: np.ndarray,
-    box: np.ndarray,
-    candidate_ptr: np.ndarray,
-    candidates: np.ndarray,
-    shifts: np.ndarray,
-    edge_vec: np.ndarray,
-    senders: np.ndarray,
-    receivers: np.ndarray,
-    receiver_ptr: np.ndarray,
-) -> tuple[int, float]:
-    """Write the edges among the candidates; their count, and the least squared distance (Å^2).
-
-    Sender k of the candidates[C] into atom i lies at shifts[k] · box, k from candidate_ptr[i] to
-    candidate_ptr[i + 1]. The arrays for edges have room for C.
-    """
-    count, least = 0, np.inf
-    for i in range(len(positions)):
-        receiver_ptr[i] = count
-        x, y, z = positions[i, 0], positions[i, 1], positions[i, 2]
-        for k in range(candidate_ptr[i], candidate_ptr[i + 1]):
-            j, a, b, c = candidates[k], shifts[k, 0], shifts[k, 1], shifts[k, 2]
-            # In this order an edge and its reverse are the same numbers but for the sign.
-            dx = (positions[j, 0] - x) + (a * box[0, 0] + b * box[1, 0] + c * box[2, 0])
-            dy = (positions[j, 1] - y) + (a * box[0, 1] + b * box[1, 1] + c * box[2, 1])
-            dz = (positions[j, 2] - z) + (a * box[0, 2] + b * box[1, 2] + c * box[2, 2])
-            square = dx * dx + dy * dy + dz * dz
-            # Written in any case, and kept by counting on: faster than a branch that no one can predict.
-            edge_vec[count, 0], edge_vec[count, 1], edge_vec[count, 2] = dx, dy, dz
-            senders[count], receivers[count] = j, i
-            least = min(least, square)
-            count += square < cutoff * cutoff
-    receiver_ptr[len(positions)] = count
-    return count, least
-
-
 class _Candidates:
     """Pairs of atoms up to `reach` (Å) apart, and room for the edges among them.
 
@@ -177,7 +86,7 @@ class _Candidates:
     def __init__(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, reach: float, name: str):
         n, box = len(positions), np.where(np.asarray(pbc, bool)[:, None], cell, 0.0)
         receivers, senders, shifts = search(positions, cell, pbc, reach + MARGIN, "ijS", name)
-        ptr, perm = _edge_order(senders, receivers, shifts, n)
+        ptr, perm = edge_order(senders, receivers, shifts, n)
         candidates = box, ptr, senders[perm].astype(np.uint32), shifts[perm].astype(np.int32)
         self.edge_vec = np.empty((len(perm), 3))
         self.senders, self.receivers = np.empty((2, len(perm)), np.int64)
@@ -189,7 +98,7 @@ class _Candidates:
 
         UserError, beginning with `name`, at two atoms in the same place.
         """
-        count, least = _edges_within(cutoff, positions, *self.lists)
+        count, least = edges_within(cutoff, positions, *self.lists)
         _check_apart(least, name)
         return count
 
@@ -303,65 +212,6 @@ def collate(frames: Sequence[FrameGraph], n_species: int) -> Batch:
     )
 
 
-@exact
-def shortest_edges(
-    edge_vec: np.ndarray, senders: np.ndarray, receivers: np.ndarray, species: np.ndarray, n_species: int
-) -> np.ndarray:
-    """Å, [Z, Z]: the shortest edge between atoms of each two species, infinite where there is none."""
-    least = np.full((n_species, n_species), np.inf)
-    for e in range(len(senders)):
-        square = edge_vec[e, 0] ** 2 + edge_vec[e, 1] ** 2 + edge_vec[e, 2] ** 2
-        a, b = species[senders[e]], species[receivers[e]]
-        least[a, b] = min(least[a, b], square)
-    return np.sqrt(least)
-
-
-@exact
-def _gather(
-    positions: np.ndarray, order: np.ndarray, origin: np.ndarray, far: float, here: np.ndarray
-) -> bool:
-    """here[k] = positions[order[k]]; whether each lies within `far` (Å) of origin[k], which NaN does not."""
-    near = True
-    for k in range(len(order)):
-        square = 0.0
-        for d in range(3):
-            here[k, d] = positions[order[k], d]
-            square += (here[k, d] - origin[k, d]) ** 2
-        near = near and square <= far * far
-    return near
-
-
-@exact
-def _edges_here(
-    positions: np.ndarray,
-    order: np.ndarray,
-    origin: np.ndarray,
-    far: float,
-    here: np.ndarray,
-    sender_perm: np.ndarray,
-    sender_ptr: np.ndarray,
-    cutoff: float,
-    box: np.ndarray,
-    candidate_ptr: np.ndarray,
-    candidates: np.ndarray,
-    shifts: np.ndarray,
-    edge_vec: np.ndarray,
-    senders: np.ndarray,
-    receivers: np.ndarray,
-    receiver_ptr: np.ndarray,
-) -> tuple[int, float]:
-    """`_gather`, `_edges_within` and `_group`: for few atoms, calling takes as long as what is called.
-
-    What the second returns, but -1 edges where an atom is not within `far` of its origin.
-    """
-    if not _gather(positions, order, origin, far, here):
-        return -1, np.inf
-    lists = candidate_ptr, candidates, shifts, edge_vec, senders, receivers, receiver_ptr
-    count, least = _edges_within(cutoff, here, box, *lists)
-    _group(senders[:count], sender_ptr, sender_perm[:count])
-    return count, least
-
-
 class VerletList:
     """The neighbours of one structure from call to call, found anew only where they may have changed.
 
@@ -418,7 +268,7 @@ class VerletList:
 
     def _find_edges(self, positions: np.ndarray) -> int:
         """Fill in the edges and count them; -1 where the neighbours do not hold."""
-        count, least = _edges_here(
+        count, least = edges_here(
             *(positions, self._order, self._origin, self.skin / 2, self._here),
             *(self._sender_perm, self._sender_ptr, self.cutoff, *self._candidates.lists),
         )

@@ -10,10 +10,10 @@ from ase.data import chemical_symbols
 
 from eqpot.config import Config
 from eqpot.errors import UserError
+from eqpot.kernels.edges import shortest_edges
 from eqpot.network.zbl import ZBL
 from eqpot.structures.data import Dataset, first_alike
 from eqpot.structures.frames import Frames
-from eqpot.structures.graph import shortest_edges
 from eqpot.words import counted
 
 

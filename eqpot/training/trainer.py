@@ -216,11 +216,12 @@ class Trainer(Learner):
         training = validation.errors(seen.dataset, validation.predict(self.potential, seen))["forces_rmse"]
         if training is None:
             return ""
+        every = len(self.train)
+        which = f"{count} of {every} training frames" if count < every else counted(every, "training frame")
         full = self.config.train.learning_rate
         at_full_rate = [row["valid_forces_rmse"] for row in self.rows if row["learning_rate"] == full]
         return (
-            f"F {1000 * training:.3g} meV/Å on {counted(count, 'training frame')}: "
-            f"{limit(training, self.state.best_rmse, at_full_rate)}"
+            f"F {1000 * training:.3g} meV/Å on {which}: {limit(training, self.state.best_rmse, at_full_rate)}"
         )
 
     def warnings(self) -> list[str]:
