@@ -196,6 +196,14 @@ def _content(path: Path, wanted: str) -> bytes:
         raise UserError(f"{path}: cannot be read: {e.strerror}") from e
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What ASE's readers warn of on a broken file says nothing to a user; that it is broken is told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def read_structure(path: str | Path) -> Atoms:
     """A structure from any file that ASE reads, the last one where there are several; lengths in Å."""
     if not Path(path).is_file():
@@ -206,7 +214,8 @@ def read_structure(path: str | Path) -> Atoms:
 
     how = checked_reading(path)
     try:
-        atoms = ase.io.read(path, do_not_split_by_at_sign=True, **how)
+        with quiet():
+            atoms = ase.io.read(path, do_not_split_by_at_sign=True, **how)
     except Exception as error:  # ASE's readers raise what they please on a broken file
         what = " ".join(str(error).split())[:200]
         if is_hdf5(path):

@@ -511,3 +511,17 @@ def test_liquid_water(data_folder, tmp_path, capsys, monkeypatch):
     shell = found.shell("O-O")
     assert 2.65 < shell.peak < 2.85 and 2.5 < shell.height < 3.2 and 3.8 < shell.neighbours["O around O"] < 5
     assert found.shell("H-O").neighbours == pytest.approx({"O around H": 1, "H around O": 2}, abs=0.01)
+
+
+def test_readers_that_warn_are_not_heard(tmp_path, monkeypatch, recwarn):
+    """Of a damaged .traj NumPy tells that a product overflows."""
+
+    def reader(*_, **__):
+        for _ in range(3):
+            np.float64(1e308) * np.float64(10)
+            yield Atoms("H")
+
+    monkeypatch.setattr("ase.io.iread", reader)
+    (tmp_path / "a.traj").write_bytes(b"1")
+    assert len(read_trajectory(tmp_path / "a.traj")) == 3
+    assert not recwarn.list

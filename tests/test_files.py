@@ -515,6 +515,13 @@ def test_a_trajectory_of_other_atoms_is_refused(copy):
         assert contents(copy) == before
 
 
+def test_a_restart_whose_next_step_overflows(copy, capsys):
+    edit(copy / "md/restart.h5", array("_p_eps", lambda x: 1e300))
+    assert main(["md", "--resume", "-o", str(copy / "md"), "--length", "12"]) == 2
+    text = capsys.readouterr().err
+    assert "start.xyz: after step 10: expected finite numbers, found some out of range" in text
+
+
 def test_a_trajectory_that_cannot_be_read(copy):
     path = copy / "md/trajectory.traj"
     data = bytearray(path.read_bytes())

@@ -354,8 +354,9 @@ class Simulation:
                 self.dynamics.step()
                 self.dynamics.nsteps += 1
                 return self.fault()
-        except UserError as e:
-            raise UserError(f"{self.sources.structure}: after step {self.step}: {e}") from e
+        except (UserError, OverflowError) as e:
+            told = e if isinstance(e, UserError) else "expected finite numbers, found some out of range"
+            raise UserError(f"{self.sources.structure}: after step {self.step}: {told}") from e
 
     def _row(self) -> dict[str, float | None]:
         atoms = self.atoms

@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from eqpot.errors import UserError
-from eqpot.files import is_hdf5, read_structure
+from eqpot.files import is_hdf5, quiet, read_structure
 from eqpot.structures.data import read_dataset
 from eqpot.structures.neighbours import check_cell
 from eqpot.structures.xyz import checked_reading
@@ -82,7 +82,12 @@ def read_frame(path: str | Path, index: int = -1) -> Atoms:
 def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
     count, what, how = 0, "no frame", checked_reading(path)
     try:
-        for atoms in ase.io.iread(path, ":", do_not_split_by_at_sign=True, **how):
+        frames = ase.io.iread(path, ":", do_not_split_by_at_sign=True, **how)
+        while True:
+            with quiet():
+                atoms = next(frames, None)
+            if atoms is None:
+                break
             yield count, atoms
             count += 1
     except Exception as error:  # ASE's readers raise what they please on a broken file
