@@ -179,6 +179,24 @@ def test_loss_that_turns_nan(data, tmp_path):
     Trainer.resume(settings(), tmp_path).run()
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
+def test_a_gradient_whose_square_is_out_of_range_is_not_taken(optimizer, data, tmp_path):
+    """The moments would be infinite for good, and the checkpoint that holds them unreadable."""
+    trainer = Trainer.start(settings(optimizer=optimizer), data, tmp_path)
+    compute, before = trainer.loss_gradient, trainer.weights.copy()
+
+    def steep(*arguments):
+        value, parts, gradient = compute(*arguments)
+        gradient[7] = 1e20
+        return value, parts, gradient
+
+    trainer.loss_gradient = steep
+    with pytest.raises(Diverged, match="with a gradient of 1e.20"):
+        trainer.step(np.array([0, 1]))
+    assert np.array_equal(trainer.weights, before)
+    assert all(np.isfinite(moment).all() for moment in trainer.optimizer.state().values())
+
+
 def test_validation_that_is_nan_is_no_missing_label(data, tmp_path):
     trainer = Trainer.start(settings(), data, tmp_path)
     trainer.average.weights[:] = np.nan

@@ -6,6 +6,11 @@ from eqpot.backend import to_device
 from eqpot.kernels import adam as kernels
 
 
+def largest_gradient(dtype: np.dtype) -> float:
+    """With larger numbers the moments, squares of gradients or of sums of many, leave the range of dtype."""
+    return float(np.sqrt(np.finfo(dtype).max)) / 1e4
+
+
 class Adam:
     """Adam on one flat vector, in place; AMSGrad (Reddi et al., arXiv:1904.09237) as an option.
 

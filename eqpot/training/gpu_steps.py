@@ -14,7 +14,7 @@ from eqpot.kernels import collate as kernels
 from eqpot.kernels.cuda import RECORDED_ROWS, Recording
 from eqpot.structures.frames import Frames, Labels
 from eqpot.structures.graph import Batch, collate
-from eqpot.training.adam import Adam, MovingAverage
+from eqpot.training.adam import Adam, MovingAverage, largest_gradient
 from eqpot.training.soap import Soap
 
 
@@ -175,7 +175,8 @@ class GpuSteps:
         def compute():
             batch, labels, atom_weights = self._frames.batch(plan, frames, species_ptr, room, self._far)
             value, parts, gradient = self._gradient(batch, labels, atom_weights)
-            finite = (xp.isfinite(gradient).all() & xp.isfinite(value)).astype(np.float64)
+            small = xp.abs(gradient) < largest_gradient(gradient.dtype)
+            finite = (small.all() & xp.isfinite(value)).astype(np.float64)
             if constants:
                 self._optimizer.apply(self._weights, gradient, constants[0])
                 self._average.apply(self._weights, constants[1])

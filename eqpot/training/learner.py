@@ -18,7 +18,7 @@ from eqpot.structures.data import Dataset
 from eqpot.structures.frames import Frames, Labels
 from eqpot.structures.graph import Batch
 from eqpot.training import validation
-from eqpot.training.adam import Adam, MovingAverage
+from eqpot.training.adam import Adam, MovingAverage, largest_gradient
 from eqpot.training.loss import loss_and_gradient
 from eqpot.training.soap import Soap, matrices
 from eqpot.training.statistics import element_weights, require_forces
@@ -136,7 +136,8 @@ class Learner:
             weights = to_device(self.atom_weights[rows], self.backend)
             value, parts, gradient = self.loss_gradient(batch, labels, weights)
             value, parts = float(value), {name: float(part) for name, part in parts.items()}
-            finite = math.isfinite(value) and bool(np.isfinite(gradient).all())
+            largest = np.abs(gradient).max()  # NaN where one is
+            finite = math.isfinite(value) and bool(largest < largest_gradient(gradient.dtype))
             if finite:
                 self.optimizer.step(self.weights, gradient, self.rate())
                 self.average.update(self.weights)
