@@ -11,7 +11,10 @@ def main() -> int:
     with answering(lambda: os._exit(130), at_once=True):
         from eqpot.cli import main
 
-        return main()
+        status = main()
+    if status == 130:  # what was left half built is taken down as Python ends, in silence
+        sys.unraisablehook = lambda _: None
+    return status
 
 
 if __name__ == "__main__":

@@ -27,24 +27,28 @@ def answering(answer: Callable[[], object], at_once: bool = False) -> Iterator[N
 
     It is called where an exception comes through, and again where one has been lost, in a callback for
     instance; with `at_once` anywhere. Outside of the main thread, which alone may say what signals do,
-    nothing changes.
+    nothing changes. What an answer by an exception leaves half built may fail once more when it is taken
+    down: that is not told.
     """
     owner, outside, before = os.getpid(), sys._getframe(2), {}  # 1 is contextlib's
-    unraisable = sys.unraisablehook
+    unraisable, raised = sys.unraisablehook, False
 
     def called(number: int, frame: FrameType | None) -> None:
+        nonlocal raised
         if os.getpid() != owner:  # a child by fork ends as if it had no handler
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         elif not at_once and _is_deaf(frame, outside):
             signal.setitimer(signal.ITIMER_REAL, AGAIN)
         else:
+            raised = True
             answer()
+            raised = False
 
     def lost(error) -> None:
         if issubclass(error.exc_type, KeyboardInterrupt):
             signal.setitimer(signal.ITIMER_REAL, AGAIN)
-        else:
+        elif not raised:
             unraisable(error)
 
     if threading.current_thread() is threading.main_thread():

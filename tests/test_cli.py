@@ -811,6 +811,34 @@ def test_a_stop_that_a_callback_swallows_comes_again():
         time.sleep(1)
 
 
+class _HalfBuilt:
+    """Its finaliser needs what a stop in its constructor kept from being set, as llvmlite's objects do."""
+
+    def __init__(self, stop: bool = True):
+        if stop:
+            signal.raise_signal(signal.SIGTERM)
+        self.whole = True
+
+    def __del__(self):
+        assert self.whole
+
+
+def test_a_stop_leaves_half_built_objects_in_silence(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    with answering(lambda: None):
+        thing = _HalfBuilt()
+        del thing.whole, thing
+    assert len(told) == 1  # an answer that raises nothing leaves nothing half built
+    with pytest.raises(KeyboardInterrupt), answering(interrupt):
+        try:
+            _HalfBuilt()
+        except KeyboardInterrupt as error:
+            error.__traceback__ = None
+            raise
+    assert len(told) == 1
+
+
 def test_a_stop_waits_for_an_import(tmp_path, monkeypatch):
     (tmp_path / "slow_module.py").write_text(
         "import signal\nsignal.raise_signal(signal.SIGTERM)\ndone = True\n"
