@@ -121,7 +121,9 @@ class ModelConfig(Table):
     """The potential: what is computed from a structure."""
 
     section = "model"
-    later = MappingProxyType({"zbl": False, "isolated_atoms": "auto"})
+    later = MappingProxyType(
+        {"zbl": False, "isolated_atoms": "auto", "filter_order": 1, "node_products": False}
+    )
 
     symmetry: str = option(
         "o3", "o3 tracks parity (energy is mirror invariant), so3 does not", choices=("o3", "so3")
@@ -143,6 +145,14 @@ class ModelConfig(Table):
         "what a block adds to its input: matrix per species, or the input itself",
         choices=("species", "residual"),
     )
+    filter_order: int = option(
+        1,
+        "2: edges also carry Y Y^T - 1, and atoms sum second moments; by operators alone yet",
+        choices=(1, 2),
+    )
+    node_products: bool = option(
+        False, "products of an atom's summed messages, in the last block of vectors, too"
+    )
     zbl: bool = option(False, "add ZBL's repulsion of nuclei closer than the sum of their covalent radii")
     isolated_atoms: Any = option(
         "auto",
@@ -158,6 +168,13 @@ class ModelConfig(Table):
                 "model.features: expected an even number with symmetry o3 (half of each parity), "
                 f"found {self.features}"
             )
+        if self.filter_order == 2 and self.l_max == 0:
+            raise UserError("model.filter_order: expected 1 with l_max 0 (no vectors), found 2")
+
+    @property
+    def five_products(self) -> bool:
+        """Whether this is the network of the papers."""
+        return self.filter_order == 1 and not self.node_products
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,9 @@ class PathResult:
     `path_contributions`. energy_change_off (eV), force_change_off (eV/Å, root mean square over components):
     the energy and the forces with this path alone switched off, less those of the whole. operations: of its
     products and their derivatives in one force call, as counted in `eqpot.network.steps`, without the radial
-    network and the matrices. seconds: median time of these, by the operator `interaction` forward and back
-    with this path alone, in the potential's precision and on as many threads as Numba is set to; NaN where
+    network and the matrices. seconds: median time of these, by the operator `interaction` or `interaction2`,
+    forward and back with this path alone, in the potential's precision and on as many threads as Numba is set
+    to; NaN where
     it was not measured. The compiled force call takes all paths of an edge together, so this is the cost of a
     path by itself, not what leaving it out would save.
     """
@@ -309,7 +310,7 @@ class _Network:
         """((block, path), summed messages of its l, the path's columns) of every path, in order."""
         C = self.model.config.features
         for (k, path), (_, place) in self.model.paths.items():
-            messages = found[f"block{k}.m{'s' if path.endswith('0') else 'v'}"]
+            messages = found[f"block{k}.m{'svt'[int(path[-1])]}"]
             yield (k, path), messages, slice(place * C, (place + 1) * C)
 
     def features(self, found: Mapping[str, Node]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -357,10 +358,12 @@ def _contributions(network: _Network) -> Contributions:
 def _times(network: _Network, tape: Tape) -> dict[tuple[int, str], float]:
     """Seconds of every path, see PathResult."""
     C, found = network.model.config.features, {}
-    calls = [step for step in tape.steps if step[0].name == "interaction"]
+    calls = [step for step in tape.steps if step[0].name.startswith("interaction")]
     for (k, path), (slot, _) in network.model.paths.items():
         op, nodes, _, (*graph, _) = calls[k - 1]
         *inputs, w = (node.value.astype(network.dtype) for node in nodes)
+        if len(inputs) == 4 and PATHS.index(path) < 5:
+            op, inputs = operators("cpu")["interaction"], inputs[:3]
         inputs.append(np.ascontiguousarray(w[:, slot * C : (slot + 1) * C]))
         found[k, path] = median_time(path_alone(op, path, inputs, graph, with_features=k > 1), SECONDS, 1)
     return found

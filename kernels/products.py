@@ -1,4 +1,4 @@
-"""The five products of the interaction for one edge and one channel: the only place where they are written.
+"""The products of the interaction for one edge and one channel: the only place where they are written.
 
 Receiver i, sender j, edge e = (i <- j), Y = Y1(e) = sqrt(3) edge_vec / r. With w_p from the radial network
 (Batzner et al. 2022, eq. 8 to 11; constants as in e3nn's component normalisation):
@@ -28,6 +28,19 @@ term being linear in each factor, the tangent is the sum of three calls, one fac
 
 with_v, want_v: whether there are vectors before and after, for which the compiler leaves out what is zero;
 `zero` is what stands there.
+
+Filters of order 2, where the model has them, add two products, which leave l <= 1 features with nothing that
+they cannot see of an edge. With M = Y Y^T - 1, symmetric and traceless (|M|^2 = 6, so that sqrt(5/6) M has
+five components of unit variance),
+
+    5   1x2 -> 1   w5 M v_j / sqrt(2)
+    6   0x2 -> 2   w6 s_j M sqrt(5/6)
+
+    dw5 = v . M A5 / sqrt 2           ds_j += w6 sqrt(5/6) (M : A6)        dM += w6 sqrt(5/6) s A6
+    dw6 = s (M : A6) sqrt(5/6)        dv_j += w5 M A5 / sqrt 2                   + w5 v A5^T / sqrt 2
+
+m[6] is M: xx, yy, zz, xy, yz, zx. The second moment keeps five of its six numbers, xx, yy, xy, yz, zx, as
+zz = -xx - yy; the cotangents A6 are those of these five. Everything here is linear in each of w, f, m and a.
 """
 
 import numpy as np
@@ -36,7 +49,8 @@ from .compile import inner
 
 R3 = 1.0 / np.sqrt(3.0)
 R2 = 1.0 / np.sqrt(2.0)
-PATH_FACTORS = np.array([1.0, 1.0, 1.0, R3, R2])
+R56 = np.sqrt(5.0 / 6.0)
+PATH_FACTORS = np.array([1.0, 1.0, 1.0, R3, R2, R2, R56])
 
 
 @inner
@@ -130,3 +144,77 @@ def added(a, b):
     b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10 = b
     a0, a1, a2, a3, a4, a5 = a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5
     return a0, a1, a2, a3, a4, a5, a6 + b6, a7 + b7, a8 + b8, a9 + b9, a10 + b10
+
+
+# ---- filters of order 2
+
+
+@inner
+def message2(w, f, m, zero, with_v):
+    """What the receiver is sent, eight numbers: x, y, z of path 5, five of path 6."""
+    w5, w6 = w
+    s, vx, vy, vz = f
+    xx, yy, zz, xy, yz, zx = m
+    x5 = y5 = z5 = zero
+    if with_v:
+        x5 = w5 * (xx * vx + xy * vy + zx * vz)
+        y5 = w5 * (xy * vx + yy * vy + yz * vz)
+        z5 = w5 * (zx * vx + yz * vy + zz * vz)
+    ws = w6 * s
+    return x5, y5, z5, ws * xx, ws * yy, ws * xy, ws * yz, ws * zx
+
+
+@inner
+def to_sender2(w, a, m, zero, with_v):
+    """What the sender gets back: ds, dv."""
+    w5, w6 = w
+    x5, y5, z5, axx, ayy, axy, ayz, azx = a
+    xx, yy, zz, xy, yz, zx = m
+    ds, dx, dy, dz = w6 * (xx * axx + yy * ayy + xy * axy + yz * ayz + zx * azx), zero, zero, zero
+    if with_v:
+        dx = w5 * (xx * x5 + xy * y5 + zx * z5)
+        dy = w5 * (xy * x5 + yy * y5 + yz * z5)
+        dz = w5 * (zx * x5 + yz * y5 + zz * z5)
+    return ds, dx, dy, dz
+
+
+@inner
+def to_weights2(f, a, m, zero, with_v):
+    """What the weights get back, but for the constants of the paths: q5, q6."""
+    s, vx, vy, vz = f
+    x5, y5, z5, axx, ayy, axy, ayz, azx = a
+    xx, yy, zz, xy, yz, zx = m
+    q5, q6 = zero, s * (xx * axx + yy * ayy + xy * axy + yz * ayz + zx * azx)
+    if with_v:
+        q5 = vx * (xx * x5 + xy * y5 + zx * z5)
+        q5 = q5 + vy * (xy * x5 + yy * y5 + yz * z5) + vz * (zx * x5 + yz * y5 + zz * z5)
+    return q5, q6
+
+
+@inner
+def to_tensor(w, f, a, zero, with_v):
+    """What M gets back, of this channel, six numbers."""
+    w5, w6 = w
+    s, vx, vy, vz = f
+    x5, y5, z5, axx, ayy, axy, ayz, azx = a
+    ws = w6 * s
+    gxx, gyy, gzz, gxy, gyz, gzx = ws * axx, ws * ayy, zero, ws * axy, ws * ayz, ws * azx
+    if with_v:
+        x, y, z = w5 * vx, w5 * vy, w5 * vz
+        gxx, gyy, gzz = gxx + x * x5, gyy + y * y5, z * z5
+        gxy, gyz, gzx = gxy + (x * y5 + y * x5), gyz + (y * z5 + z * y5), gzx + (z * x5 + x * z5)
+    return gxx, gyy, gzz, gxy, gyz, gzx
+
+
+@inner
+def nothing2(zero):
+    """No message."""
+    return zero, zero, zero, zero, zero, zero, zero, zero
+
+
+@inner
+def added2(a, b):
+    """a + b, of eight numbers each."""
+    a0, a1, a2, a3, a4, a5, a6, a7 = a
+    b0, b1, b2, b3, b4, b5, b6, b7 = b
+    return a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5, a6 + b6, a7 + b7

@@ -46,6 +46,24 @@ def runs(labels: str) -> list[tuple[int, int, str]]:
     return [(a, b - a, labels[a]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
 
 
+def factor_labels(labels: str, width: int, alike: bool) -> tuple[str, str]:
+    """Labels of the two factors of products on an atom, made of columns with these labels.
+
+    Of two kinds of label each factor has half: the first in one stretch each, the second in two, so that
+    every pair of kinds is multiplied; in one each as well where products must be `alike`, all even.
+    """
+    kinds = sorted(set(labels))
+    if len(kinds) < 2:
+        return labels[:1] * width, labels[:1] * width
+    halves = width - width // 2, width // 2
+    first = kinds[0] * halves[0] + kinds[1] * halves[1]
+    if alike:
+        return first, first
+    first_quarters = (halves[0] + 1) // 2, halves[1] // 2
+    second = kinds[0] * first_quarters[0] + kinds[1] * (halves[0] - first_quarters[0])
+    return first, second + kinds[0] * (halves[1] - first_quarters[1]) + kinds[1] * first_quarters[1]
+
+
 def energies(
     config: Any,
     species_count: int,
@@ -80,7 +98,11 @@ def energies(
     def dense(name: str, x: Array, x_labels: str, y_labels: str, gain: float = 1.0, neighbours: float = 1.0):
         row_ptr = species_ptr if "self_connection" in name else np.array([0, len(x)])
         layout = dense_layout(x_labels, y_labels, gain, neighbours)
-        return dense_fwd(x, params[name], row_ptr * (1 if x.ndim == 2 else 3), *layout, len(y_labels))
+        return dense_fwd(x, params[name], row_ptr * int(np.prod(x.shape[1:-1])), *layout, len(y_labels))
+
+    def times(a: str, b: str) -> str:
+        """Labels of products of channels."""
+        return "".join("e" if x == y else "o" for x, y in zip(a, b, strict=True))
 
     r, unit = edge_geometry_fwd(edge_vec)
     basis = radial_basis_fwd(r, params["frequencies"], config.cutoff, config.envelope_p)
@@ -97,9 +119,13 @@ def energies(
         gates = "e" * len(v_next) if gated else ""
 
         # Weight of every path and channel on every edge, from its length alone (eq. 6).
+        of_vectors = makes_vectors or config.node_products and config.l_max == 1
         scalar_paths = [0, 3] if v_labels else [0]
-        vector_paths = ([1, 2, 4] if v_labels else [1]) if makes_vectors else []
-        in_use = sorted(scalar_paths + vector_paths)
+        vector_paths = ([1, 2, 4] if v_labels else [1]) if of_vectors else []
+        if config.filter_order == 2 and v_labels and of_vectors:
+            vector_paths.append(5)
+        tensor_paths = [6] if config.filter_order == 2 and config.node_products else []
+        in_use = sorted(scalar_paths + vector_paths + tensor_paths)
         w = basis
         for d in range(config.radial_depth):
             columns, width = w.shape[1], config.radial_width
@@ -109,20 +135,40 @@ def energies(
         w = dense(f"{block}.radial", w, "e" * w.shape[1], "e" * (len(in_use) * channels), RADIAL_GAIN)
 
         # Convolution between two self-interactions.
-        paths = np.full((5, 2), -1)
-        for p in in_use:
-            same_order = scalar_paths if p in scalar_paths else vector_paths
-            paths[p] = in_use.index(p), same_order.index(p)
+        paths = np.full((7, 2), -1)
+        for same_order in (scalar_paths, vector_paths, tensor_paths):
+            for p in same_order:
+                paths[p] = in_use.index(p), same_order.index(p)
         s_in = dense(f"{block}.self_in.s", s, s_labels, s_labels, gain)
         v_in = dense(f"{block}.self_in.v", v, v_labels, v_labels, gain) if v_labels else v
-        ms, mv = interaction_fwd(s_in, v_in, unit, w, *graph, paths)
-        carried = [s_labels, flip(s_labels), v_labels, flip(v_labels), flip(v_labels)]
-        ms_labels = "".join(carried[p] for p in scalar_paths)
-        mv_labels = "".join(carried[p] for p in vector_paths)
-        s_new = dense(f"{block}.self_out.s", ms, ms_labels, gates + s_next, SUM_GAIN, mean_neighbours)
+        ms, mv, mt = interaction2_fwd(s_in, v_in, unit, edge_tensor_fwd(unit), w, *graph, paths)
+        carried = [s_labels, flip(s_labels), v_labels, flip(v_labels), flip(v_labels), v_labels, s_labels]
+        ms_labels, mv_labels, mt_labels = (
+            "".join(carried[p] for p in of) for of in (scalar_paths, vector_paths, tensor_paths)
+        )
+        out_gain = SUM_GAIN / np.sqrt(2) if config.node_products else SUM_GAIN
+        s_new = dense(f"{block}.self_out.s", ms, ms_labels, gates + s_next, out_gain, mean_neighbours)
         v_new = np.zeros((n, 3, 0))
         if v_next:
-            v_new = dense(f"{block}.self_out.v", mv, mv_labels, v_next, SUM_GAIN, mean_neighbours)
+            v_new = dense(f"{block}.self_out.v", mv, mv_labels, v_next, out_gain, mean_neighbours)
+
+        # Products of two projections of the messages of each order, channel by channel.
+        if config.node_products:
+            width, projections, factors = max(1, half), [], []
+            for order, x, labels in (("s", ms, ms_labels), ("v", mv, mv_labels), ("t", mt, mt_labels)):
+                a, b = factor_labels(labels, width, alike=last or config.l_max == 0)
+                factors.append((a, b))
+                name = f"{block}.project.{order}"
+                projections.append(dense(name, x, labels, a + b, 1.0, mean_neighbours) if labels else x)
+            ps, pv = node_products_fwd(*projections)
+            (a_s, b_s), (a_v, b_v), (a_t, b_t) = factors
+            ps_labels = times(a_s, b_s) + times(a_v, b_v) + times(a_t, b_t)
+            if a_t:
+                ps_labels += times(times(a_v, a_t), b_v)
+            s_new = s_new + dense(f"{block}.products.s", ps, ps_labels, gates + s_next, out_gain)
+            if v_next:
+                pv_labels = times(a_s, b_v) + times(a_v, b_v) + (times(a_t, b_v) if a_t else "")
+                v_new = v_new + dense(f"{block}.products.v", pv, pv_labels, v_next, out_gain)
 
         # Self-connection from the block's input: a matrix per species, or the input itself where parity
         # allows.

@@ -158,6 +158,59 @@ def interaction_cases():
             )
 
 
+def edge_tensor_cases():
+    for name, graph in GRAPHS.items():
+        n_edges = len(graph.senders)
+        unit = np.random.default_rng(n_edges).normal(size=(n_edges, 3))
+        yield Case("edge_tensor", name, (unit,), ((n_edges, 6),))
+
+
+def interaction2_cases():
+    for in_use in [(0, 1, 6), (0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5, 6)]:
+        paths = np.full((7, 2), -1)
+        for order in ((0, 3), (1, 2, 4, 5), (6,)):
+            present = [p for p in order if p in in_use]
+            for p in present:
+                paths[p] = in_use.index(p), present.index(p)
+        n_scalar, n_vector = len(set(in_use) & {0, 3}), len(set(in_use) & {1, 2, 4, 5})
+        for name, channels in [
+            ("molecule", 4),
+            ("isolated", 33),
+            ("self_images", 1),
+            ("mixed", 33),
+            ("nothing", 2),
+        ]:
+            graph = GRAPHS[name]
+            n, n_edges = len(graph.species), len(graph.senders)
+            rng = np.random.default_rng(channels)
+            shapes = (n, channels), (n, 3, channels if 5 in in_use else 0), (n_edges, 3), (n_edges, 6)
+            tensor = rng.normal(size=shapes[3])
+            tensor[:, 2] = -tensor[:, 0] - tensor[:, 1]
+            yield Case(
+                "interaction2",
+                f"{name}_{channels}_paths_{''.join(map(str, in_use))}",
+                (
+                    *(rng.normal(size=shape) for shape in shapes[:3]),
+                    tensor,
+                    rng.normal(size=(n_edges, len(in_use) * channels)),
+                ),
+                ((n, n_scalar * channels), (n, 3, n_vector * channels), (n, 5, channels * (6 in in_use))),
+                (*graph.indices, paths),
+            )
+
+
+def node_products_cases():
+    for n, D, with_v, with_t in [(9, 33, 1, 1), (4, 1, 1, 1), (5, 16, 1, 0), (5, 3, 0, 0), (0, 2, 1, 1)]:
+        rng = np.random.default_rng(D)
+        shapes = (n, 2 * D), (n, 3, 2 * D * with_v), (n, 5, 2 * D * with_t)
+        yield Case(
+            "node_products",
+            f"{n}_atoms_{D}_channels{'_v' * with_v}{'_t' * with_t}",
+            tuple(rng.normal(size=shape) for shape in shapes),
+            ((n, D * (1 + with_v + 2 * with_t)), (n, 3, D * (2 * with_v + with_t))),
+        )
+
+
 def nonlinearity_cases():
     for n, scalars, vectors, even in [
         (9, 33, 33, 17),
@@ -196,6 +249,9 @@ CASES = [
     *dense_cases(),
     *embedding_cases(),
     *interaction_cases(),
+    *edge_tensor_cases(),
+    *interaction2_cases(),
+    *node_products_cases(),
     *nonlinearity_cases(),
     *add_cases(),
 ]
@@ -211,6 +267,9 @@ TYPICAL = [
         "dense-species",
         "embedding-mixed_33",
         "interaction-molecule_4_paths_01234",
+        "edge_tensor-molecule",
+        "interaction2-molecule_4_paths_0123456",
+        "node_products-9_atoms_33_channels_v_t",
         "gate-33_scalars_17_even_33_vectors",
         "norm-33_scalars_17_even_33_vectors",
         "add-2_of_6x4_into_6x9",

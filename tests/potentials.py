@@ -6,6 +6,7 @@ from ase import Atoms
 from ase.calculators.emt import EMT
 from graphs import SKEW, cluster
 
+from eqpot.config import ModelConfig
 from eqpot.potential import Potential
 from eqpot.structures.graph import Batch, collate, frame_graph
 
@@ -27,6 +28,13 @@ SETTINGS = {
     "deep_radial": dict(radial_depth=2, envelope_p=4),
     "odd_features": dict(symmetry="so3", features=5),
     "isolated_atoms": dict(isolated_atoms=True),
+    "second": dict(filter_order=2, node_products=True),
+    "second_so3_residual_norm": dict(
+        filter_order=2, node_products=True, symmetry="so3", self_connection="residual", nonlinearity="norm"
+    ),
+    "filters_of_order_2": dict(filter_order=2),
+    "node_products": dict(node_products=True, features=5, symmetry="so3"),
+    "node_products_one_block_l0": dict(node_products=True, blocks=1, l_max=0),
     "isolated_atoms_norm_residual": dict(
         isolated_atoms=True, nonlinearity="norm", self_connection="residual"
     ),
@@ -36,7 +44,12 @@ SETTINGS = {
 over_settings = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
 
-GATED = {name: settings for name, settings in SETTINGS.items() if settings.get("nonlinearity") != "norm"}
+# What the compiled walks take.
+GATED = {
+    name: settings
+    for name, settings in SETTINGS.items()
+    if settings.get("nonlinearity") != "norm" and ModelConfig(**settings).five_products
+}
 
 
 TINY = {"features": 4, "blocks": 2, "cutoff": 3.5, "basis_size": 4, "radial_width": 3}
@@ -53,6 +66,7 @@ TINY_SETTINGS = {
     "no hidden layer": {"radial_depth": 0},
     "odd widths": {"features": 5, "symmetry": "so3", "radial_depth": 2},
     "isolated atoms": {"isolated_atoms": True},
+    "second order": {"filter_order": 2, "node_products": True},
 }
 
 

@@ -53,7 +53,7 @@ def test_shares_and_rest_sum_to_the_energy(make, settings):
     shares = np.array(list(found.shares.values()))
     size = np.abs(shares).sum() + np.abs(expected.energies).sum()
     in_use = [path != "1x1->1" for _, path in found.shares]
-    assert np.abs(shares[in_use]).sum(axis=1).min() > 1e-6 * size, "every path does something"
+    assert np.abs(shares[in_use]).sum(axis=1).min() > 1e-7 * size, "every path does something"
     assert abs(found.energy - expected.energy) <= ROUND_OFF * size
     assert abs(found.energy_rest + shares.sum() - found.energy) <= ROUND_OFF * size
     assert abs(found.energy_rest - alone(model, atoms).sum()) <= ROUND_OFF * size
@@ -307,9 +307,10 @@ def test_inspection(settings):
     for v, rotated in zip(found.vectors, found.rotated_vectors, strict=True):
         check_close(rotated, np.einsum("ab,nbc->nac", R, v), 1e-11)
     mirrored = model.config.l_max == 0 or model.config.symmetry == "o3"
+    first = 1 if model.config.node_products else 2  # block with vectors on both sides of a cross product
     for k, row in enumerate(found.equivariance, 1):
         assert row["block"] == k and max(row["rotation"], row["permutation"]) <= 1e-11
-        assert row["mirror"] <= 1e-11 if mirrored or k == 1 else row["mirror"] > 1e-6, row
+        assert row["mirror"] <= 1e-11 if mirrored or k < first else row["mirror"] > 1e-6, row
     assert len(found.equivariance) == blocks
     for i, around in enumerate(found.neighbours):
         assert [r for _, r in around] == sorted(r for _, r in around)

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from eqpot.backend import free_memory
-from eqpot.engines import taped
+from eqpot.engines import fused, taped
 from eqpot.engines.fitted import Fitted
 from eqpot.engines.fused import FusedStages
 from eqpot.engines.observables import Prediction
@@ -35,7 +35,7 @@ RESERVE = 1 << 28
 
 def takes(f: Fitted, batch: Batch, forces: bool) -> bool:
     """What a GPU could not hold as a whole; UserError where it cannot hold it by blocks either."""
-    return f.backend == "cuda" and plan(f.model, f.pool, batch, forces) == BY_BLOCKS
+    return fused.takes(f) and plan(f.model, f.pool, batch, forces) == BY_BLOCKS
 
 
 def predict(f: Fitted, batch: Batch, forces: bool, stress: bool) -> Prediction:

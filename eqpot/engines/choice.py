@@ -21,11 +21,12 @@ def ways(backend: str) -> tuple[ModuleType, ...]:
         return (
             recorded,  # few atoms: the whole call is one launch
             by_blocks,  # what does not fit as a whole
-            fused,
+            fused,  # the papers' network
+            taped,
         )
     if backend == "cpu":
         return (
-            force_call,  # nonlinearity gate: compiled in one piece
+            force_call,  # the papers' network with nonlinearity gate: compiled in one piece
             taped,
         )
     return (taped,)  # the reference

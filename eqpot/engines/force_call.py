@@ -27,8 +27,9 @@ EDGES_PER_THREAD, ATOMS_PER_THREAD = 60, 6
 
 
 def takes(f: Fitted, *_: object) -> bool:
-    """The compiled call knows one nonlinearity."""
-    return f.backend == "cpu" and f.model.config.nonlinearity == "gate"
+    """The compiled call knows one nonlinearity, and the network of the papers."""
+    config = f.model.config
+    return f.backend == "cpu" and config.nonlinearity == "gate" and config.five_products
 
 
 def predict(f: Fitted, batch: Batch, forces: bool, stress: bool) -> Prediction:

@@ -26,8 +26,9 @@ EDGES_PER_ATOM = 12  # an atom's matrices take the time of about so many edges
 
 
 def takes(f: Fitted) -> bool:
-    """The compiled walks know one nonlinearity."""
-    return f.backend == "cpu" and f.model.config.nonlinearity == "gate"
+    """The compiled walks know one nonlinearity, and the network of the papers."""
+    config = f.model.config
+    return f.backend == "cpu" and config.nonlinearity == "gate" and config.five_products
 
 
 def gradient(

@@ -32,8 +32,9 @@ SUM_GAIN = 1 / np.sqrt(2)
 
 ALL = "weights"  # every parameter array, one after the other
 
-PATHS = ("0x0->0", "0x1->1", "1x0->1", "1x1->0", "1x1->1")  # in the order of the interaction's `paths`
-SCALAR_PATHS, VECTOR_PATHS = (0, 3), (1, 2, 4)
+# In the order of the interaction's `paths`; the last two with filters of order 2.
+PATHS = ("0x0->0", "0x1->1", "1x0->1", "1x1->0", "1x1->1", "1x2->1", "0x2->2")
+SCALAR_PATHS, VECTOR_PATHS, TENSOR_PATHS = (0, 3), (1, 2, 4, 5), (6,)
 
 # Some paths: each a block (from 1) and a path, such as (2, "1x1->0"), or a path of all blocks, or a block.
 Selection = Set[tuple[int, str] | str | int]
@@ -87,12 +88,32 @@ def _flip(labels: str) -> str:
     return labels.translate(str.maketrans("eo", "oe"))
 
 
+def _times(a: str, b: str) -> str:
+    """Labels of products: parities multiply."""
+    return "".join("e" if x == y else "o" for x, y in zip(a, b, strict=True))
+
+
+def _factors(labels: str, width: int, alike: bool) -> tuple[str, str]:
+    """Labels of the two factors of products on an atom, from those of what they are made of: of two kinds of
+    label half the products are of one kind; `alike`: all of them are even."""
+    kinds = sorted(set(labels))
+    if len(kinds) < 2:
+        return labels[:1] * width, labels[:1] * width
+    half = width // 2
+    a = kinds[0] * (width - half) + kinds[1] * half
+    if alike:
+        return a, a
+    first, second = (width - half + 1) // 2, half // 2
+    b = kinds[0] * first + kinds[1] * (width - half - first)
+    return a, b + kinds[0] * (half - second) + kinds[1] * second
+
+
 @dataclass(frozen=True)
 class Block:
     """One interaction block: conv between two self-interactions, self-connection, nonlinearity."""
 
     radial: Dense  # last layer of the radial network, from this block's columns of its hidden numbers
-    paths: np.ndarray  # [5, 2]: slot in w, slot in ms or mv; -1 where absent
+    paths: np.ndarray  # [5 or 7, 2]: slot in w, slot in ms, mv or mt; -1 where absent
     self_in_s: Dense
     self_in_v: Dense | None
     self_out_s: Dense
@@ -102,6 +123,22 @@ class Block:
     residual: int  # leading scalars that a plain residual may carry over
     gates: int
     n_even: int
+    # Products on the atom: two projections, side by side, of its messages of each order, and what takes them.
+    project_s: Dense | None = None
+    project_v: Dense | None = None
+    project_t: Dense | None = None
+    products_s: Dense | None = None
+    products_v: Dense | None = None
+
+    @property
+    def matrices(self) -> list[Dense]:
+        """All of the block, in order."""
+        found = (
+            *(self.radial, self.self_in_s, self.self_in_v, self.self_out_s, self.self_out_v),
+            *(self.self_connection_s, self.self_connection_v),
+            *(self.project_s, self.project_v, self.project_t, self.products_s, self.products_v),
+        )
+        return [matrix for matrix in found if matrix is not None]
 
 
 class Model:
@@ -136,24 +173,29 @@ class Model:
         v_next = "" if last or config.l_max == 0 else "o" * half + "e" * half if self.parity else "e" * C
         gates = "e" * len(v_next) if config.nonlinearity == "gate" else ""
 
-        carried = {0: s, 1: flip(s), 2: v, 3: flip(v), 4: flip(v)}
+        carried = {0: s, 1: flip(s), 2: v, 3: flip(v), 4: flip(v), 5: v, 6: s}
+        second, products = config.filter_order == 2, config.node_products
+        known = range(len(PATHS) if second else len(PATHS) - 2)
         into_s = [p for p in SCALAR_PATHS if carried[p]]
-        into_v = [p for p in VECTOR_PATHS if carried[p]] if v_next else []
-        paths = np.full((5, 2), -1, np.int64)
-        for slot, p in enumerate(sorted(into_s + into_v)):
-            paths[p] = slot, (into_s if p in into_s else into_v).index(p)
+        wanted = v_next or products and config.l_max == 1
+        into_v = [p for p in VECTOR_PATHS if carried[p] and p in known] if wanted else []
+        into_t = [p for p in TENSOR_PATHS if p in known and products]
+        paths = np.full((len(known), 2), -1, np.int64)
+        for slot, p in enumerate(sorted(into_s + into_v + into_t)):
+            paths[p] = slot, next(of for of in (into_s, into_v, into_t) if p in of).index(p)
 
         species = config.self_connection == "species"
         both = bool(v and v_next)
-        message_s = "".join(carried[p] for p in into_s)
-        message_v = "".join(carried[p] for p in into_v)
+        message_s, message_v, message_t = ("".join(carried[p] for p in of) for of in (into_s, into_v, into_t))
+        # With products on the atom, what they bring and the messages are two terms.
+        out_gain = SUM_GAIN / np.sqrt(2) if products else SUM_GAIN
         block = Block(
-            radial=self._radial_output(f"{name}.radial", k, C * len(into_s + into_v)),
+            radial=self._radial_output(f"{name}.radial", k, C * len(into_s + into_v + into_t)),
             paths=paths,
             self_in_s=dense(f"{name}.self_in.s", s, s, gain),
             self_in_v=dense(f"{name}.self_in.v", v, v, gain) if v else None,
-            self_out_s=dense(f"{name}.self_out.s", message_s, gates + s_next, SUM_GAIN, mean_neighbours),
-            self_out_v=dense(f"{name}.self_out.v", message_v, v_next, SUM_GAIN, mean_neighbours)
+            self_out_s=dense(f"{name}.self_out.s", message_s, gates + s_next, out_gain, mean_neighbours),
+            self_out_v=dense(f"{name}.self_out.v", message_v, v_next, out_gain, mean_neighbours)
             if v_next
             else None,
             self_connection_s=dense(
@@ -168,7 +210,44 @@ class Model:
             gates=len(gates),
             n_even=s_next.count("e"),
         )
+        if products:
+            messages = message_s, message_v, message_t
+            block = self._with_products(block, name, messages, gates + s_next, v_next, out_gain)
         return block, s_next, v_next
+
+    def _with_products(
+        self, block: Block, name: str, messages: tuple[str, ...], s: str, v: str, gain: float
+    ) -> Block:
+        """The block with products on the atom, from the labels of its messages, scalars, vectors and second
+        moments, to those of its scalars (and gates) and vectors."""
+        D, last = self.product_width, not v
+        pairs = [_factors(labels, D, last) for labels in messages]
+        projections = [
+            dense(f"{name}.project.{order}", labels, a + b, neighbours=self.mean_neighbours)
+            if labels
+            else None
+            for order, labels, (a, b) in zip("svt", messages, pairs, strict=True)
+        ]
+        (a_s, b_s), (a_v, b_v), (a_t, b_t) = pairs
+        of_s = _times(a_s, b_s) + _times(a_v, b_v)
+        of_v = _times(a_s, b_v) + _times(a_v, b_v) if b_v else ""
+        if a_t:
+            turned = _times(a_t, b_v)
+            of_s, of_v = of_s + _times(a_t, b_t) + _times(a_v, turned), of_v + turned
+        return replace(
+            block,
+            project_s=projections[0],
+            project_v=projections[1],
+            project_t=projections[2],
+            products_s=dense(f"{name}.products.s", of_s, s, gain),
+            products_v=dense(f"{name}.products.v", of_v, v, gain) if v else None,
+        )
+
+    @property
+    def product_width(self) -> int:
+        """Channels of each product on an atom: half the features. Their matrices cost as much as all others
+        then, with all channels twice as much."""
+        return max(1, self.config.features // 2)
 
     def _radial_hidden(self, d: int) -> Dense:
         """Hidden layer d of all blocks' radial networks, side by side."""
@@ -189,24 +268,16 @@ class Model:
         """Every dense matrix of the model, in order."""
         found = list(self.radial)
         for b in self.blocks:
-            rest = (
-                b.self_in_s,
-                b.self_in_v,
-                b.self_out_s,
-                b.self_out_v,
-                b.self_connection_s,
-                b.self_connection_v,
-            )
-            found += [b.radial, *(m for m in rest if m is not None)]
+            found += b.matrices
         return found + self.output
 
     @property
     def paths(self) -> dict[tuple[int, str], tuple[int, int]]:
-        """(block, path) of every path in order, blocks from 1: its slot in w, its slot in ms or mv."""
+        """(block, path) of every path in order, blocks from 1: its slot in w, its slot in ms, mv or mt."""
         return {
             (k, path): (int(slot), int(place))
             for k, b in enumerate(self.blocks, 1)
-            for path, (slot, place) in zip(PATHS, b.paths, strict=True)
+            for path, (slot, place) in zip(PATHS, b.paths, strict=False)
             if slot >= 0
         }
 
@@ -295,6 +366,7 @@ class Stages:
 
     def __init__(self, model: Model, p: Mapping[str, Node], batch: Batch):
         self.model, self.config, self.p, self.batch = model, model.config, p, batch
+        self._tensor: Node | None = None  # of the edges, once it is made
 
     def geometry(self, tape: Tape, edge_vec: Node) -> tuple[Node, ...]:
         """r and unit."""
@@ -331,9 +403,14 @@ class Stages:
         none = Node(tape.pool.take((n, 3, 0)))
         neighbour_s = self.mix(tape, b.self_in_s, s)
         neighbour_v = self.mix(tape, b.self_in_v, v) if b.self_in_v else none
-        ms, mv = self.messages(tape, b, neighbour_s, neighbour_v, unit, h)
+        ms, mv, mt = self.messages(tape, b, neighbour_s, neighbour_v, unit, h)
         new_s = self.mix(tape, b.self_out_s, ms)
         new_v = self.mix(tape, b.self_out_v, mv) if b.self_out_v else none
+        if b.products_s:
+            ps, pv = self.products(tape, b, ms, mv, mt)
+            new_s = self.add(tape, new_s, self.mix(tape, b.products_s, ps), 0, b.gates + C)
+            if b.products_v:
+                new_v = self.add(tape, new_v, self.mix(tape, b.products_v, pv), 0, C)
         tape.done(ms, mv)
 
         if config.self_connection == "species":
@@ -352,18 +429,36 @@ class Stages:
         return s, v if b.self_out_v else none
 
     def messages(self, tape: Tape, b: Block, s: Node, v: Node, unit: Node, h: Node) -> tuple[Node, ...]:
-        """ms and mv, summed over the neighbours, from these as neighbours see them."""
-        batch = self.batch
+        """ms, mv and mt, summed over the neighbours, from these as neighbours see them."""
+        batch, shapes = self.batch, self.message_shapes(b)
         graph = (batch.senders, batch.receivers, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
-        inputs = s, v, unit, self.mix(tape, b.radial, h)
-        return tape.apply("interaction", inputs, self.message_shapes(b), *graph, b.paths)
+        w = self.mix(tape, b.radial, h)
+        if self.config.filter_order == 1:
+            ms, mv = tape.apply("interaction", (s, v, unit, w), shapes[:2], *graph, b.paths)
+            return ms, mv, Node(tape.pool.take(shapes[2]))
+        if self._tensor is None:
+            (self._tensor,) = tape.apply("edge_tensor", (unit,), ((batch.edge_count, 6),))
+        return tape.apply("interaction2", (s, v, unit, self._tensor, w), shapes, *graph, b.paths)
 
     def message_shapes(self, b: Block) -> tuple[tuple[int, ...], ...]:
-        """Of ms and mv."""
+        """Of ms, mv and mt."""
         n, C = len(self.batch.species), self.config.features
-        into_s = int(np.count_nonzero(b.paths[SCALAR_PATHS, 0] >= 0))
-        into_v = int(np.count_nonzero(b.paths[VECTOR_PATHS, 0] >= 0))
-        return (n, into_s * C), (n, 3, into_v * C)
+        into_s, into_v, into_t = (
+            sum(p < len(b.paths) and bool(b.paths[p, 0] >= 0) for p in of)
+            for of in (SCALAR_PATHS, VECTOR_PATHS, TENSOR_PATHS)
+        )
+        return (n, into_s * C), (n, 3, into_v * C), (n, 5, into_t * C)
+
+    def products(self, tape: Tape, b: Block, *messages: Node) -> tuple[Node, ...]:
+        """ps and pv, products of two projections of the summed messages ms, mv and mt."""
+        n, D = len(self.batch.species), self.model.product_width
+        projections = [
+            self.mix(tape, matrix, m) if matrix else m
+            for matrix, m in zip((b.project_s, b.project_v, b.project_t), messages, strict=True)
+        ]
+        of_v, of_t = b.project_v is not None, b.project_t is not None
+        shapes = (n, D * (1 + of_v + 2 * of_t)), (n, 3, D * (2 * of_v + of_t))
+        return tape.apply("node_products", tuple(projections), shapes)
 
     def readout(self, tape: Tape, s: Node) -> Node:
         """x[n, 1], from the last block's s."""

@@ -9,7 +9,8 @@ from eqpot.structures.graph import Batch
 
 
 class NamedStages(Stages):
-    """Keeps what the stages make, by name, in `found`: also ms and mv of each block, all paths side by side.
+    """Keeps what the stages make, by name, in `found`: also ms, mv and mt of each block, all paths side by
+    side.
 
     strength: of all messages; it goes into the matrices that take them, so those that are found are without.
     """
@@ -45,15 +46,22 @@ class NamedStages(Stages):
         return self._keep(f"{self._block}.s", s), self._keep(f"{self._block}.v", v)
 
     def messages(self, tape: Tape, b: Block, s: Node, v: Node, unit: Node, h: Node) -> tuple[Node, ...]:
-        ms, mv = super().messages(tape, b, s, v, unit, h)
-        return self._keep(f"{self._block}.ms", ms), self._keep(f"{self._block}.mv", mv)
+        found = super().messages(tape, b, s, v, unit, h)
+        if self._tensor is not None:
+            self._keep("tensor", self._tensor)
+        names = (f"{self._block}.{name}" for name in ("ms", "mv", "mt"))
+        return tuple(map(self._keep, names, found))
+
+    def products(self, tape: Tape, b: Block, *messages: Node) -> tuple[Node, ...]:
+        found = super().products(tape, b, *messages)
+        return tuple(map(self._keep, (f"{self._block}.ps", f"{self._block}.pv"), found))
 
     def mix(self, tape: Tape, matrix: Dense, x: Node) -> Node:
         owner, _, what = matrix.name.partition(".")
         name = matrix.name
         if owner.startswith("block"):  # where blocks count from 0
             name = f"{self._block}.{'w' if what == 'radial' else what}"
-        if what.startswith("self_out"):
+        if what.startswith(("self_out", "project")):
             matrix = replace(matrix, scales=matrix.scales * self.strength)
         return self._keep(name, super().mix(tape, matrix, x))
 

@@ -70,6 +70,13 @@ class Signature:
 #                senders[E], receivers[E] in rising order, receiver_ptr[n+1]: edges into each atom,
 #                sender_perm[E], sender_ptr[n+1]: edges out of each atom,
 #                paths[5,2]: (slot in w or -1, slot in ms or mv) of 0x0->0, 0x1->1, 1x0->1, 1x1->0, 1x1->1
+# edge_tensor    tensor[E,6]                    unit[E,3]
+#                (none); Y Y^T - 1: xx, yy, zz, xy, yz, zx
+# interaction2   ms[n,P0*C], mv[n,3,P1*C],      s[n,C], v[n,3,C], unit[E,3], tensor[E,6], w[E,P*C]
+#                mt[n,5,C]: xx, yy, xy, yz, zx
+#                as for interaction, paths[7,2] with 1x2->1, 0x2->2
+# node_products  ps[n,Q0*D], pv[n,3,Q1*D]       s[n,2*D], v[n,3,2*D] (or 0), t[n,5,2*D] (or 0)
+#                (none); Q0: 4, without t 2, without v 1; Q1: 3, 2, 0
 # gate           s_out[n,C], v_out[n,3,Cv]      g[n,Cv+C]: gates, then scalars; v[n,3,Cv]
 #                n_even: even scalars come first
 # norm           s_out[n,C], v_out[n,3,Cv]      s[n,C], v[n,3,Cv]
@@ -88,6 +95,14 @@ SIGNATURES: dict[str, Signature] = {
         ("s", "v", "unit", "w"),
         ("senders", "receivers", "receiver_ptr", "sender_perm", "sender_ptr", "paths"),
     ),
+    "edge_tensor": Signature("edge_tensor", ("tensor",), ("unit",), ()),
+    "interaction2": Signature(
+        "interaction2",
+        ("ms", "mv", "mt"),
+        ("s", "v", "unit", "tensor", "w"),
+        ("senders", "receivers", "receiver_ptr", "sender_perm", "sender_ptr", "paths"),
+    ),
+    "node_products": Signature("node_products", ("ps", "pv"), ("s", "v", "t"), ()),
     "gate": Signature("gate", ("s_out", "v_out"), ("g", "v"), ("n_even",)),
     "norm": Signature("gate", ("s_out", "v_out"), ("s", "v"), ("n_even",)),
     "add": Signature("dense", ("y",), ("a", "b"), ("col", "count")),

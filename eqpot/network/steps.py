@@ -32,6 +32,8 @@ PATH_OPERATIONS = {
     "1x0->1": (6, 6, 6, 0),
     "1x1->0": (7, 7, 7, 7),
     "1x1->1": (15, 15, 15, 15),
+    "1x2->1": (21, 21, 21, 21),
+    "0x2->2": (11, 11, 11, 11),
 }
 PATH_FORMULAS = {  # and what they bring
     "0x0->0": ("Σ_j w s_j", "neighbours' scalars"),
@@ -39,11 +41,17 @@ PATH_FORMULAS = {  # and what they bring
     "1x0->1": ("Σ_j w v_j", "neighbours' vectors"),
     "1x1->0": ("Σ_j w (Y · v_j) / √3", "their part along Y"),
     "1x1->1": ("Σ_j w (Y × v_j) / √2", "their part across Y, turned by 90°"),
+    "1x2->1": ("Σ_j w M v_j / √2", "their part along Y twice, less that across it"),
+    "0x2->2": ("Σ_j w s_j M √(5/6)", "second moments: how neighbours' scalars are spread"),
 }
+NUMBERS = {"0": 1, "1": 3, "2": 5}  # that a feature of each order has
+# Operations of all products on an atom, per channel (kernels/node_products.py), forward and back, by how many
+# scalars they make: all, without second moments, without vectors.
+NODE_OPERATIONS = {4: (63, 200), 2: (18, 41), 1: (1, 4)}
 # Operations of the envelope and its slope, polynomials of the edge's length.
 ENVELOPE = 30
 
-KINDS = ("weights of the paths", *PATHS, "matrices", "nonlinearity")  # of the steps of a block
+KINDS = ("weights of the paths", *PATHS, "products", "matrices", "nonlinearity")  # of the steps of a block
 
 
 class Count(NamedTuple):
@@ -116,6 +124,15 @@ def steps(model: Model) -> list[Step]:
             moved=Count(edge=2 * B + 3),
         ),
     ]
+    if c.filter_order == 2:
+        found.insert(
+            3,
+            Step(
+                *("edges", "tensor", ("E", 6), "M = Y Yᵀ - 1", "filter of order 2: xx, yy, zz, xy, yz, zx"),
+                operations=Count(edge=9 + 21),
+                moved=Count(edge=9 + 12),
+            ),
+        )
     for d, matrix in enumerate(model.radial):
         before = "basis" if d == 0 else f"hidden.{d - 1}"
         found.append(
@@ -194,7 +211,8 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
     w = block.radial
 
     def mix(label: str, matrix: Dense, formula: str, meaning: str, walks: int = 2) -> Step:
-        rows, lead = (3, (3,)) if label.endswith(".v") else (1, ())
+        rows = {"s": 1, "v": 3, "t": 5}[label[-1]]
+        lead = (rows,) if rows > 1 else ()
         return Step(
             *(part, f"{name}.{label}", ("n", *lead, matrix.columns)),
             *(f"{matrix.scales[0]:.3g} {formula}", meaning),
@@ -218,12 +236,12 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
     if block.self_in_v:
         found.append(mix("self_in.v", block.self_in_v, "v W", "v_j: vectors as neighbours see them", walks))
     for p in paths:
-        before, direction, after = (3 if order == "1" else 1 for order in (p[0], p[2], p[-1]))
+        before, direction, after = (NUMBERS[order] for order in (p[0], p[2], p[-1]))
         forward, *back = PATH_OPERATIONS[p]
-        Y = 3 if direction == 3 else 0
+        Y = {1: 0, 3: 3, 5: 6}[direction]
         found.append(
             Step(
-                *(part, f"{name}.message.{p}", ("n", C) if after == 1 else ("n", 3, C), *PATH_FORMULAS[p]),
+                *(part, f"{name}.message.{p}", ("n", *[after] * (after > 1), C), *PATH_FORMULAS[p]),
                 kind=p,
                 operations=Count(edge=C * (forward + sum(back if k else back[1:]))),
                 # Forward: features, w and Y in, messages out. Back: their cotangents, features, w and Y in,
@@ -234,6 +252,8 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
     found.append(mix("self_out.s", block.self_out_s, "messages W", f"{gates}scalars from the messages"))
     if block.self_out_v:
         found.append(mix("self_out.v", block.self_out_v, "messages W", "vectors from the messages"))
+    if block.products_s:
+        found += _products(block, part, name, model.product_width, mix)
     residual = c.self_connection == "residual"
     summed = {}
     for label, matrix, kept, width in (
@@ -241,17 +261,22 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
         ("v", block.self_connection_v, C if residual and block.self_in_v and Cv else 0, Cv),
     ):
         summed[label] = f"self_out.{label}"
-        if matrix is None and not kept:
+        products = block.products_s if label == "s" else block.products_v
+        if matrix is None and not kept and not products:
             continue
         if matrix:
             own = "the atom's own, matrix of its species"
             found.append(mix(f"self_connection.{label}", matrix, f"{label} W", own, walks))
-        count, lead = (width if matrix else kept), (3,) if label == "v" else ()
-        other = "self_connection" if matrix else label if kept == width else f"{label}, its first {kept}"
+        count, lead = (width if matrix else kept) + width * bool(products), (3,) if label == "v" else ()
+        others = ["products"] if products else []
+        if matrix or kept:
+            others.append(
+                "self_connection" if matrix else label if kept == width else f"{label}, its first {kept}"
+            )
         summed[label] = f"sum.{label}"
         found.append(
             Step(
-                *(part, f"{name}.sum.{label}", ("n", *lead, width), f"self_out + {other}"),
+                *(part, f"{name}.sum.{label}", ("n", *lead, width), " + ".join(["self_out", *others])),
                 f"{gates}scalars" if label == "s" else "vectors",
                 kind="matrices",
                 operations=Count(count * math.prod(lead)),
@@ -289,20 +314,56 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
     return found
 
 
+def _products(block: Block, part: str, name: str, D: int, mix: Callable[..., Step]) -> list[Step]:
+    """Products on the atom, their factors before and their matrices after them."""
+    projections = {"s": block.project_s, "v": block.project_v, "t": block.project_t}
+    found = [
+        mix(f"project.{order}", matrix, "messages W", "two factors of each product, side by side")
+        for order, matrix in projections.items()
+        if matrix
+    ]
+    with_v, with_t = block.project_v is not None, block.project_t is not None
+    of_s = ["s s'", *["v · v' / √3"] * with_v, *["T : T' / √5", "v · q / √3"] * with_t]
+    of_v = [*["s v'", "v × v' / √2"] * with_v, *["q = √(3/5) T v'"] * with_t]
+    taken = 2 * D * (1 + 3 * with_v + 5 * with_t)
+    forward, back = NODE_OPERATIONS[len(of_s)]
+    given = D * (len(of_s) + 3 * len(of_v))
+    found.append(
+        Step(
+            *(part, f"{name}.ps", ("n", len(of_s) * D), " | ".join(of_s), "products of them, scalars"),
+            kind="products",
+            operations=Count(D * (forward + back)),
+            moved=Count(3 * taken + 2 * given),
+        )
+    )
+    if of_v:
+        about = "vectors, made with the scalars"
+        found.append(
+            Step(part, f"{name}.pv", ("n", 3, len(of_v) * D), " | ".join(of_v), about, kind="products")
+        )
+    found.append(mix("products.s", block.products_s, "products W", "scalars from the products"))
+    if block.products_v:
+        found.append(mix("products.v", block.products_v, "products W", "vectors from the products"))
+    return found
+
+
 def path_alone(
     op: Operator, path: str, inputs: list[np.ndarray], graph: list[np.ndarray], with_features: bool
 ) -> Callable[[], None]:
-    """A call of one path by the operator `interaction`, forward and back to what it depends on.
+    """A call of one path by the operator `interaction` or `interaction2`, forward and back to what it
+    depends on.
 
-    inputs: neighbours' scalars and vectors, directions, the path's own weights; graph: the operator's.
+    inputs: neighbours' scalars and vectors, directions, for the second their tensors, and the path's own
+    weights; graph: the operator's.
     """
     n, C = inputs[0].shape
-    paths = np.full((len(PATHS), 2), -1)
+    second = op.name == "interaction2"
+    paths = np.full((len(PATHS) if second else 5, 2), -1)
     paths[PATHS.index(path)] = 0
-    into_s, into_v = (C, 0) if path.endswith("0") else (0, C)
-    messages = [np.zeros(shape, inputs[0].dtype) for shape in ((n, into_s), (n, 3, into_v))]
+    shapes = [(n, *[count] * (count > 1), C * (path[-1] == order)) for order, count in NUMBERS.items()]
+    messages = [np.zeros(shape, inputs[0].dtype) for shape in shapes[: 3 if second else 2]]
     cotangents = [np.ones_like(m) for m in messages]
-    wanted = (with_features, with_features, "x1" in path, True)
+    wanted = [with_features, with_features, "x1" in path, *["x2" in path] * second, True]
     gradients = [np.zeros_like(a) if want else None for a, want in zip(inputs, wanted, strict=True)]
 
     def call() -> None:
