@@ -151,7 +151,7 @@ class ModelConfig(Table):
         choices=(1, 2),
     )
     node_products: bool = option(
-        False, "products of an atom's summed messages, in the last block of vectors, too"
+        False, "multiply two projections of what an atom sums over its neighbours; half as many as features"
     )
     zbl: bool = option(False, "add ZBL's repulsion of nuclei closer than the sum of their covalent radii")
     isolated_atoms: Any = option(
@@ -373,7 +373,14 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "default": {},
         # The hyperparameters of NequIP's preprint, as far as it tells them, and all defaults of eqpot 0.1.
         "paper": {
-            "model": {"features": 64, "blocks": 4, "radial_depth": 1, "radial_width": 8},
+            "model": {
+                "features": 64,
+                "blocks": 4,
+                "radial_depth": 1,
+                "radial_width": 8,
+                "filter_order": 1,
+                "node_products": False,
+            },
             "loss": {"errors": "per_atom", "energy": 1.0, "forces": 1.0, "stress": 1.0},
             "train": {
                 "batch_size": 5,

@@ -34,12 +34,25 @@ from .gate import gate_row, gate_row_bwd, gate_row_bwd_tan, gate_row_fwd_tan
 from .simd import add_product
 from .walks import (
     BACK,
+    FACTORS,
+    FACTORS_T,
     KEEP,
     OUT,
     SELF,
+    TAKE,
     add_leading,
     clear,
     mix,
+)
+from .walks2 import (
+    factors_back,
+    factors_of,
+    multiply_rows,
+    multiply_rows_back,
+    multiply_rows_back_tan,
+    multiply_rows_tan,
+    take,
+    take_back,
 )
 
 SQUARE = 16  # edge of the squares in which matrices are transposed
@@ -53,7 +66,7 @@ class Memory(NamedTuple):
     unit: np.ndarray  # [2, E, 3]: value, tangent
     x: np.ndarray  # [4, K + 1, n, 4, C]
     u: np.ndarray  # [4, K, n, 4, C]
-    m: np.ndarray  # [4, K, n, 11, C]
+    m: np.ndarray  # [4, K, n, M, C], M rows of messages, see `walks` and `walks2`
     p: np.ndarray  # [4, K, n, 5, C]
     y: np.ndarray  # [4, n, 1, R]: hidden numbers of the readout
     energies: np.ndarray  # [4, n]
@@ -61,6 +74,20 @@ class Memory(NamedTuple):
     tdW: np.ndarray  # [parts, K, C / lanes, H, 5 lanes]
     turned: np.ndarray  # transposed matrices
     held: np.ndarray  # [parts, 4 + H, C]: scratch
+
+
+class Second(NamedTuple):
+    """What filters of order 2 and products on atoms need besides, see `walks2`; None where there are neither:
+    then code for them is not even compiled."""
+
+    filters: bool  # of order 2
+    products: bool  # on atoms
+    vectors: int  # columns of the products' factors, 0 where there are none
+    tensors: int
+    W: np.ndarray  # [K, C / lanes, H, 2 lanes]: last layer of the radial network, of their two paths
+    tdW: np.ndarray  # [parts, K, C / lanes, H, 2 lanes]
+    a: np.ndarray  # [4, K, n, 9, 2 D]
+    b: np.ndarray  # [4, K, n, 4, 4 D]
 
 
 # ---- atoms
@@ -84,21 +111,53 @@ def _unsee(layout, graph, mem, slot, k, first, last):
 
 
 @routine
-def _rows_forward(layout, flat, graph, mem, weights, part, slot, k, first, last):
+def _products(layout, graph, second, m, p, weights, slot, k, first, last):
+    """From the messages of block k to the products on the atom, and to what the gate takes."""
+    a, b, n, by_species = second.a[slot, k], second.b[slot, k], last - first, graph.species_ptr
+    factors_of(a, first, m, first, first, n, layout, k, weights, by_species)
+    if slot == V:
+        multiply_rows(b[first:last], a[first:last], second.vectors, second.tensors)
+    else:
+        held = second.a[V, k]
+        multiply_rows_tan(b[first:last], a[first:last], held[first:last], second.vectors, second.tensors)
+    take(p, first, b, first, first, n, layout, k, weights, by_species)
+
+
+@routine
+def _products_back(layout, graph, second, m, p, turned, slot, k, first, last):
+    """The way back, from p's cotangent to the messages'."""
+    a, b, n, by_species = second.a[slot, k], second.b[slot, k], last - first, graph.species_ptr
+    take_back(b, first, p, first, first, n, layout, k, turned, by_species)
+    held = second.a[V, k][first:last]
+    if slot == D:
+        multiply_rows_back(a[first:last], b[first:last], held, second.vectors, second.tensors)
+    else:
+        multiply_rows_back_tan(
+            *(a[first:last], b[first:last], second.a[T, k][first:last], second.b[D, k][first:last]),
+            *(held, second.vectors, second.tensors),
+        )
+    factors_back(m, first, a, first, first, n, layout, k, turned, by_species)
+
+
+@routine
+def _rows_forward(layout, flat, graph, mem, second, weights, part, slot, k, first, last):
     """From the messages of block k to its output."""
-    with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
+    with_v, next_v = layout.with_v[k], layout.with_v[k + 1]
     m, p, x, by_species = mem.m[slot, k], mem.p[slot, k], mem.x[slot, k], graph.species_ptr
     n, extra = last - first, layout.residual[k]
     clear(p, first, n)
     for of_v in range(2):
         mix(p, first, m, first, first, n, layout, k, OUT + of_v, weights, by_species)
         mix(p, first, x, first, first, n, layout, k, KEEP + of_v, weights, by_species)
+    if second is not None:  # noqa: SIM102 - what hangs on this alone is not even compiled
+        if second.products:
+            _products(layout, graph, second, m, p, weights, slot, k, first, last)
     if extra:
-        for d in range(4 if with_v and want_v else 1):
+        for d in range(4 if with_v and next_v else 1):
             add_leading(p, 5 * first + 1 + d, x, 4 * first + d, n, extra if d == 0 else x.shape[2])
 
     held, n_even, C = mem.held[part], layout.n_even[k], x.shape[2]
-    Cv, rows = (C, 3) if want_v else (0, 0)
+    Cv, rows = (C, 3) if next_v else (0, 0)
     out, p, tp = mem.x[slot, k + 1], mem.p[V, k], mem.p[T, k]
     for i in range(first, last):
         s, v = out[i, 0], out[i, 1 : 1 + rows]
@@ -129,16 +188,16 @@ def _read_out(layout, flat, graph, mem, weights, slot, first, last):
 
 
 @routine
-def _rows_backward(layout, flat, graph, mem, weights, part, slot, k, first, last):
+def _rows_backward(layout, flat, graph, mem, second, weights, part, slot, k, first, last):
     """From the cotangent of block k's output to those of its messages, and of its input where no neighbour
     takes part. The last block's output first gets its own from the energies."""
     if k == layout.n_even.size - 1:
         _readout_backward(layout, flat, graph, mem, weights, slot, first, last)
-    with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
+    with_v, next_v = layout.with_v[k], layout.with_v[k + 1]
     m, p, x, by_species = mem.m[slot, k], mem.p[slot, k], mem.x[slot, k], graph.species_ptr
     n, extra, C = last - first, layout.residual[k], x.shape[2]
     held, n_even = mem.held[part], layout.n_even[k]
-    Cv, rows = (C, 3) if want_v else (0, 0)
+    Cv, rows = (C, 3) if next_v else (0, 0)
     clear(p, first, n)
     d_out, td_out, at, t_at = mem.x[D, k + 1], mem.x[TD, k + 1], mem.p[V, k], mem.p[T, k]
     for i in range(first, last):
@@ -160,8 +219,11 @@ def _rows_backward(layout, flat, graph, mem, weights, part, slot, k, first, last
     for of_v in range(2):
         mix(m, first, p, first, first, n, layout, k, BACK + OUT + of_v, mem.turned, by_species)
         mix(x, first, p, first, first, n, layout, k, BACK + KEEP + of_v, mem.turned, by_species)
+    if second is not None:  # noqa: SIM102 - what hangs on this alone is not even compiled
+        if second.products:
+            _products_back(layout, graph, second, m, p, mem.turned, slot, k, first, last)
     if extra:
-        for d in range(4 if with_v and want_v else 1):
+        for d in range(4 if with_v and next_v else 1):
             add_leading(x, 4 * first + d, p, 5 * first + 1 + d, n, extra if d == 0 else C)
 
 
@@ -184,33 +246,34 @@ def _readout_backward(layout, flat, graph, mem, weights, slot, first, last):
 
 
 @routine
-def _pack_radial(W, weights, flat, k):
-    """The last layer of block k's radial network as the edges take it: vector by vector, constants in."""
-    L, F, wide = W.shape[3] // 5, flat.features, flat.radial[k, 1]
-    for p in range(5):
-        slot = flat.radial[k, 2 + p]
+def _pack_radial(W, weights, flat, k, first, paths):
+    """The last layer of block k's radial network as the edges take it, of some paths from the `first` on:
+    vector by vector, constants in."""
+    L, F, wide = W.shape[3] // paths, flat.features, flat.radial[k, 1]
+    for p in range(paths):
+        slot = flat.radial[k, 2 + first + p]
         for q in range(W.shape[2]):
             at = flat.radial[k, 0] + q * wide + slot * F
             for v in range(W.shape[1]):
                 for c in range(L):
                     known = slot >= 0 and v * L + c < F
                     w = weights[at + v * L + c] if known else W.dtype.type(0)
-                    W[k, v, q, p * L + c] = flat.radial_factors[k, p] * w
+                    W[k, v, q, p * L + c] = flat.radial_factors[k, first + p] * w
 
 
 @routine
-def _unpack_radial(gradient, tdW, flat, k):
+def _unpack_radial(gradient, tdW, flat, k, first, paths):
     """Add the parts' gradients of that layer, in order."""
-    L, F, wide = tdW.shape[4] // 5, flat.features, flat.radial[k, 1]
-    for p in range(5):
-        slot = flat.radial[k, 2 + p]
+    L, F, wide = tdW.shape[4] // paths, flat.features, flat.radial[k, 1]
+    for p in range(paths):
+        slot = flat.radial[k, 2 + first + p]
         for q in range(tdW.shape[3]):
             at = flat.radial[k, 0] + q * wide + slot * F
             for part in range(tdW.shape[0] if slot >= 0 else 0):
                 for v in range(tdW.shape[2]):
                     for c in range(min(L, F - v * L)):
                         g = tdW[part, k, v, q, p * L + c]
-                        gradient[at + v * L + c] += flat.radial_factors[k, p] * g
+                        gradient[at + v * L + c] += flat.radial_factors[k, first + p] * g
 
 
 @routine
@@ -225,29 +288,43 @@ def _turn(turned, weights, turns, task):
 
 
 @routine
-def _tile(gradient, layout, flat, graph, mem, tile):
+def _tile(gradient, layout, flat, graph, mem, second, tile):
     """Add x^T tdy + tx^T dy to some rows of one matrix's gradient."""
-    tiles, pieces = flat.tiles, layout.pieces
+    tiles = flat.tiles
     k, role, piece, z = tiles[tile, 0], tiles[tile, 1], tiles[tile, 2], tiles[tile, 3]
     row, rows = tiles[tile, 4], tiles[tile, 5]
+    for pair in range(2):
+        s, d = (V, TD) if pair == 0 else (T, D)
+        if k == layout.n_even.size:
+            _add_tile(gradient, mem.x[s, k], mem.y[d], layout, graph, role, piece, z, row, rows)
+        elif role // 2 == SELF // 2:
+            _add_tile(gradient, mem.x[s, k], mem.u[d, k], layout, graph, role, piece, z, row, rows)
+        elif role // 2 == OUT // 2:
+            _add_tile(gradient, mem.m[s, k], mem.p[d, k], layout, graph, role, piece, z, row, rows)
+        elif role // 2 == KEEP // 2:
+            _add_tile(gradient, mem.x[s, k], mem.p[d, k], layout, graph, role, piece, z, row, rows)
+        if second is not None:
+            if role // 2 == FACTORS // 2 or role == FACTORS_T:
+                _add_tile(gradient, mem.m[s, k], second.a[d, k], layout, graph, role, piece, z, row, rows)
+            elif role // 2 == TAKE // 2:
+                _add_tile(gradient, second.b[s, k], mem.p[d, k], layout, graph, role, piece, z, row, rows)
+
+
+@routine
+def _add_tile(gradient, x, y, layout, graph, role, piece, z, row, rows):
+    """Add x^T y of all atoms, or those of species z."""
+    pieces = layout.pieces
     x_col, y_col, m = pieces[piece, 0], pieces[piece, 2], pieces[piece, 3]
     at, length, step = pieces[piece, 4], pieces[piece, 5], pieces[piece, 6]
     lo, hi, to = 0, graph.species.size, at + z * step + row * length
     if step:
         lo, hi = graph.species_ptr[z], graph.species_ptr[z + 1]
-    for pair in range(2):
-        a, b = (V, TD) if pair == 0 else (T, D)
-        x, y = mem.x[a, k], mem.y[b]
-        if k < layout.n_even.size:
-            if role // 2 == OUT // 2:
-                x = mem.m[a, k]
-            y = mem.u[b, k] if role // 2 == SELF // 2 else mem.p[b, k]
-        x_step, y_step = x.shape[1] * x.shape[2], y.shape[1] * y.shape[2]
-        for d in range(3 if role % 2 else 1):
-            x_at = lo * x_step + layout.rows[role, d, 0] * x.shape[2] + x_col + row
-            y_at = lo * y_step + layout.rows[role, d, 1] * y.shape[2] + y_col
-            n, factor = hi - lo, layout.factors[piece]
-            add_product(gradient, to, length, x, x_at, 1, x_step, y, y_at, y_step, rows, n, m, factor)
+    x_step, y_step = x.shape[1] * x.shape[2], y.shape[1] * y.shape[2]
+    for d in range(layout.components[role]):
+        x_at = lo * x_step + layout.rows[role, d, 0] * x.shape[2] + x_col + row
+        y_at = lo * y_step + layout.rows[role, d, 1] * y.shape[2] + y_col
+        n, factor = hi - lo, layout.factors[piece]
+        add_product(gradient, to, length, x, x_at, 1, x_step, y, y_at, y_step, rows, n, m, factor)
 
 
 @routine
@@ -269,10 +346,12 @@ def _ends(gradient, flat, graph, mem):
 
 
 @routine
-def _enter(energies, unit, h, weights, layout, flat, graph, mem, part, slot, first, last):
+def _enter(energies, unit, h, weights, layout, flat, graph, mem, second, part, slot, first, last):
     """What a walk starts from."""
     if slot == TD:
         mem.tdW[part] = 0
+        if second is not None:
+            second.tdW[part] = 0
     if slot % 2:
         for i in range(first, last):
             mem.energies[slot, i] = energies[i, 0]
@@ -312,46 +391,50 @@ def _leave(energies, h, layout, flat, graph, mem, slot, first, last):
 
 
 @routine
-def _part(energies, unit, h, weights, layout, flat, graph, mem, part, slot, stage):
+def _part(energies, unit, h, weights, layout, flat, graph, mem, second, part, slot, stage):
     """One block, for one part of the atoms: the edges, and the atoms' own numbers as far as no neighbour is
     needed."""
     first, last, K = graph.parts[part], graph.parts[part + 1], layout.n_even.size
     if stage == 0:
-        _enter(energies, unit, h, weights, layout, flat, graph, mem, part, slot, first, last)
+        _enter(energies, unit, h, weights, layout, flat, graph, mem, second, part, slot, first, last)
     if slot % 2 == 0:
         if stage > 0:
-            edges(unit, graph, layout, mem, part, slot, stage - 1, first, last)
-            _rows_forward(layout, flat, graph, mem, weights, part, slot, stage - 1, first, last)
+            edges(unit, graph, layout, mem, second, part, slot, stage - 1, first, last)
+            _rows_forward(layout, flat, graph, mem, second, weights, part, slot, stage - 1, first, last)
         if stage < K:
             _see(layout, graph, mem, weights, slot, stage, first, last)
     else:
         if stage > 0:
-            edges(unit, graph, layout, mem, part, slot, K - stage, first, last)
+            edges(unit, graph, layout, mem, second, part, slot, K - stage, first, last)
             _unsee(layout, graph, mem, slot, K - stage, first, last)
         if stage < K:
-            _rows_backward(layout, flat, graph, mem, weights, part, slot, K - stage - 1, first, last)
+            _rows_backward(layout, flat, graph, mem, second, weights, part, slot, K - stage - 1, first, last)
     if stage == K:
         _leave(energies, h, layout, flat, graph, mem, slot, first, last)
 
 
 @routine
-def _matrix(gradient, weights, layout, flat, graph, mem, slot, task):
+def _matrix(gradient, weights, layout, flat, graph, mem, second, slot, task):
     """Before the first walk, matrices as the walks take them; after the last, their gradients."""
     K, tiles = layout.n_even.size, flat.tiles.shape[0]
     if slot == V and task < K:
-        _pack_radial(mem.W, weights, flat, task)
+        _pack_radial(mem.W, weights, flat, task, np.int64(0), np.int64(5))
+        if second is not None:
+            _pack_radial(second.W, weights, flat, task, np.int64(5), np.int64(2))
     elif slot == V:
         _turn(mem.turned, weights, flat.turns, task - K)
     elif task < K:
-        _unpack_radial(gradient, mem.tdW, flat, task)
+        _unpack_radial(gradient, mem.tdW, flat, task, np.int64(0), np.int64(5))
+        if second is not None:
+            _unpack_radial(gradient, second.tdW, flat, task, np.int64(5), np.int64(2))
     elif task < K + tiles:
-        _tile(gradient, layout, flat, graph, mem, task - K)
+        _tile(gradient, layout, flat, graph, mem, second, task - K)
     else:
         _ends(gradient, flat, graph, mem)
 
 
 @kernel
-def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, flat, graph, mem):
+def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, flat, graph, mem, second):
     """One walk: energies[n, 1], unit[E, 3] and h[E, .] stand for the arrays of that slot.
 
     V and T read unit and h and write energies; D and TD read energies and add to unit (D only) and h; TD adds
@@ -368,7 +451,7 @@ def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, flat, gr
             tasks = after if slot == TD else 0
         for task in prange(tasks):
             if stage == -1 or stage > K:
-                _matrix(gradient, weights, layout, flat, graph, mem, slot, np.int64(task))
+                _matrix(gradient, weights, layout, flat, graph, mem, second, slot, np.int64(task))
             else:
                 _part(
                     energies,
@@ -379,6 +462,7 @@ def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, flat, gr
                     flat,
                     graph,
                     mem,
+                    second,
                     np.int64(task),
                     slot,
                     np.int64(stage),

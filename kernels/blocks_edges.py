@@ -16,12 +16,13 @@ from .walks import (
     seen,
     store_messages,
 )
+from .walks2 import hidden_back2, hidden_back2_tan, messages2, messages2_tan
 
 V, D, T, TD = range(4)  # walks over even slots go forward, over odd ones backward
 
 
 @inner
-def _messages_tan(tm, tu, u, h, W, tunit, unit, senders, lo, hi, with_v, want_v):
+def _messages_tan(tm, tu, u, h, W, tunit, unit, senders, lo, hi, step, with_v, want_v):
     """tm[11, C] of edges lo : hi."""
     L = WIDTH // u.itemsize
     zero = splat(u.dtype.type(0))
@@ -33,11 +34,11 @@ def _messages_tan(tm, tu, u, h, W, tunit, unit, senders, lo, hi, with_v, want_v)
             y = duals(direction(unit, e), direction(tunit, e))
             m = message(duals(w, tw), f, y, dual(zero, zero), with_v, want_v)
             found = added(found, tangents(m))
-        store_messages(tm, c, found, with_v, want_v)
+        store_messages(tm, c, found, step, with_v, want_v)
 
 
 @inner
-def _messages_back(du, dunit, dh, gh, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v):
+def _messages_back(du, dunit, dh, gh, i, dm, u, h, W, unit, senders, lo, hi, step, with_v, want_v):
     """du[4, C] of atom i as sender of the reverses of edges lo : hi; their dh; adds to their dunit."""
     L = WIDTH // u.itemsize
     zero = splat(u.dtype.type(0))
@@ -50,7 +51,7 @@ def _messages_back(du, dunit, dh, gh, i, dm, u, h, W, unit, senders, lo, hi, wit
             store(gh, (q, 0), zero)
         for k in range(W.shape[0]):
             w, _ = radial_weights(W, k, h, e, e, np.int64(0), with_v, want_v)
-            to_w, g = edge_back(du, u, dm, i, senders[e], k * L, y, w, with_v, want_v)
+            to_w, g = edge_back(du, u, dm, i, senders[e], k * L, y, w, step, with_v, want_v)
             gx, gy, gz = gx + g[0], gy + g[1], gz + g[2]
             for q in range(H):
                 _add_hidden(gh, W, k, q, to_w, with_v, want_v)
@@ -77,7 +78,7 @@ def _add_hidden(gh, W, k, q, to_w, with_v, want_v):
 
 @inner
 def _messages_back_tan(
-    tdu, dh, tdW, gh, i, tdm, dm, tu, u, h, W, tunit, unit, senders, lo, hi, with_v, want_v
+    tdu, dh, tdW, gh, i, tdm, dm, tu, u, h, W, tunit, unit, senders, lo, hi, step, with_v, want_v
 ):
     """tdu[4, C] and tdh as in the walk before, for the tangents; adds the edges' h^T tq + th^T q to tdW."""
     L = WIDTH // u.itemsize
@@ -93,9 +94,13 @@ def _messages_back_tan(
             c = k * L
             w, tw = radial_weights(W, k, h, e, e, np.int64(1), with_v, want_v)
             f = duals(seen(u, j, c, with_v), seen(tu, j, c, with_v))
-            a = duals(messages_of(dm, i, c, with_v, want_v), messages_of(tdm, i, c, with_v, want_v))
+            a = duals(
+                messages_of(dm, i, c, step, with_v, want_v), messages_of(tdm, i, c, step, with_v, want_v)
+            )
             to_w = to_weights(f, a, y, none, with_v, want_v)
-            there = duals(messages_of(dm, j, c, with_v, want_v), messages_of(tdm, j, c, with_v, want_v))
+            there = duals(
+                messages_of(dm, j, c, step, with_v, want_v), messages_of(tdm, j, c, step, with_v, want_v)
+            )
             g = to_sender(duals(w, tw), there, backwards(y, none), none, with_v, want_v)
             add_seen(tdu, c, tangents(g), with_v)
             for q in range(H):
@@ -121,82 +126,113 @@ def _add_last_layer(tdW, k, q, hidden, to_w, with_v, want_v):
 
 
 @routine
-def _edges_fwd(graph, layout, mem, k, first, last):
+def _edges_fwd(graph, layout, mem, second, k, first, last):
     m, u, h, W, y = mem.m[V, k], mem.u[V, k], mem.h[k], mem.W[k], mem.unit[0]
-    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.with_v[k + 1]
+    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.want_v[k]
+    step = 3
+    if second is not None:
+        step = 4
     for i in range(first, last):
         lo, hi = ptr[i], ptr[i + 1]
         if with_v and want_v:
-            messages(m[i], u, h, W, y, senders, lo, hi, True, True)
+            messages(m[i], u, h, W, y, senders, lo, hi, step, True, True)
         elif with_v:
-            messages(m[i], u, h, W, y, senders, lo, hi, True, False)
+            messages(m[i], u, h, W, y, senders, lo, hi, step, True, False)
         elif want_v:
-            messages(m[i], u, h, W, y, senders, lo, hi, False, True)
+            messages(m[i], u, h, W, y, senders, lo, hi, step, False, True)
         elif layout.scalar is not None:
-            messages(m[i], u, h, W, y, senders, lo, hi, False, False)
+            messages(m[i], u, h, W, y, senders, lo, hi, step, False, False)
+        if second is not None:
+            if second.filters and want_v and with_v:
+                messages2(m[i], u, h, second.W[k], y, senders, lo, hi, True)
+            elif second.filters and want_v:
+                messages2(m[i], u, h, second.W[k], y, senders, lo, hi, False)
 
 
 @routine
-def _edges_bwd(dunit, graph, layout, mem, part, k, first, last):
+def _edges_bwd(dunit, graph, layout, mem, second, part, k, first, last):
     du, dm, u, h, W, y, dh = mem.u[D, k], mem.m[D, k], mem.u[V, k], mem.h[k], mem.W[k], mem.unit[0], mem.dh[k]
-    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.with_v[k + 1]
-    gh = mem.held[part, 4:]
+    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.want_v[k]
+    gh, step = mem.held[part, 4:], 3
+    if second is not None:
+        step = 4
     for i in range(first, last):
         lo, hi = ptr[i], ptr[i + 1]
         if with_v and want_v:
-            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, True, True)
+            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, step, True, True)
         elif with_v:
-            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, True, False)
+            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, step, True, False)
         elif want_v:
-            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, False, True)
+            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, step, False, True)
         elif layout.scalar is not None:
-            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, False, False)
+            _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, step, False, False)
+        if second is not None:
+            if second.filters and want_v and with_v:
+                hidden_back2(du[i], dunit, dh, gh, i, dm, u, h, second.W[k], y, senders, lo, hi, True)
+            elif second.filters and want_v:
+                hidden_back2(du[i], dunit, dh, gh, i, dm, u, h, second.W[k], y, senders, lo, hi, False)
 
 
 @routine
-def _edges_fwd_tan(graph, layout, mem, k, first, last):
+def _edges_fwd_tan(graph, layout, mem, second, k, first, last):
     tm, tu, u, h, W = mem.m[T, k], mem.u[T, k], mem.u[V, k], mem.h[k], mem.W[k]
     ty, y = mem.unit[1], mem.unit[0]
-    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.with_v[k + 1]
+    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.want_v[k]
+    step = 3
+    if second is not None:
+        step = 4
     for i in range(first, last):
         lo, hi = ptr[i], ptr[i + 1]
         if with_v and want_v:
-            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, True, True)
+            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, step, True, True)
         elif with_v:
-            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, True, False)
+            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, step, True, False)
         elif want_v:
-            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, False, True)
+            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, step, False, True)
         elif layout.scalar is not None:
-            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, False, False)
+            _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, step, False, False)
+        if second is not None:
+            if second.filters and want_v and with_v:
+                messages2_tan(tm[i], tu, u, h, second.W[k], ty, y, senders, lo, hi, True)
+            elif second.filters and want_v:
+                messages2_tan(tm[i], tu, u, h, second.W[k], ty, y, senders, lo, hi, False)
 
 
 @routine
-def _edges_bwd_tan(graph, layout, mem, part, k, first, last):
+def _edges_bwd_tan(graph, layout, mem, second, part, k, first, last):
     tdu, tdm, dm, tu, u = mem.u[TD, k], mem.m[TD, k], mem.m[D, k], mem.u[T, k], mem.u[V, k]
     h, W, ty, y, dh = mem.h[k], mem.W[k], mem.unit[1], mem.unit[0], mem.dh[k]
-    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.with_v[k + 1]
-    gh, tdW = mem.held[part, 4:], mem.tdW[part, k]
+    ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.want_v[k]
+    gh, tdW, step = mem.held[part, 4:], mem.tdW[part, k], 3
+    if second is not None:
+        step = 4
     for i in range(first, last):
         lo, hi = ptr[i], ptr[i + 1]
         moving = ty, y, senders, lo, hi
         if with_v and want_v:
-            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, True, True)
+            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, step, True, True)
         elif with_v:
-            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, True, False)
+            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, step, True, False)
         elif want_v:
-            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, False, True)
+            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, step, False, True)
         elif layout.scalar is not None:
-            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, False, False)
+            _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, step, False, False)
+        if second is not None:
+            W2, tdW2 = second.W[k], second.tdW[part, k]
+            if second.filters and want_v and with_v:
+                hidden_back2_tan(tdu[i], dh, tdW2, gh, i, tdm, dm, tu, u, h, W2, *moving, True)
+            elif second.filters and want_v:
+                hidden_back2_tan(tdu[i], dh, tdW2, gh, i, tdm, dm, tu, u, h, W2, *moving, False)
 
 
 @routine
-def edges(unit, graph, layout, mem, part, slot, k, first, last):
+def edges(unit, graph, layout, mem, second, part, slot, k, first, last):
     """Messages of block k into some atoms, or the way back."""
     if slot == V:
-        _edges_fwd(graph, layout, mem, k, first, last)
+        _edges_fwd(graph, layout, mem, second, k, first, last)
     elif slot == D:
-        _edges_bwd(unit, graph, layout, mem, part, k, first, last)
+        _edges_bwd(unit, graph, layout, mem, second, part, k, first, last)
     elif slot == T:
-        _edges_fwd_tan(graph, layout, mem, k, first, last)
+        _edges_fwd_tan(graph, layout, mem, second, k, first, last)
     else:
-        _edges_bwd_tan(graph, layout, mem, part, k, first, last)
+        _edges_bwd_tan(graph, layout, mem, second, part, k, first, last)

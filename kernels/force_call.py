@@ -40,6 +40,16 @@ from .walks import (
     mix,
     radial_weights,
 )
+from .walks2 import (
+    edges_back2,
+    factors_back,
+    factors_of,
+    messages2,
+    multiply_rows,
+    multiply_rows_back,
+    take,
+    take_back,
+)
 
 ATOMS = 12  # receivers whose numbers are in the cache together
 EDGES = 64  # edges per sweep of the radial network
@@ -71,14 +81,29 @@ class Work(NamedTuple):
     u: np.ndarray  # [K, n, 4, C]
     p: np.ndarray  # [K, n, 5, C]
     x: np.ndarray  # [n, 4, C]; on the way back its cotangent
-    dm: np.ndarray  # [2, n, 11, C]: cotangents of the messages, of one block and of the one before
+    # M rows of messages, see `walks` and `walks2`.
+    dm: np.ndarray  # [2, n, M, C]: cotangents of the messages, of one block and of the one before
     dy: np.ndarray  # [E, 4]: dE/dY and dE/dr, summed over the blocks
-    rows: np.ndarray  # [T, ATOMS, 11, C]: one thread's messages, or cotangents
+    rows: np.ndarray  # [T, ATOMS, M, C]: one thread's messages, or cotangents
     sweep: np.ndarray  # [T, 7, W, EDGES]: basis and its derivative, two layers of both; r, a, a'
     readout: np.ndarray  # [T, 2, ATOMS, 1, R]: its hidden numbers and their cotangents
     energies: np.ndarray  # [n], in units of the species' scale
     dedge_vec: np.ndarray  # [E, 3]: dE/d edge_vec, eV/Å
     forces: np.ndarray  # [n, 3], eV/Å
+
+
+class Second(NamedTuple):
+    """What filters of order 2 and products on atoms need besides, see `walks2`; None where there are neither:
+    then code for them is not even compiled."""
+
+    filters: bool  # of order 2
+    products: bool  # on atoms
+    radial: np.ndarray  # [K, C / lanes, H, 2 lanes]: last layer of the radial network, of their two paths
+    vectors: int  # columns of the products' factors, 0 where there are none
+    tensors: int
+    a: np.ndarray  # [K, n, 9, 2 D]
+    b: np.ndarray  # [T, ATOMS, 4, 4 D]: one thread's products, or their cotangents
+    da: np.ndarray  # [T, ATOMS, 9, 2 D]
 
 
 # ---- edges: geometry and radial network
@@ -149,7 +174,7 @@ def _activate(x, dx):
 
 
 @inner
-def _messages_back(du, dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v):
+def _messages_back(du, dy, i, dm, u, h, W, unit, senders, lo, hi, step, with_v, want_v):
     """du[4, C] of atom i as sender of the reverses of edges lo : hi; adds the edges' dE/dY, dE/dr to dy."""
     L = WIDTH // u.itemsize
     du[:] = 0
@@ -158,7 +183,7 @@ def _messages_back(du, dy, i, dm, u, h, W, unit, senders, lo, hi, with_v, want_v
         gx = gy = gz = gr = splat(u.dtype.type(0))
         for k in range(W.shape[0]):
             w, dw = radial_weights(W, k, h, e, e, np.int64(1), with_v, want_v)
-            q, g = edge_back(du, u, dm, i, senders[e], k * L, y, w, with_v, want_v)
+            q, g = edge_back(du, u, dm, i, senders[e], k * L, y, w, step, with_v, want_v)
             gx, gy, gz = gx + g[0], gy + g[1], gz + g[2]
             gr = gr + dw[0] * q[0] + dw[1] * q[1] + dw[2] * q[2] + dw[3] * q[3] + dw[4] * q[4]
         dy[e, 0] += total(gx)
@@ -188,33 +213,47 @@ def _start(net, layout, graph, work, first, last):
 
 
 @routine
-def _forward(net, layout, graph, work, part, k, first, last):
+def _forward(net, layout, graph, work, second, part, k, first, last):
     """Block k for atoms first : last; after the last one, energies and what they send back."""
     weights, by_species = net.weights, graph.species_ptr
-    with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
+    with_v, want_v, next_v = layout.with_v[k], layout.want_v[k], layout.with_v[k + 1]
     m, u, h, W, p, x = work.rows[part], work.u[k], work.h[k], net.radial[k], work.p[k], work.x
     unit, senders, ptr = work.unit, graph.senders, graph.receiver_ptr
     zero, extra, C = np.int64(0), layout.residual[k], x.shape[2]
-    Cv, rows = (C, 4) if want_v else (0, 1)
+    Cv, rows = (C, 4) if next_v else (0, 1)
+    step = 3
+    if second is not None:
+        step = 4
     for start in range(first, last, ATOMS):
         n = min(ATOMS, last - start)
         for r in range(n):
             lo, hi = ptr[start + r], ptr[start + r + 1]
             if with_v and want_v:
-                messages(m[r], u, h, W, unit, senders, lo, hi, True, True)
+                messages(m[r], u, h, W, unit, senders, lo, hi, step, True, True)
             elif with_v:
-                messages(m[r], u, h, W, unit, senders, lo, hi, True, False)
+                messages(m[r], u, h, W, unit, senders, lo, hi, step, True, False)
             elif want_v:
-                messages(m[r], u, h, W, unit, senders, lo, hi, False, True)
+                messages(m[r], u, h, W, unit, senders, lo, hi, step, False, True)
             elif layout.scalar is not None:
-                messages(m[r], u, h, W, unit, senders, lo, hi, False, False)
+                messages(m[r], u, h, W, unit, senders, lo, hi, step, False, False)
+            if second is not None:
+                if second.filters and want_v and with_v:
+                    messages2(m[r], u, h, second.radial[k], unit, senders, lo, hi, True)
+                elif second.filters and want_v:
+                    messages2(m[r], u, h, second.radial[k], unit, senders, lo, hi, False)
 
         clear(p, start, n)
         for of_v in range(2):
             mix(p, start, m, zero, start, n, layout, k, OUT + of_v, weights, by_species)
             mix(p, start, x, start, start, n, layout, k, KEEP + of_v, weights, by_species)
+        if second is not None:  # noqa: SIM102 - what hangs on this alone is not even compiled
+            if second.products:
+                a, b = second.a[k], second.b[part]
+                factors_of(a, start, m, zero, start, n, layout, k, weights, by_species)
+                multiply_rows(b[:n], a[start : start + n], second.vectors, second.tensors)
+                take(p, start, b, zero, start, n, layout, k, weights, by_species)
         if extra:
-            for d in range(4 if with_v and want_v else 1):
+            for d in range(4 if with_v and next_v else 1):
                 add_leading(p, 5 * start + 1 + d, x, 4 * start + d, n, extra if d == 0 else C)
 
         for i in range(start, start + n):
@@ -226,7 +265,7 @@ def _forward(net, layout, graph, work, part, k, first, last):
         else:
             _read_out(net, layout, graph, work, part, start, n)
     if k + 1 == layout.n_even.size:
-        _backward_atoms(net, layout, graph, work, part, k, first, last)
+        _backward_atoms(net, layout, graph, work, second, part, k, first, last)
 
 
 @routine
@@ -248,14 +287,14 @@ def _read_out(net, layout, graph, work, part, first, n):
 
 
 @routine
-def _backward_atoms(net, layout, graph, work, part, k, first, last):
+def _backward_atoms(net, layout, graph, work, second, part, k, first, last):
     """From the cotangent of block k's output, in x, to dm and to that part of its input's which needs no
     neighbours, again in x."""
     turned, by_species = net.turned, graph.species_ptr
-    with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
+    with_v, next_v = layout.with_v[k], layout.with_v[k + 1]
     dp, dm, p, x = work.rows[part], work.dm[k % 2], work.p[k], work.x
     zero, extra, C = np.int64(0), layout.residual[k], x.shape[2]
-    Cv, rows = (C, 4) if want_v else (0, 1)
+    Cv, rows = (C, 4) if next_v else (0, 1)
     for start in range(first, last, ATOMS):
         n = min(ATOMS, last - start)
         clear(dp, zero, n)
@@ -271,35 +310,49 @@ def _backward_atoms(net, layout, graph, work, part, k, first, last):
         for of_v in range(2):
             mix(dm, start, dp, zero, start, n, layout, k, BACK + OUT + of_v, turned, by_species)
             mix(x, start, dp, zero, start, n, layout, k, BACK + KEEP + of_v, turned, by_species)
+        if second is not None:  # noqa: SIM102 - what hangs on this alone is not even compiled
+            if second.products:
+                da, db, a = second.da[part], second.b[part], second.a[k]
+                take_back(db, zero, dp, zero, start, n, layout, k, turned, by_species)
+                multiply_rows_back(da[:n], db[:n], a[start : start + n], second.vectors, second.tensors)
+                factors_back(dm, start, da, zero, start, n, layout, k, turned, by_species)
         if extra:
-            for d in range(4 if with_v and want_v else 1):
+            for d in range(4 if with_v and next_v else 1):
                 add_leading(x, 4 * start + d, dp, zero + 1 + d, n, extra if d == 0 else C)
 
 
 @routine
-def _backward(net, layout, graph, work, part, k, first, last):
+def _backward(net, layout, graph, work, second, part, k, first, last):
     """Edges of block k, and the atoms of the block before; after block 0, dE / d edge_vec."""
-    with_v, want_v = layout.with_v[k], layout.with_v[k + 1]
+    with_v, want_v = layout.with_v[k], layout.want_v[k]
     dm, u, h, W, x, dy = work.dm[k % 2], work.u[k], work.h[k], net.radial[k], work.x, work.dy
     unit, senders, ptr, du = work.unit, graph.senders, graph.receiver_ptr, work.rows[part]
     zero, by_species = np.int64(0), graph.species_ptr
+    step = 3
+    if second is not None:
+        step = 4
     for start in range(first, last, ATOMS):
         n = min(ATOMS, last - start)
         for r in range(n):
             i = start + r
             lo, hi = ptr[i], ptr[i + 1]
             if with_v and want_v:
-                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, True, True)
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, step, True, True)
             elif with_v:
-                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, True, False)
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, step, True, False)
             elif want_v:
-                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, False, True)
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, step, False, True)
             elif layout.scalar is not None:
-                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, False, False)
+                _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, step, False, False)
+            if second is not None:
+                if second.filters and want_v and with_v:
+                    edges_back2(du[r], dy, i, dm, u, h, second.radial[k], unit, senders, lo, hi, True)
+                elif second.filters and want_v:
+                    edges_back2(du[r], dy, i, dm, u, h, second.radial[k], unit, senders, lo, hi, False)
         for of_v in range(2 if k > 0 else 0):  # nothing asks for the embedding's
             mix(x, start, du, zero, start, n, layout, k, BACK + SELF + of_v, net.turned, by_species)
     if k > 0:
-        _backward_atoms(net, layout, graph, work, part, k - 1, first, last)
+        _backward_atoms(net, layout, graph, work, second, part, k - 1, first, last)
     else:
         for e in range(ptr[first], ptr[last]):
             x, y, z = unit[e, 0] / SQRT3, unit[e, 1] / SQRT3, unit[e, 2] / SQRT3
@@ -314,7 +367,7 @@ def _backward(net, layout, graph, work, part, k, first, last):
 
 
 @kernel
-def force_call_cpu(net, layout, graph, work, stages):
+def force_call_cpu(net, layout, graph, work, second, stages):
     """Fill work.energies by stages 0 to K, work.dedge_vec and work.forces by stages up to 2 K + 1.
 
     A stage is what can be done for one part of the atoms before the others are needed: the edges, then block
@@ -329,9 +382,9 @@ def force_call_cpu(net, layout, graph, work, stages):
                 _radial(net, graph, work, part, first, last)
                 _start(net, layout, graph, work, first, last)
             elif stage <= blocks:
-                _forward(net, layout, graph, work, part, stage - 1, first, last)
+                _forward(net, layout, graph, work, second, part, stage - 1, first, last)
             elif stage <= 2 * blocks:
-                _backward(net, layout, graph, work, part, 2 * blocks - stage, first, last)
+                _backward(net, layout, graph, work, second, part, 2 * blocks - stage, first, last)
             else:
                 ptr, perm, by_sender = graph.receiver_ptr, graph.sender_perm, graph.sender_ptr
                 sum_forces(work.forces, work.dedge_vec, ptr, perm, by_sender, first, last)

@@ -46,22 +46,20 @@ def runs(labels: str) -> list[tuple[int, int, str]]:
     return [(a, b - a, labels[a]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
 
 
-def factor_labels(labels: str, width: int, alike: bool) -> tuple[str, str]:
+def factor_labels(order: str, labels: str, width: int, last: bool) -> tuple[str, str]:
     """Labels of the two factors of products on an atom, made of columns with these labels.
 
-    Of two kinds of label each factor has half: the first in one stretch each, the second in two, so that
-    every pair of kinds is multiplied; in one each as well where products must be `alike`, all even.
+    order: "s", "v" or "t". Where there are columns of both labels, the first factor has half of each, the
+    second the label of even scalars and tensors and of polar vectors alone. The last block wants even
+    products: there scalars and vectors have both halves in both factors, and tensors are even.
     """
-    kinds = sorted(set(labels))
-    if len(kinds) < 2:
+    if len(set(labels)) < 2:
         return labels[:1] * width, labels[:1] * width
-    halves = width - width // 2, width // 2
-    first = kinds[0] * halves[0] + kinds[1] * halves[1]
-    if alike:
-        return first, first
-    first_quarters = (halves[0] + 1) // 2, halves[1] // 2
-    second = kinds[0] * first_quarters[0] + kinds[1] * (halves[0] - first_quarters[0])
-    return first, second + kinds[0] * (halves[1] - first_quarters[1]) + kinds[1] * first_quarters[1]
+    plain, other = ("o", "e") if order == "v" else ("e", "o")
+    halves = plain * (width - width // 2) + other * (width // 2)
+    if last:
+        return (plain * width, plain * width) if order == "t" else (halves, halves)
+    return halves, plain * width
 
 
 def energies(
@@ -156,7 +154,7 @@ def energies(
         if config.node_products:
             width, projections, factors = max(1, half), [], []
             for order, x, labels in (("s", ms, ms_labels), ("v", mv, mv_labels), ("t", mt, mt_labels)):
-                a, b = factor_labels(labels, width, alike=last or config.l_max == 0)
+                a, b = factor_labels(order, labels, width, last)
                 factors.append((a, b))
                 name = f"{block}.project.{order}"
                 projections.append(dense(name, x, labels, a + b, 1.0, mean_neighbours) if labels else x)

@@ -7,7 +7,8 @@ Layout. C channels, padded with zeros to whole vectors. Rows of an atom:
     m[11, C]    messages: p0, p3 | p1_x, p2_x, p4_x | p1_y, ... | p1_z, ...; paths as in `products`
     p[5, C]     what the gate takes: gates, scalars, v_x, v_y, v_z
 
-Messages of one l and component lie side by side, as the matrices after them take them.
+Messages of one l and component lie side by side, as the matrices after them take them: `step` is the number
+of paths into vectors, 3, or 4 where filters of order 2 or products on atoms need more rows, see `walks2`.
 
 The radial network's last layer W holds the constants of the paths; the weights w = h W of an edge live in
 registers only.
@@ -27,8 +28,9 @@ from .compile import inner, routine
 from .products import added, message, nothing, to_sender, to_unit, to_weights
 from .simd import WIDTH, add_product, load, splat, spread, store
 
-# Roles of a block's matrices: of scalars, + 1 of vectors, + BACK transposed.
-SELF, OUT, KEEP, BACK = 0, 2, 4, 6
+# Roles of a block's matrices: of scalars, + 1 of vectors, + BACK transposed. For products on atoms: to their
+# factors, also those of second moments, and from the products.
+SELF, OUT, KEEP, FACTORS, TAKE, FACTORS_T, BACK = 0, 2, 4, 6, 8, 10, 12
 
 
 class Graph(NamedTuple):
@@ -49,14 +51,17 @@ class Layout(NamedTuple):
 
     pieces[., 7] = (first column of x, k, first column of y, m, start, row length, step from species to
     species or 0) is a k x m matrix, factors[pieces] its static factor; matrices[k, role] = (first, last) are
-    the pieces of one matrix of block k. rows[role, d] = (row of x, row of y).
+    the pieces of one matrix of block k. rows[role, d] = (row of x, row of y) of each of
+    components[role].
     """
 
     pieces: np.ndarray
     factors: np.ndarray
     matrices: np.ndarray  # [K + 1, 2 BACK, 2]; the readout's is the last one's SELF
-    rows: np.ndarray  # [2 BACK, 3, 2]
+    rows: np.ndarray  # [2 BACK, 5, 2]
+    components: np.ndarray  # [2 BACK]
     with_v: np.ndarray  # [K + 1]: whether there are vectors between the blocks
+    want_v: np.ndarray  # [K]: whether messages have vectors
     n_even: np.ndarray  # [K]
     residual: np.ndarray  # [K]: leading scalars that a plain residual carries over
     # None where every block has vectors before or after it: code for the others then is not even compiled.
@@ -73,8 +78,8 @@ class Flat(NamedTuple):
     tiles: np.ndarray  # [., 6]: (k, role, piece, species, first row, rows)
     radial: (
         np.ndarray
-    )  # [K, 7]: start and columns of the radial network's last layer, slot of each path or -1
-    radial_factors: np.ndarray  # [K, 5]: its static factor times the paths' constants
+    )  # [K, 9]: start and columns of the radial network's last layer, slot of each path or -1
+    radial_factors: np.ndarray  # [K, 7]: its static factor times the paths' constants
     radial_columns: np.ndarray  # [K, 2]: first and last column of h that each block takes
     features: int
     embedding: int  # start of the embedding
@@ -105,37 +110,37 @@ def add_seen(du, c, g, with_v):
 
 
 @inner
-def messages_of(m, i, c, with_v, want_v):
-    """The eleven of m[n, 11, C] at atom i, or of their cotangents."""
+def messages_of(m, i, c, step, with_v, want_v):
+    """The eleven of m[n, ., C] at atom i, or of their cotangents."""
     p3 = x1 = y1 = z1 = x2 = y2 = z2 = x4 = y4 = z4 = splat(m.dtype.type(0))
     if with_v:
         p3 = load(m, (i, 1, c))
     if want_v:
-        x1, y1, z1 = load(m, (i, 2, c)), load(m, (i, 5, c)), load(m, (i, 8, c))
+        x1, y1, z1 = load(m, (i, 2, c)), load(m, (i, 2 + step, c)), load(m, (i, 2 + 2 * step, c))
     if with_v and want_v:
-        x2, y2, z2 = load(m, (i, 3, c)), load(m, (i, 6, c)), load(m, (i, 9, c))
-        x4, y4, z4 = load(m, (i, 4, c)), load(m, (i, 7, c)), load(m, (i, 10, c))
+        x2, y2, z2 = load(m, (i, 3, c)), load(m, (i, 3 + step, c)), load(m, (i, 3 + 2 * step, c))
+        x4, y4, z4 = load(m, (i, 4, c)), load(m, (i, 4 + step, c)), load(m, (i, 4 + 2 * step, c))
     return load(m, (i, 0, c)), p3, x1, y1, z1, x2, y2, z2, x4, y4, z4
 
 
 @inner
-def store_messages(m, c, found, with_v, want_v):
-    """The eleven into m[11, C], those that there are."""
+def store_messages(m, c, found, step, with_v, want_v):
+    """The eleven into m[., C], those that there are."""
     p0, p3, x1, y1, z1, x2, y2, z2, x4, y4, z4 = found
     store(m, (0, c), p0)
     if with_v:
         store(m, (1, c), p3)
     if want_v:
         store(m, (2, c), x1)
-        store(m, (5, c), y1)
-        store(m, (8, c), z1)
+        store(m, (2 + step, c), y1)
+        store(m, (2 + 2 * step, c), z1)
     if with_v and want_v:
         store(m, (3, c), x2)
-        store(m, (6, c), y2)
-        store(m, (9, c), z2)
+        store(m, (3 + step, c), y2)
+        store(m, (3 + 2 * step, c), z2)
         store(m, (4, c), x4)
-        store(m, (7, c), y4)
-        store(m, (10, c), z4)
+        store(m, (4 + step, c), y4)
+        store(m, (4 + 2 * step, c), z4)
 
 
 @routine
@@ -172,7 +177,7 @@ def mix(y, y_first, x, x_first, first, n, layout, k, role, weights, species_ptr)
                 lo, hi = max(0, species_ptr[z] - first), min(n, species_ptr[z + 1] - first)
             if lo >= hi:
                 continue
-            for d in range(3 if role % 2 else 1):  # x, y, z share the matrix
+            for d in range(layout.components[role]):  # which share the matrix
                 x_at = (x_first + lo) * x_step + layout.rows[role, d, 0] * x.shape[2] + x_col
                 y_at = (y_first + lo) * y_step + layout.rows[role, d, 1] * y.shape[2] + y_col
                 w_at, factor = at + z * step, layout.factors[piece]
@@ -222,8 +227,8 @@ def radial_weights(W, k, h, e, other, companion, with_v, want_v):
 
 
 @inner
-def messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
-    """m[11, C] = messages of edges lo : hi, two at a time."""
+def messages(m, u, h, W, unit, senders, lo, hi, step, with_v, want_v):
+    """m[., C] = messages of edges lo : hi, two at a time."""
     L = WIDTH // u.itemsize
     zero = splat(u.dtype.type(0))
     for k in range(W.shape[0]):
@@ -239,15 +244,15 @@ def messages(m, u, h, W, unit, senders, lo, hi, with_v, want_v):
                 seen(u, senders[other], c, with_v),
             )
             found = added(found, message(w, f, direction(unit, other), zero, with_v, want_v))
-        store_messages(m, c, found, with_v, want_v)
+        store_messages(m, c, found, step, with_v, want_v)
 
 
 @inner
-def edge_back(du, u, dm, i, j, c, y, w, with_v, want_v):
+def edge_back(du, u, dm, i, j, c, y, w, step, with_v, want_v):
     """One edge into i from j and a vector of channels from c on: adds what i gets as sender of the reverse
     edge to du[4, C]; returns q, one vector for each path, and the edge's dY."""
     zero = splat(u.dtype.type(0))
-    f, a = seen(u, j, c, with_v), messages_of(dm, i, c, with_v, want_v)
-    there = messages_of(dm, j, c, with_v, want_v)
+    f, a = seen(u, j, c, with_v), messages_of(dm, i, c, step, with_v, want_v)
+    there = messages_of(dm, j, c, step, with_v, want_v)
     add_seen(du, c, to_sender(w, there, backwards(y, zero), zero, with_v, want_v), with_v)
     return to_weights(f, a, y, zero, with_v, want_v), to_unit(w, f, a, zero, with_v, want_v)

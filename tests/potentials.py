@@ -6,7 +6,6 @@ from ase import Atoms
 from ase.calculators.emt import EMT
 from graphs import SKEW, cluster
 
-from eqpot.config import ModelConfig
 from eqpot.potential import Potential
 from eqpot.structures.graph import Batch, collate, frame_graph
 
@@ -44,12 +43,7 @@ SETTINGS = {
 over_settings = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
 
-# What the compiled walks take.
-GATED = {
-    name: settings
-    for name, settings in SETTINGS.items()
-    if settings.get("nonlinearity") != "norm" and ModelConfig(**settings).five_products
-}
+GATED = {name: settings for name, settings in SETTINGS.items() if settings.get("nonlinearity") != "norm"}
 
 
 TINY = {"features": 4, "blocks": 2, "cutoff": 3.5, "basis_size": 4, "radial_width": 3}

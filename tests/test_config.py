@@ -166,7 +166,7 @@ def test_the_preset_of_the_paper_is_all_that_version_0_1_did():
     paper = Config.from_dict({"preset": "paper"}).to_dict()
     later = {name: {k: v for k, v in paper[name].items() if k not in OLD[name]} for name in paper}
     assert later == {
-        "model": {"isolated_atoms": "auto"},
+        "model": {"isolated_atoms": "auto", "filter_order": 1, "node_products": False},
         "loss": {"errors": "per_atom"},
         "train": {"optimizer": "adam", "schedule": "plateau"},
     }

@@ -11,9 +11,10 @@ from numba import get_num_threads
 from eqpot.engines.layout import dense_piece, graph_of, last_layers, padded
 from eqpot.engines.observables import Prediction, prediction
 from eqpot.kernels.compile import announce
-from eqpot.kernels.force_call import ATOMS, EDGES, Net, Work, force_call_cpu, walked_cpu
+from eqpot.kernels.force_call import ATOMS, EDGES, Net, Second, Work, force_call_cpu, walked_cpu
 from eqpot.kernels.simd import aligned, lanes, whole
 from eqpot.kernels.walks import Graph, Layout
+from eqpot.kernels.walks2 import ROWS
 from eqpot.network.isolated import lone_atoms
 from eqpot.network.params import Params
 from eqpot.structures.graph import Batch
@@ -27,9 +28,8 @@ EDGES_PER_THREAD, ATOMS_PER_THREAD = 60, 6
 
 
 def takes(f: Fitted, *_: object) -> bool:
-    """The compiled call knows one nonlinearity, and the network of the papers."""
-    config = f.model.config
-    return f.backend == "cpu" and config.nonlinearity == "gate" and config.five_products
+    """The compiled call knows one nonlinearity."""
+    return f.backend == "cpu" and f.model.config.nonlinearity == "gate"
 
 
 def predict(f: Fitted, batch: Batch, forces: bool, stress: bool) -> Prediction:
@@ -54,6 +54,9 @@ class ForceCall:
         self._weights, self._scale = params.flat.copy(), scale.copy()
         self._lanes = lanes(self.dtype)
         self._net, self._layout = self._pack(params, scale)
+        self._radial2, self._second = None, None
+        if not model.config.five_products:
+            self._radial2 = last_layers(model, params, self._channels, self._lanes, 5, 2)
         self._work: Work | None = None
         self._room = (0, 0, 0)
         self._places: np.ndarray | None = None  # of edges in the order of a walk
@@ -86,7 +89,8 @@ class ForceCall:
         graph = graph._replace(parts=np.array([0, *inside, n]))
         work = self._buffers(n, E, threads)
         with on_threads(threads):
-            force_call_cpu(self._net, self._layout, graph, work, 2 + 2 * K if forces else 1 + K)
+            stages = 2 + 2 * K if forces else 1 + K
+            force_call_cpu(self._net, self._layout, graph, work, self._second, stages)
         found = [work.energies[:n], work.forces[:n] if forces else None]
         d = work.dedge_vec[:E] if forces and by_edge else None
         if batch.walk is not None:
@@ -124,7 +128,8 @@ class ForceCall:
             def take(*shape, dtype=self.dtype):
                 return aligned(shape, dtype)
 
-            self._work = None
+            self._work, of_papers = None, self.model.config.five_products
+            M = 11 if of_papers else ROWS
             self._work = Work(
                 r=take(E),
                 unit=take(E, 3),
@@ -132,9 +137,9 @@ class ForceCall:
                 u=take(K, n, 4, C),
                 p=take(K, n, 5, C),
                 x=take(n, 4, C),
-                dm=take(2, n, 11, C),
+                dm=take(2, n, M, C),
                 dy=take(E, 4),
-                rows=take(threads, ATOMS, 11, C),
+                rows=take(threads, ATOMS, M, C),
                 sweep=take(threads, 7, max(3, *self._net.widths), EDGES),
                 readout=take(threads, 2, ATOMS, 1, R),
                 energies=take(n),
@@ -142,7 +147,25 @@ class ForceCall:
                 forces=take(n, 3, dtype=np.float64),
             )
             self._room = (n, E, threads)
+            if not of_papers:
+                self._second = self._with_second(n, threads)
         return self._work
+
+    def _with_second(self, n: int, threads: int) -> Second:
+        """Weights and buffers of filters of order 2 and of products on atoms."""
+        config, dtype = self.model.config, self.dtype
+        K, D = config.blocks, whole(self.model.product_width, self._lanes)
+        with_v, with_t = config.l_max == 1, config.filter_order == 2
+        return Second(
+            filters=config.filter_order == 2,
+            products=config.node_products,
+            radial=self._radial2,
+            vectors=2 * D * with_v,
+            tensors=2 * D * with_t,
+            a=aligned((K, n, 9, 2 * D), dtype),
+            b=aligned((threads, ATOMS, 4, 4 * D), dtype),
+            da=aligned((threads, ATOMS, 9, 2 * D), dtype),
+        )
 
     # ---- weights
 
@@ -167,7 +190,7 @@ class ForceCall:
         output = dense_piece(params, model.output[1])[:, 0]
         readout = np.zeros(whole(len(output), L), dtype)
         readout[: len(output)] = output
-        layout, weights, turned = padded(model, params, C, L)
+        layout, weights, turned = padded(model, params, L)
         net = Net(
             cutoff=config.cutoff,
             envelope_p=config.envelope_p,

@@ -11,10 +11,11 @@ from eqpot.engines import taped
 from eqpot.engines.fitted import Fitted
 from eqpot.engines.layout import graph_of, in_place
 from eqpot.engines.observables import Prediction
-from eqpot.kernels.blocks import TD, D, Memory, T, V, blocks_walk_cpu
+from eqpot.kernels.blocks import TD, D, Memory, Second, T, V, blocks_walk_cpu
 from eqpot.kernels.compile import announce
 from eqpot.kernels.simd import lanes, whole
 from eqpot.kernels.walks import Graph
+from eqpot.kernels.walks2 import ROWS
 from eqpot.network.model import ALL, Model, Stages
 from eqpot.network.ops import Operator
 from eqpot.network.tape import Node, Tape
@@ -26,9 +27,8 @@ EDGES_PER_ATOM = 12  # an atom's matrices take the time of about so many edges
 
 
 def takes(f: Fitted) -> bool:
-    """The compiled walks know one nonlinearity, and the network of the papers."""
-    config = f.model.config
-    return f.backend == "cpu" and config.nonlinearity == "gate" and config.five_products
+    """The compiled walks know one nonlinearity."""
+    return f.backend == "cpu" and f.model.config.nonlinearity == "gate"
 
 
 def gradient(
@@ -53,6 +53,7 @@ class Blocks:
         self.channels = whole(f.model.config.features, self.lanes)
         self.layout, self.flat, self._turned = in_place(f.model, f.params.starts, self.channels, f.dtype)
         self.memory: Memory | None = None
+        self.second: Second | None = None
         self.graph: Graph | None = None
         self.operator = Operator("blocks", self.fwd, self.bwd, self.fwd_tan, self.bwd_tan)
         announce(blocks_walk_cpu, "about two minutes")
@@ -72,6 +73,8 @@ class Blocks:
 
     def fwd(self, energies, unit, h, weights, batch: Batch) -> None:
         self.memory, self.graph = self._memory(batch), graph_in_parts(batch)
+        if not self.model.config.five_products:
+            self.second = self._second(batch)
         self._walk(V, energies, unit, h, weights)
 
     def bwd(self, dunit, dh, dweights, denergies, unit, h, weights, batch: Batch) -> None:
@@ -94,7 +97,7 @@ class Blocks:
 
     def _walk(self, slot: int, energies, unit, h, weights, gradient=None) -> None:
         gradient = self._no_gradient if gradient is None else gradient
-        rest = (self.layout, self.flat, self.graph, self.memory)
+        rest = (self.layout, self.flat, self.graph, self.memory, self.second)
         blocks_walk_cpu(slot, energies, unit, h, gradient[0], weights[0], *rest)
 
     def _memory(self, batch: Batch) -> Memory:
@@ -109,7 +112,7 @@ class Blocks:
             unit=take((2, E, 3)),
             x=take((4, K + 1, n, 4, C)),
             u=take((4, K, n, 4, C)),
-            m=take((4, K, n, 11, C)),
+            m=take((4, K, n, 11 if self.model.config.five_products else ROWS, C)),
             p=take((4, K, n, 5, C)),
             y=take((4, n, 1, R)),
             energies=take((4, n)),
@@ -117,6 +120,22 @@ class Blocks:
             tdW=take((parts, *packed)),
             turned=take((self._turned,)),
             held=take((parts, 4 + H, C)),
+        )
+
+    def _second(self, batch: Batch) -> Second:
+        """Memory of filters of order 2 and of products on atoms."""
+        config, memory, take = self.model.config, self.memory, self.pool.take
+        n, K, D = len(batch.species), config.blocks, whole(self.model.product_width, self.lanes)
+        packed = (*memory.W.shape[:3], 2 * self.lanes)
+        return Second(
+            filters=config.filter_order == 2,
+            products=config.node_products,
+            vectors=2 * D * (config.l_max == 1),
+            tensors=2 * D * (config.filter_order == 2),
+            W=take(packed),
+            tdW=take((len(memory.tdW), *packed)),
+            a=take((4, K, n, 9, 2 * D)),
+            b=take((4, K, n, 4, 4 * D)),
         )
 
 

@@ -93,19 +93,20 @@ def _times(a: str, b: str) -> str:
     return "".join("e" if x == y else "o" for x, y in zip(a, b, strict=True))
 
 
-def _factors(labels: str, width: int, alike: bool) -> tuple[str, str]:
-    """Labels of the two factors of products on an atom, from those of what they are made of: of two kinds of
-    label half the products are of one kind; `alike`: all of them are even."""
-    kinds = sorted(set(labels))
-    if len(kinds) < 2:
+def _factors(order: str, labels: str, width: int, last: bool) -> tuple[str, str]:
+    """Labels of the two factors of products on an atom, from those of the messages they are made of.
+
+    With two kinds of messages the first factor has half of either, so that products have as well; the second
+    has the kind that nature makes first: even scalars and tensors, polar vectors. In the last block, where
+    even products are all that count, scalars and vectors of one kind meet their like.
+    """
+    if len(set(labels)) < 2:
         return labels[:1] * width, labels[:1] * width
-    half = width // 2
-    a = kinds[0] * (width - half) + kinds[1] * half
-    if alike:
-        return a, a
-    first, second = (width - half + 1) // 2, half // 2
-    b = kinds[0] * first + kinds[1] * (width - half - first)
-    return a, b + kinds[0] * (half - second) + kinds[1] * second
+    plain, other = ("o", "e") if order == "v" else ("e", "o")
+    halves = plain * (width - width // 2) + other * (width // 2)
+    if last:
+        return (plain * width,) * 2 if order == "t" else (halves, halves)
+    return halves, plain * width
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ class Model:
         """The block with products on the atom, from the labels of its messages, scalars, vectors and second
         moments, to those of its scalars (and gates) and vectors."""
         D, last = self.product_width, not v
-        pairs = [_factors(labels, D, last) for labels in messages]
+        pairs = [_factors(order, labels, D, last) for order, labels in zip("svt", messages, strict=True)]
         projections = [
             dense(f"{name}.project.{order}", labels, a + b, neighbours=self.mean_neighbours)
             if labels
