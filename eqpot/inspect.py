@@ -19,7 +19,8 @@ from eqpot.kernels import reference
 from eqpot.kernels.activation import SSP
 from eqpot.kernels.compile import announce
 from eqpot.kernels.products import PATH_FACTORS
-from eqpot.network.model import PATHS, Dense
+from eqpot.network.labels import Dense
+from eqpot.network.model import PATHS
 from eqpot.network.named import NamedStages
 from eqpot.network.ops import operators
 from eqpot.network.pool import Pool

@@ -78,21 +78,21 @@ def _bwd_cpu(dunit, dm, unit):
 
 @gpu.kernel(lambda *arrays: len(arrays[0]))
 def edge_tensor_fwd_cuda(m, unit):
-    """A thread takes one edge; 36 bytes, 9 operations."""
+    """A thread takes one edge; 32 registers; 36 bytes, 9 operations."""
     for e in range(cuda.grid(1), m.shape[0], cuda.gridsize(1)):
         _fwd_edge(e, m, unit)
 
 
 @gpu.kernel(lambda *arrays: len(arrays[0]))
 def _fwd_tan_cuda(tm, tunit, unit):
-    """A thread takes one edge; 48 bytes, 15 operations."""
+    """A thread takes one edge; 32 registers; 48 bytes, 15 operations."""
     for e in range(cuda.grid(1), tm.shape[0], cuda.gridsize(1)):
         _fwd_tan_edge(e, tm, tunit, unit)
 
 
 @gpu.kernel(lambda *arrays: len(arrays[0]))
 def _bwd_cuda(dunit, dm, unit):
-    """A thread takes one edge; 60 bytes, 21 operations."""
+    """A thread takes one edge; 31 registers; 60 bytes, 21 operations."""
     for e in range(cuda.grid(1), dm.shape[0], cuda.gridsize(1)):
         _bwd_edge(e, dunit, dm, unit)
 

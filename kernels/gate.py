@@ -30,6 +30,7 @@ from numba import prange
 
 from . import cuda as gpu
 from .activation import SILU, SSP, TANH, add_slopes, add_slopes_tan, slope, slope_curvature, value, values
+from .arguments import or_zero
 from .compile import inner, kernel
 
 cuda = None  # see cuda.py
@@ -406,20 +407,16 @@ def _norm_bwd_tan_cuda(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v,
 # ---- the table's signatures: inputs that do not move, results that nobody asked for
 
 
-def _or_zero(array, like):
-    return np.zeros_like(like) if array is None else array
-
-
 def _bwd(run, ds, dv, ds_out, dv_out, s, v, n_even):
-    run(_or_zero(ds, s), _or_zero(dv, v), ds_out, dv_out, s, v, n_even)
+    run(or_zero(ds, s), or_zero(dv, v), ds_out, dv_out, s, v, n_even)
 
 
 def _fwd_tan(run, ts_out, tv_out, ts, tv, s, v, n_even):
-    run(ts_out, tv_out, _or_zero(ts, s), _or_zero(tv, v), s, v, n_even)
+    run(ts_out, tv_out, or_zero(ts, s), or_zero(tv, v), s, v, n_even)
 
 
 def _bwd_tan(run, tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even):
-    tds, tdv, ts, tv = _or_zero(tds, s), _or_zero(tdv, v), _or_zero(ts, s), _or_zero(tv, v)
+    tds, tdv, ts, tv = or_zero(tds, s), or_zero(tdv, v), or_zero(ts, s), or_zero(tv, v)
     run(tds, tdv, tds_out, tdv_out, ts, tv, ds_out, dv_out, s, v, n_even)
 
 

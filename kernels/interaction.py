@@ -24,6 +24,7 @@ import numpy as np
 from numba import prange
 
 from . import cuda as gpu
+from .arguments import by_path, or_zero
 from .channels import (
     add_features,
     add_weights,
@@ -372,7 +373,7 @@ def _fwd(run, ms, mv, s, v, unit, w, *graph):
 
 def _fwd_tan(run, tms, tmv, ts, tv, tunit, tw, s, v, unit, w, *graph):
     C = s.shape[-1]
-    ts, tv, tunit, tw = _or_zero(ts, s), _or_zero(tv, v), _or_zero(tunit, unit), _or_zero(tw, w)
+    ts, tv, tunit, tw = or_zero(ts, s), or_zero(tv, v), or_zero(tunit, unit), or_zero(tw, w)
     tms, tmv, tw, w = by_path(tms, C), by_path(tmv, C), by_path(tw, C), by_path(w, C)
     run(tms, tmv, ts, tv, tunit, tw, s, v, unit, w, *graph)
 
@@ -382,7 +383,7 @@ def _bwd(of_sender, of_edge, ds, dv, dunit, dw, dms, dmv, s, v, unit, w, *graph)
     C = s.shape[-1]
     dms, dmv, w = by_path(dms, C), by_path(dmv, C), by_path(w, C)
     if ds is not None or dv is not None:
-        ds, dv = _or_zero(ds, s), _or_zero(dv, v)
+        ds, dv = or_zero(ds, s), or_zero(dv, v)
         of_sender(ds, dv, dms, dmv, unit, w, receivers, sender_perm, sender_ptr, paths)
     if dunit is not None or dw is not None:
         want_unit = dunit is not None
@@ -395,11 +396,11 @@ def _bwd_tan(
 ):
     senders, receivers, receiver_ptr, sender_perm, sender_ptr, paths = graph
     C = s.shape[-1]
-    ts, tv, tunit, tw = _or_zero(ts, s), _or_zero(tv, v), _or_zero(tunit, unit), _or_zero(tw, w)
+    ts, tv, tunit, tw = or_zero(ts, s), or_zero(tv, v), or_zero(tunit, unit), or_zero(tw, w)
     tdms, tdmv, dms, dmv = by_path(tdms, C), by_path(tdmv, C), by_path(dms, C), by_path(dmv, C)
     tw, w = by_path(tw, C), by_path(w, C)
     if tds is not None or tdv is not None:
-        tds, tdv = _or_zero(tds, s), _or_zero(tdv, v)
+        tds, tdv = or_zero(tds, s), or_zero(tdv, v)
         of_sender(
             tds, tdv, tdms, tdmv, tunit, tw, dms, dmv, unit, w, receivers, sender_perm, sender_ptr, paths
         )
@@ -408,17 +409,6 @@ def _bwd_tan(
         tdunit, tdw = tdunit if want_unit else unit, np.zeros_like(w) if tdw is None else by_path(tdw, C)
         inputs = (ts, tv, tunit, tw, dms, dmv, s, v, unit, w)
         of_edge(tdunit, tdw, tdms, tdmv, *inputs, senders, receivers, receiver_ptr, paths, want_unit)
-
-
-def by_path(array, channels):
-    """The same array with the paths, side by side in its last axis, on an axis of their own."""
-    *lead, columns = array.shape
-    return array.reshape(*lead, columns // channels, channels)
-
-
-def _or_zero(array, like):
-    """The array, or zeros in its place: an input that does not move, or a result that nobody asked for."""
-    return np.zeros_like(like) if array is None else array
 
 
 def _sent(entry):

@@ -5,7 +5,8 @@ potentials" (Nature Communications 13, 2453, 2022; the SO(3) version is its prep
 Equation numbers are the preprint's. Features carry rotation order l = 0 (scalars `s[n, C]`) and l = 1
 (vectors `v[n, 3, C]`), channel last.
 
-The operators are in `reference_operators`, and known by this address, too; here is what they make together.
+The operators are in `reference_operators` and `reference_operators2`, and known by this address, too; here
+is what they make together.
 
 Sizes: n atoms, E edges, Z species, B basis functions, C features. Lengths are in Å; features have no unit.
 Edge e goes from `senders[e]` to `receivers[e]`, the central atom, and edge_vec = r_sender - r_receiver.
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .reference_operators import *
+from .reference_operators2 import *
 
 
 def dense_layout(

@@ -11,7 +11,8 @@ from functools import partial
 from eqpot.engines import taped
 from eqpot.engines.fitted import Fitted
 from eqpot.engines.observables import Prediction
-from eqpot.network.model import Block, Dense, Model, Stages
+from eqpot.network.labels import Dense
+from eqpot.network.model import Block, Model, Stages
 from eqpot.network.ops import Operator, convolution
 from eqpot.network.tape import Node, Tape
 from eqpot.structures.graph import Batch

@@ -15,7 +15,8 @@ from eqpot.kernels.products import PATH_FACTORS
 from eqpot.kernels.simd import aligned, lanes, whole
 from eqpot.kernels.walks import BACK, FACTORS, FACTORS_T, KEEP, OUT, SELF, TAKE, Flat, Graph, Layout
 from eqpot.kernels.walks2 import SECOND
-from eqpot.network.model import Block, Dense, Model
+from eqpot.network.labels import Dense
+from eqpot.network.model import Block, Model
 from eqpot.network.params import Params
 from eqpot.structures.graph import Batch
 

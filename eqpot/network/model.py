@@ -19,6 +19,7 @@ import numpy as np
 from eqpot.config import ModelConfig
 from eqpot.errors import UserError
 from eqpot.kernels.activation import SILU, SSP
+from eqpot.network.labels import Dense, dense, factors, flip, times
 from eqpot.network.params import Params
 from eqpot.network.tape import Node, Tape
 from eqpot.structures.graph import Batch
@@ -38,75 +39,6 @@ SCALAR_PATHS, VECTOR_PATHS, TENSOR_PATHS = (0, 3), (1, 2, 4, 5), (6,)
 
 # Some paths: each a block (from 1) and a path, such as (2, "1x1->0"), or a path of all blocks, or a block.
 Selection = Set[tuple[int, str] | str | int]
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A block-diagonal matrix as the dense operator takes it."""
-
-    name: str
-    columns: int
-    pieces: np.ndarray
-    scales: np.ndarray
-    per_species: bool
-
-    @property
-    def size(self) -> int:
-        """Weights of one group of rows."""
-        return int(np.sum(self.pieces[:, 1] * self.pieces[:, 3]))
-
-
-def dense(
-    name: str,
-    inputs: str,
-    outputs: str,
-    gain: float = 1.0,
-    neighbours: float = 1.0,
-    per_species: bool = False,
-) -> Dense:
-    """Connect columns of equal label, given one letter per column.
-
-    The factor gain / sqrt(fan-in · neighbours) keeps the variance of sums of independent terms at gain^2.
-    """
-    pieces, scales, offset = [], [], 0
-    for y_col, m, label in _runs(outputs):
-        for x_col, k, other in _runs(inputs):
-            if other == label:
-                pieces.append((x_col, k, y_col, m, offset))
-                scales.append(gain / np.sqrt(inputs.count(label) * neighbours))
-                offset += k * m
-    return Dense(name, len(outputs), np.array(pieces, np.int64).reshape(-1, 5), np.array(scales), per_species)
-
-
-def _runs(labels: str) -> list[tuple[int, int, str]]:
-    """(start, length, label) of each stretch of equal labels."""
-    starts = [k for k, label in enumerate(labels) if k == 0 or labels[k - 1] != label]
-    return [(a, b - a, labels[a]) for a, b in zip(starts, [*starts[1:], len(labels)], strict=True)]
-
-
-def _flip(labels: str) -> str:
-    return labels.translate(str.maketrans("eo", "oe"))
-
-
-def _times(a: str, b: str) -> str:
-    """Labels of products: parities multiply."""
-    return "".join("e" if x == y else "o" for x, y in zip(a, b, strict=True))
-
-
-def _factors(order: str, labels: str, width: int, last: bool) -> tuple[str, str]:
-    """Labels of the two factors of products on an atom, from those of the messages they are made of.
-
-    With two kinds of messages the first factor has half of either, so that products have as well; the second
-    has the kind that nature makes first: even scalars and tensors, polar vectors. In the last block, where
-    even products are all that count, scalars and vectors of one kind meet their like.
-    """
-    if len(set(labels)) < 2:
-        return labels[:1] * width, labels[:1] * width
-    plain, other = ("o", "e") if order == "v" else ("e", "o")
-    halves = plain * (width - width // 2) + other * (width // 2)
-    if last:
-        return (plain * width,) * 2 if order == "t" else (halves, halves)
-    return halves, plain * width
 
 
 @dataclass(frozen=True)
@@ -169,12 +101,12 @@ class Model:
         last = k == config.blocks - 1
         half = C // 2
 
-        flip = _flip if self.parity else str
+        turned = flip if self.parity else str
         s_next = "e" * half + "o" * half if self.parity and not last else "e" * C
         v_next = "" if last or config.l_max == 0 else "o" * half + "e" * half if self.parity else "e" * C
         gates = "e" * len(v_next) if config.nonlinearity == "gate" else ""
 
-        carried = {0: s, 1: flip(s), 2: v, 3: flip(v), 4: flip(v), 5: v, 6: s}
+        carried = {0: s, 1: turned(s), 2: v, 3: turned(v), 4: turned(v), 5: v, 6: s}
         second, products = config.filter_order == 2, config.node_products
         known = range(len(PATHS) if second else len(PATHS) - 2)
         into_s = [p for p in SCALAR_PATHS if carried[p]]
@@ -222,7 +154,7 @@ class Model:
         """The block with products on the atom, from the labels of its messages, scalars, vectors and second
         moments, to those of its scalars (and gates) and vectors."""
         D, last = self.product_width, not v
-        pairs = [_factors(order, labels, D, last) for order, labels in zip("svt", messages, strict=True)]
+        pairs = [factors(order, labels, D, last) for order, labels in zip("svt", messages, strict=True)]
         projections = [
             dense(f"{name}.project.{order}", labels, a + b, neighbours=self.mean_neighbours)
             if labels
@@ -230,11 +162,11 @@ class Model:
             for order, labels, (a, b) in zip("svt", messages, pairs, strict=True)
         ]
         (a_s, b_s), (a_v, b_v), (a_t, b_t) = pairs
-        of_s = _times(a_s, b_s) + _times(a_v, b_v)
-        of_v = _times(a_s, b_v) + _times(a_v, b_v) if b_v else ""
+        of_s = times(a_s, b_s) + times(a_v, b_v)
+        of_v = times(a_s, b_v) + times(a_v, b_v) if b_v else ""
         if a_t:
-            turned = _times(a_t, b_v)
-            of_s, of_v = of_s + _times(a_t, b_t) + _times(a_v, turned), of_v + turned
+            turned = times(a_t, b_v)
+            of_s, of_v = of_s + times(a_t, b_t) + times(a_v, turned), of_v + turned
         return replace(
             block,
             project_s=projections[0],

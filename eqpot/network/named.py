@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from eqpot.network.model import Block, Dense, Model, Stages
+from eqpot.network.labels import Dense
+from eqpot.network.model import Block, Model, Stages
 from eqpot.network.tape import Node, Tape
 from eqpot.structures.graph import Batch
 

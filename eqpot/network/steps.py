@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eqpot.network.model import PATHS, Block, Dense, Model
+from eqpot.network.labels import Dense
+from eqpot.network.model import PATHS, Block, Model
 from eqpot.network.ops import Operator
 
 # Operations of each path, per edge and channel (kernels/products.py): message forward, then back to the

@@ -1,0 +1,32 @@
+"""Settings of `eqpot fit` that go together, by name; what they leave out has its default."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "default": {},
+        # The hyperparameters of NequIP's preprint, as far as it tells them, and all defaults of eqpot 0.1.
+        "paper": {
+            "model": {
+                "features": 64,
+                "blocks": 4,
+                "radial_depth": 1,
+                "radial_width": 8,
+                "filter_order": 1,
+                "node_products": False,
+            },
+            "loss": {"errors": "per_atom", "energy": 1.0, "forces": 1.0, "stress": 1.0},
+            "train": {
+                "batch_size": 5,
+                "optimizer": "adam",
+                "learning_rate": 0.01,
+                "schedule": "plateau",
+                "cooldown": 0.3,
+                "ema": 0.999,
+                "max_epochs": 10_000,
+            },
+        },
+    }
+)
