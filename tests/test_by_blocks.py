@@ -8,9 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from operator_cases import USABLE
-from potentials import STRUCTURES, batch, structure
+from potentials import STRUCTURES, TINY_SETTINGS, batch, structure
 from potentials import TINY as SMALL
-from potentials import TINY_SETTINGS as SETTINGS
 from tolerances import MODEL, check_close
 
 from eqpot import Potential
@@ -29,6 +28,8 @@ from eqpot.structures.graph import Batch
 on_gpu = pytest.mark.skipif("cuda" not in USABLE, reason="no GPU; `make test-sim` runs it in the simulator")
 EDGES = 26  # an atom of water has as many within 4 Å
 WATER = {"features": 64, "blocks": 6, "cutoff": 4.0, "symmetry": "so3"}
+
+SETTINGS = {name: settings for name, settings in TINY_SETTINGS.items() if "filter_order" not in settings}
 
 
 def potential(backend: str, dtype: str = "float64", **settings) -> Potential:
@@ -113,6 +114,16 @@ def test_pool_holds_what_was_foretold(settings, monkeypatch):
         for forces in (True, False):
             _, held = evaluated(p, graph, way, forces)
             assert held == by_blocks._pool(*sizes, way == BY_BLOCKS, forces)
+
+
+def test_the_whole_tape_holds_what_was_foretold():
+    """Of a network that is not the papers', which goes operator by operator."""
+    p = potential("cpu", "float32", **TINY_SETTINGS["second order"])
+    graph = batch(p, *STRUCTURES)
+    taped.predict(p.fitted, graph, True, True)
+    sizes = p.model, len(graph.species), graph.edge_count, "float32"
+    assert p.fitted.pool.held == by_blocks._pool(*sizes, False, True)
+    assert not by_blocks.takes(p.fitted, graph, True)
 
 
 def edges_everywhere(n: int) -> Batch:
