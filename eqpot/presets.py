@@ -7,6 +7,8 @@ from typing import Any
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "default": {},
+        # Twice the time for each force call and step, and smaller errors where frames limit a fit.
+        "accurate": {"model": {"filter_order": 2, "node_products": True}},
         # The hyperparameters of NequIP's preprint, as far as it tells them, and all defaults of eqpot 0.1.
         "paper": {
             "model": {

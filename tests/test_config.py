@@ -88,7 +88,7 @@ def test_the_names_scripts_rely_on():
         ({"model": {"zbl": 1}}, ["model.zbl", "true or false", "found 1"]),
         ({"loss": {"energy": -1.0}}, ["loss.energy", "at least 0", "found -1.0"]),
         ({"loss": {"energy": 0, "forces": 0, "stress": 0}}, ["loss.forces", "above 0"]),
-        ({"preset": "papers"}, ["preset", "default, paper", 'found "papers"']),
+        ({"preset": "papers"}, ["preset", "default, accurate, paper", 'found "papers"']),
         ({"preset": ["paper"]}, ["preset", 'found ["paper"]']),
         ({"train": {"optimizer": "soap", "amsgrad": True}}, ["train.amsgrad", "adam", "found soap"]),
         ({"train": {"amsgrad": 1}}, ["train.amsgrad", "true or false", "found 1"]),
