@@ -28,6 +28,7 @@ from rich.table import Table
 from workloads import need, structure
 
 from eqpot.backend import to_device, to_host
+from eqpot.network.model import PATHS
 from eqpot.network.ops import ON_HOST, SIGNATURES, WALKS, Operator, Signature, convolution, operators
 from eqpot.network.steps import PATH_OPERATIONS
 from eqpot.structures.graph import collate, frame_graph
@@ -46,7 +47,8 @@ ARGUMENTS = SIGNATURES | {"convolution": CONVOLUTION}
 # five products, their cotangents of features and weights, and of Y1, which is one of three paths only). A
 # tangent moves each factor in turn. The convolution makes its weights from BASIS numbers of each edge, going
 # back their slopes, too, and of the cotangents of the weights only their sum with the slopes.
-MESSAGE, _, _, WITH_Y1 = (sum(column) for column in zip(*PATH_OPERATIONS.values(), strict=True))
+FIVE = [PATH_OPERATIONS[path] for path in PATHS[:5]]
+MESSAGE, _, _, WITH_Y1 = (sum(column) for column in zip(*FIVE, strict=True))
 WEIGHTS = 2 * 5 * BASIS
 OPERATIONS = {
     "dense": {"fwd": 2, "bwd": 4, "fwd_tan": 4, "bwd_tan": 8},
@@ -58,7 +60,7 @@ OPERATIONS = {
     },
     "convolution": {"fwd": WEIGHTS + MESSAGE, "bwd": 2 * WEIGHTS + 2 * MESSAGE + WITH_Y1 + 2 * 5},
 }
-PER_ATOM = ("embedding", "gate", "norm", "add", "dense")
+PER_ATOM = ("embedding", "node_products", "gate", "norm", "add", "dense")
 
 
 def workloads(name: str) -> dict[str, tuple[list, list, tuple]]:
@@ -79,6 +81,7 @@ def workloads(name: str) -> dict[str, tuple[list, list, tuple]]:
     r = np.linalg.norm(graph.edge_vec, axis=1)
     radial = normal(E, B), normal(E, B), normal(B, 5 * C), graph.senders, graph.receiver_ptr, paths, 0, 1.0
     messages = [(n, 2 * C), (n, 3, 3 * C)]
+    all_paths, D = np.array([*paths.tolist(), (5, 3), (6, 0)]), C // 2
     return {
         "edge_geometry": ([graph.edge_vec], [(E,), (E, 3)], ()),
         "radial_basis": ([r, np.pi * np.arange(1, B + 1)], [(E, B)], (CUTOFF, 6)),
@@ -89,6 +92,17 @@ def workloads(name: str) -> dict[str, tuple[list, list, tuple]]:
             [normal(n, C), normal(n, 3, C), normal(E, 3), normal(E, 5 * C)],
             messages,
             (*indices, paths),
+        ),
+        "edge_tensor": ([normal(E, 3)], [(E, 6)], ()),
+        "interaction2": (
+            [normal(n, C), normal(n, 3, C), normal(E, 3), normal(E, 6), normal(E, 7 * C)],
+            [(n, 2 * C), (n, 3, 4 * C), (n, 5, C)],
+            (*indices, all_paths),
+        ),
+        "node_products": (
+            [normal(n, 2 * D), normal(n, 3, 2 * D), normal(n, 5, 2 * D)],
+            [(n, 4 * D), (n, 3, 3 * D)],
+            (),
         ),
         "gate": ([normal(n, 2 * C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
         "norm": ([normal(n, C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),

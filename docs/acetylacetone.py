@@ -118,7 +118,7 @@ def measure(potential: Potential, test_set: str) -> dict:
         return np.concatenate([result.forces for result in potential.evaluate(frames)])
 
     usual, off = forces(potential), {}
-    for one in [*model.paths, *PATHS]:
+    for one in [*model.paths, *dict.fromkeys(path for _, path in model.paths)]:
         changed = forces(potential.without({one}))
         name = one if isinstance(one, str) else f"{one[0]}: {one[1]}"
         off[name] = {"force_change": rms(changed - usual), "force_error": rms(changed - labels)}
@@ -135,7 +135,7 @@ def measure(potential: Potential, test_set: str) -> dict:
         "distances": [energy(potential, atoms, first) for atoms in bent],
         "directions": [energy(potential, first, atoms) for atoms in bent],
     }
-    for path in PATHS[2:]:
+    for path in PATHS[2:5]:
         cut = potential.without({path})
         curves[f"directions without {path}"] = [energy(cut, first, atoms) for atoms in bent]
     oxygen, carbon, methyl = carbonyl(first)
@@ -160,6 +160,9 @@ def measure(potential: Potential, test_set: str) -> dict:
 
 if __name__ == "__main__":
     model, test_set, output = sys.argv[1:]
+    potential = Potential.load(model)
+    if not potential.config.of_papers:
+        sys.exit(f"{model}: expected a network of five products, found {potential!r}")
     with replacing(output) as temporary:
-        temporary.write_text(json.dumps(measure(Potential.load(model), test_set), indent=1) + "\n")
+        temporary.write_text(json.dumps(measure(potential, test_set), indent=1) + "\n")
     print(f"wrote {output}")

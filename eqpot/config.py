@@ -148,7 +148,7 @@ class ModelConfig(Table):
     )
     filter_order: int = option(
         1,
-        "2: edges also carry Y Y^T - 1, and atoms sum second moments; by operators alone yet",
+        "2: edges also carry Y Y^T - 1, for 1x2->1 and, with node_products, second moments",
         choices=(1, 2),
     )
     node_products: bool = option(
@@ -173,7 +173,7 @@ class ModelConfig(Table):
             raise UserError("model.filter_order: expected 1 with l_max 0 (no vectors), found 2")
 
     @property
-    def five_products(self) -> bool:
+    def of_papers(self) -> bool:
         """Whether this is the network of the papers."""
         return self.filter_order == 1 and not self.node_products
 

@@ -1,6 +1,6 @@
 """What a potential does inside, for one structure: every intermediate by name, and what each path is worth.
 
-A path is one of the five products of a neighbour's features with Y1 (kernels/products.py) in one of the
+A path is one of the products of a neighbour's features with an edge (kernels/products.py) in one of the
 blocks. Blocks count from 1; arrays of atoms are in the order of the structure. All is computed in float64,
 whatever the potential's own precision, so that sums hold to round-off.
 """
@@ -71,9 +71,8 @@ class PathResult:
     products and their derivatives in one force call, as counted in `eqpot.network.steps`, without the radial
     network and the matrices. seconds: median time of these, by the operator `interaction` or `interaction2`,
     forward and back with this path alone, in the potential's precision and on as many threads as Numba is set
-    to; NaN where
-    it was not measured. The compiled force call takes all paths of an edge together, so this is the cost of a
-    path by itself, not what leaving it out would save.
+    to; NaN where it was not measured. The compiled force call takes all paths of an edge together, so this is
+    the cost of a path by itself, not what leaving it out would save.
     """
 
     block: int
@@ -104,7 +103,7 @@ class Inspection:
     "rotation" scalars must stay and vectors turn. Under "mirror" (a reflection) even scalars must stay, odd
     ones change sign, polar vectors be reflected, axial ones be reflected and change sign: promised by o3,
     which labels its channels so, and by l_max 0. so3 promises no mirror and has no labels: there every scalar
-    is held to be even and every vector polar, which is true of the first block, and the deviation shows how
+    is held to be even and every vector polar, true until the first cross product, and the deviation shows how
     far the cross product leads away from it. Under "permutation" features follow the order of the atoms.
     """
 

@@ -75,7 +75,7 @@ class Second(NamedTuple):
     """What filters of order 2 and products on atoms need besides, see `walks2`; None where there are neither:
     then code for them is not even compiled."""
 
-    filters: bool  # of order 2
+    filters: np.ndarray  # [K]: whether a block has paths of order 2
     products: bool  # on atoms
     vectors: int  # columns of the products' factors, 0 where there are none
     tensors: int

@@ -23,7 +23,7 @@ V, D, T, TD = range(4)  # walks over even slots go forward, over odd ones backwa
 
 @inner
 def _messages_tan(tm, tu, u, h, W, tunit, unit, senders, lo, hi, step, with_v, want_v):
-    """tm[11, C] of edges lo : hi."""
+    """tm[., C] of edges lo : hi."""
     L = WIDTH // u.itemsize
     zero = splat(u.dtype.type(0))
     for k in range(W.shape[0]):
@@ -143,9 +143,9 @@ def _edges_fwd(graph, layout, mem, second, k, first, last):
         elif layout.scalar is not None:
             messages(m[i], u, h, W, y, senders, lo, hi, step, False, False)
         if second is not None:
-            if second.filters and want_v and with_v:
+            if second.filters[k] and want_v and with_v:
                 messages2(m[i], u, h, second.W[k], y, senders, lo, hi, True)
-            elif second.filters and want_v:
+            elif second.filters[k] and want_v:
                 messages2(m[i], u, h, second.W[k], y, senders, lo, hi, False)
 
 
@@ -167,9 +167,9 @@ def _edges_bwd(dunit, graph, layout, mem, second, part, k, first, last):
         elif layout.scalar is not None:
             _messages_back(du[i], dunit, dh, gh, i, dm, u, h, W, y, senders, lo, hi, step, False, False)
         if second is not None:
-            if second.filters and want_v and with_v:
+            if second.filters[k] and want_v and with_v:
                 hidden_back2(du[i], dunit, dh, gh, i, dm, u, h, second.W[k], y, senders, lo, hi, True)
-            elif second.filters and want_v:
+            elif second.filters[k] and want_v:
                 hidden_back2(du[i], dunit, dh, gh, i, dm, u, h, second.W[k], y, senders, lo, hi, False)
 
 
@@ -192,9 +192,9 @@ def _edges_fwd_tan(graph, layout, mem, second, k, first, last):
         elif layout.scalar is not None:
             _messages_tan(tm[i], tu, u, h, W, ty, y, senders, lo, hi, step, False, False)
         if second is not None:
-            if second.filters and want_v and with_v:
+            if second.filters[k] and want_v and with_v:
                 messages2_tan(tm[i], tu, u, h, second.W[k], ty, y, senders, lo, hi, True)
-            elif second.filters and want_v:
+            elif second.filters[k] and want_v:
                 messages2_tan(tm[i], tu, u, h, second.W[k], ty, y, senders, lo, hi, False)
 
 
@@ -219,9 +219,9 @@ def _edges_bwd_tan(graph, layout, mem, second, part, k, first, last):
             _messages_back_tan(tdu[i], dh, tdW, gh, i, tdm, dm, tu, u, h, W, *moving, step, False, False)
         if second is not None:
             W2, tdW2 = second.W[k], second.tdW[part, k]
-            if second.filters and want_v and with_v:
+            if second.filters[k] and want_v and with_v:
                 hidden_back2_tan(tdu[i], dh, tdW2, gh, i, tdm, dm, tu, u, h, W2, *moving, True)
-            elif second.filters and want_v:
+            elif second.filters[k] and want_v:
                 hidden_back2_tan(tdu[i], dh, tdW2, gh, i, tdm, dm, tu, u, h, W2, *moving, False)
 
 

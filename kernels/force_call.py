@@ -96,7 +96,7 @@ class Second(NamedTuple):
     """What filters of order 2 and products on atoms need besides, see `walks2`; None where there are neither:
     then code for them is not even compiled."""
 
-    filters: bool  # of order 2
+    filters: np.ndarray  # [K]: whether a block has paths of order 2
     products: bool  # on atoms
     radial: np.ndarray  # [K, C / lanes, H, 2 lanes]: last layer of the radial network, of their two paths
     vectors: int  # columns of the products' factors, 0 where there are none
@@ -237,9 +237,9 @@ def _forward(net, layout, graph, work, second, part, k, first, last):
             elif layout.scalar is not None:
                 messages(m[r], u, h, W, unit, senders, lo, hi, step, False, False)
             if second is not None:
-                if second.filters and want_v and with_v:
+                if second.filters[k] and want_v and with_v:
                     messages2(m[r], u, h, second.radial[k], unit, senders, lo, hi, True)
-                elif second.filters and want_v:
+                elif second.filters[k] and want_v:
                     messages2(m[r], u, h, second.radial[k], unit, senders, lo, hi, False)
 
         clear(p, start, n)
@@ -345,9 +345,9 @@ def _backward(net, layout, graph, work, second, part, k, first, last):
             elif layout.scalar is not None:
                 _messages_back(du[r], dy, i, dm, u, h, W, unit, senders, lo, hi, step, False, False)
             if second is not None:
-                if second.filters and want_v and with_v:
+                if second.filters[k] and want_v and with_v:
                     edges_back2(du[r], dy, i, dm, u, h, second.radial[k], unit, senders, lo, hi, True)
-                elif second.filters and want_v:
+                elif second.filters[k] and want_v:
                     edges_back2(du[r], dy, i, dm, u, h, second.radial[k], unit, senders, lo, hi, False)
         for of_v in range(2 if k > 0 else 0):  # nothing asks for the embedding's
             mix(x, start, du, zero, start, n, layout, k, BACK + SELF + of_v, net.turned, by_species)

@@ -134,7 +134,7 @@ def add_factor(ds, dv, dt, i, c, first, g, zero):
 
 @inner
 def _add_products(ps, pv, i, c, D, found, last, with_t, zero):
-    """Add ten numbers of `_forward` and v . T v' to the products, with their constants."""
+    """Add twelve numbers of `_forward` and v . T v' to the products, with their constants."""
     number = ps.dtype.type
     k3, k2 = fill(number(R3), zero), fill(number(R2), zero)
     _add_scalar(ps, i, c, found[0], zero)
@@ -341,7 +341,7 @@ def _fwd_tan_cuda(tps, tpv, ts, tv, tt, s, v, t):
 
 @gpu.kernel(lambda ds, *_: ds.size // 2)
 def _bwd_cuda(ds, dv, dt, dps, dpv, s, v, t):
-    """A thread takes one channel of one atom; 64 registers; 268 bytes, 200 operations."""
+    """A thread takes one channel of one atom; 64 registers; 268 bytes, 162 operations."""
     n, D = s.shape[0], s.shape[1] // 2
     for k in range(cuda.grid(1), n * D, cuda.gridsize(1)):
         zero = s.dtype.type(0)

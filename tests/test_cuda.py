@@ -85,7 +85,7 @@ def test_energy_forces_stress(settings):
 
 
 @usable
-@pytest.mark.parametrize("name", ["o3", "norm", "zbl", "isolated atoms"])
+@pytest.mark.parametrize("name", ["o3", "norm", "zbl", "isolated atoms", "second order"])
 def test_loss_gradient(name):
     potential, reference = pair(**SETTINGS[name])
     graph = batch(potential, *STRUCTURES)

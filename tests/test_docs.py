@@ -50,7 +50,7 @@ def test_code_runs(page: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_every_lesson_has_code_and_assertions():
     lessons = [page for page in PAGES if page.stem[0].isdigit()]
-    assert [page.stem[:2] for page in lessons] == [f"{k:02}" for k in range(1, 11)]
+    assert [page.stem[:2] for page in lessons] == [f"{k:02}" for k in range(1, 12)]
     for page in lessons:
         code = "".join(code for _, code in python_blocks(page.read_text()))
         assert code.count("assert ") >= 3 or "run_checks" in code, page.name

@@ -38,8 +38,9 @@ def test_same_bits_whatever_the_walk(monkeypatch):
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread has nothing to agree with")
-def test_same_bits_for_any_number_of_threads():
-    model = potential("float32", features=16, symmetry="so3")
+@pytest.mark.parametrize("name", ["o3", "second"])
+def test_same_bits_for_any_number_of_threads(name):
+    model = potential("float32", **{**GATED[name], "features": 16})
     graph = batch(model, crystal(n=36) * (2, 1, 1))
     assert graph.edge_count > 1000, "enough for two threads"
     found = []

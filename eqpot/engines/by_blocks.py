@@ -136,7 +136,7 @@ def _pool(model: Model, n: int, E: int, dtype: str, by_blocks: bool, forces: boo
     if model.config.isolated_atoms:
         n += model.n_species
     pool, batch = _HollowPool(dtype), _hollow_batch(model, n, E)
-    of_papers = model.config.five_products
+    of_papers = model.config.of_papers
     tape = Tape(dict.fromkeys(SIGNATURES, NOTHING), pool, lean=of_papers)
     p = {name: Node(_hollow(shape, dtype)) for name, shape in model.shapes().items()}
     edge_vec, seed = Node(_hollow((E, 3), dtype)), _hollow((n, 1), dtype)
@@ -211,7 +211,7 @@ def too_large(
     """That the batch does not fit; `free` as for `plan`."""
     n, E = len(batch.species), batch.edge_count
     room = _room(model, pool, batch, free)
-    least = needed(model, n, E, pool.dtype.name, model.config.five_products, forces) + RESERVE
+    least = needed(model, n, E, pool.dtype.name, model.config.of_papers, forces) + RESERVE
     found = f"{least / 1e9:.1f} GB needed; about {int(n * room / least)} atoms would fit"
     if least <= room:
         found = f"no piece of it large enough for an array, with {least / 1e9:.1f} GB needed in all"

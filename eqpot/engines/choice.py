@@ -26,7 +26,7 @@ def ways(backend: str) -> tuple[ModuleType, ...]:
         )
     if backend == "cpu":
         return (
-            force_call,  # the papers' network with nonlinearity gate: compiled in one piece
+            force_call,  # nonlinearity gate: compiled in one piece
             taped,
         )
     return (taped,)  # the reference

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import get_num_threads
 
-from eqpot.engines.layout import dense_piece, graph_of, last_layers, padded
+from eqpot.engines.layout import dense_piece, graph_of, last_layers, of_order_2, padded
 from eqpot.engines.observables import Prediction, prediction
 from eqpot.kernels.compile import announce
 from eqpot.kernels.force_call import ATOMS, EDGES, Net, Second, Work, force_call_cpu, walked_cpu
@@ -55,7 +55,7 @@ class ForceCall:
         self._lanes = lanes(self.dtype)
         self._net, self._layout = self._pack(params, scale)
         self._radial2, self._second = None, None
-        if not model.config.five_products:
+        if not model.config.of_papers:
             self._radial2 = last_layers(model, params, self._channels, self._lanes, 5, 2)
         self._work: Work | None = None
         self._room = (0, 0, 0)
@@ -128,7 +128,8 @@ class ForceCall:
             def take(*shape, dtype=self.dtype):
                 return aligned(shape, dtype)
 
-            self._work, of_papers = None, self.model.config.five_products
+            self._work = self._second = None
+            of_papers = self.model.config.of_papers
             M = 11 if of_papers else ROWS
             self._work = Work(
                 r=take(E),
@@ -157,7 +158,7 @@ class ForceCall:
         K, D = config.blocks, whole(self.model.product_width, self._lanes)
         with_v, with_t = config.l_max == 1, config.filter_order == 2
         return Second(
-            filters=config.filter_order == 2,
+            filters=of_order_2(self.model),
             products=config.node_products,
             radial=self._radial2,
             vectors=2 * D * with_v,

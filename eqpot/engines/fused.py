@@ -52,7 +52,7 @@ walk = partial(taped.one_by_one, kind=FusedStages)
 
 def takes(f: Fitted, *_: object) -> bool:
     """On a GPU the network of the papers."""
-    return f.backend == "cuda" and f.model.config.five_products
+    return f.backend == "cuda" and f.model.config.of_papers
 
 
 def predict(f: Fitted, batch: Batch, forces: bool, stress: bool) -> Prediction:

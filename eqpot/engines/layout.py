@@ -102,7 +102,7 @@ class _Pieces:
     def layout(self) -> Layout:
         model, rows = self.model, np.zeros((2 * BACK, 5, 2), np.int64)
         components = np.ones(2 * BACK, np.int64)
-        for role, of_x_and_y in rows_of(3 if model.config.five_products else 4).items():
+        for role, of_x_and_y in rows_of(3 if model.config.of_papers else 4).items():
             rows[role, : len(of_x_and_y)] = of_x_and_y
             components[role] = components[BACK + role] = len(of_x_and_y)
         rows[BACK:] = rows[:BACK, :, ::-1]
@@ -126,9 +126,7 @@ class _Pieces:
 # ------------------------------------------------------------ among the flat weights
 
 
-def in_place(
-    model: Model, starts: dict[str, int], channels: int, dtype: np.dtype
-) -> tuple[Layout, Flat, int]:
+def in_place(model: Model, starts: dict[str, int], dtype: np.dtype) -> tuple[Layout, Flat, int]:
     """For training: matrices in the flat weights, where each array begins at `starts`; also how many numbers
     their transposes have."""
     pieces, turns, tiles, turned = _Pieces(model, dtype), [], [], 0
@@ -164,6 +162,11 @@ def in_place(
         readout_factor=dtype.type(model.output[1].scales[0]),
     )
     return pieces.layout(), flat, turned
+
+
+def of_order_2(model: Model) -> np.ndarray:
+    """[K]: whether a block has paths whose filter is of order 2."""
+    return np.array([max(slots(b)[5:]) >= 0 for b in model.blocks])
 
 
 def slots(b: Block) -> list[int]:

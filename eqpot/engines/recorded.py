@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from eqpot.backend import array_module, send
+from eqpot.engines import fused
 from eqpot.engines.fitted import Fitted
 from eqpot.engines.fused import compute
 from eqpot.engines.observables import Prediction
@@ -21,8 +22,8 @@ MOST = 16  # recordings that a potential keeps
 
 
 def takes(f: Fitted, batch: Batch, forces: bool) -> bool:
-    """On a GPU few atoms, lone ones counted; there is no cuBLAS in what is recorded."""
-    if f.backend != "cuda":
+    """What `fused` takes, of few atoms, lone ones counted; there is no cuBLAS in what is recorded."""
+    if not fused.takes(f):
         return False
     atoms = len(batch.species) + len(batch.species_ptr) - 1
     return max(room_for(batch.edge_count), 3 * atoms) <= RECORDED_ROWS

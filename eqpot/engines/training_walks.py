@@ -9,7 +9,7 @@ import numpy as np
 
 from eqpot.engines import taped
 from eqpot.engines.fitted import Fitted
-from eqpot.engines.layout import graph_of, in_place
+from eqpot.engines.layout import graph_of, in_place, of_order_2
 from eqpot.engines.observables import Prediction
 from eqpot.kernels.blocks import TD, D, Memory, Second, T, V, blocks_walk_cpu
 from eqpot.kernels.compile import announce
@@ -51,7 +51,7 @@ class Blocks:
         self.model, self.pool, self.dtype = f.model, f.pool, f.dtype
         self.lanes = lanes(f.dtype)
         self.channels = whole(f.model.config.features, self.lanes)
-        self.layout, self.flat, self._turned = in_place(f.model, f.params.starts, self.channels, f.dtype)
+        self.layout, self.flat, self._turned = in_place(f.model, f.params.starts, f.dtype)
         self.memory: Memory | None = None
         self.second: Second | None = None
         self.graph: Graph | None = None
@@ -73,7 +73,7 @@ class Blocks:
 
     def fwd(self, energies, unit, h, weights, batch: Batch) -> None:
         self.memory, self.graph = self._memory(batch), graph_in_parts(batch)
-        if not self.model.config.five_products:
+        if not self.model.config.of_papers:
             self.second = self._second(batch)
         self._walk(V, energies, unit, h, weights)
 
@@ -112,7 +112,7 @@ class Blocks:
             unit=take((2, E, 3)),
             x=take((4, K + 1, n, 4, C)),
             u=take((4, K, n, 4, C)),
-            m=take((4, K, n, 11 if self.model.config.five_products else ROWS, C)),
+            m=take((4, K, n, 11 if self.model.config.of_papers else ROWS, C)),
             p=take((4, K, n, 5, C)),
             y=take((4, n, 1, R)),
             energies=take((4, n)),
@@ -128,7 +128,7 @@ class Blocks:
         n, K, D = len(batch.species), config.blocks, whole(self.model.product_width, self.lanes)
         packed = (*memory.W.shape[:3], 2 * self.lanes)
         return Second(
-            filters=config.filter_order == 2,
+            filters=of_order_2(self.model),
             products=config.node_products,
             vectors=2 * D * (config.l_max == 1),
             tensors=2 * D * (config.filter_order == 2),

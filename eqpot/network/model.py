@@ -344,7 +344,7 @@ class Stages:
             new_s = self.add(tape, new_s, self.mix(tape, b.products_s, ps), 0, b.gates + C)
             if b.products_v:
                 new_v = self.add(tape, new_v, self.mix(tape, b.products_v, pv), 0, C)
-        tape.done(ms, mv)
+        tape.done(ms, mv, mt)
 
         if config.self_connection == "species":
             old_s = self.mix(tape, b.self_connection_s, s)

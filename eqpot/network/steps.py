@@ -5,7 +5,7 @@ a function (sin, exp, ssp, silu, its slope) are one each. A force call goes thro
 to the energy and back to the positions. A matrix of k x m takes 2 k m operations forward and as many back for
 each row, where
 
-    rows = edges (radial network), 3 atoms (vectors), atoms (scalars).
+    rows = edges (radial network), 5 atoms (second moments), 3 atoms (vectors), atoms (scalars).
 
 What enters the first block are constants of the species, so nothing goes back to them.
 
@@ -48,7 +48,7 @@ PATH_FORMULAS = {  # and what they bring
 NUMBERS = {"0": 1, "1": 3, "2": 5}  # that a feature of each order has
 # Operations of all products on an atom, per channel (kernels/node_products.py), forward and back, by how many
 # scalars they make: all, without second moments, without vectors.
-NODE_OPERATIONS = {4: (63, 200), 2: (18, 41), 1: (1, 4)}
+NODE_OPERATIONS = {4: (63, 162), 2: (22, 56), 1: (1, 4)}
 # Operations of the envelope and its slope, polynomials of the edge's length.
 ENVELOPE = 30
 

@@ -18,6 +18,8 @@ const PATHS = {
   "1x0->1": "w v",
   "1x1->0": "w Y·v",
   "1x1->1": "w Y×v",
+  "1x2->1": "w M v",
+  "0x2->2": "w s M",
 };
 const QUANTITIES = {
   energy_share: {

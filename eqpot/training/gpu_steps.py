@@ -108,7 +108,8 @@ class GpuSteps:
     """The training steps of frames on the GPU, of arrays there.
 
     gradient: of a batch, its labels and its atoms' weights: loss, its terms, gradient by the weights; memory:
-    the arrays that it works in.
+    the arrays that it works in; components: rows that an atom has in the tallest product of matrices, 3 of
+    vectors, 5 of second moments.
     """
 
     def __init__(
@@ -120,10 +121,11 @@ class GpuSteps:
         weights: np.ndarray,
         gradient: Callable[[Batch, Labels, np.ndarray], tuple],
         memory: Callable[[], list[np.ndarray]],
+        components: int = 3,
     ):
         self._frames, self._far = GpuFrames(frames, atom_weights), 2 * frames.cutoff
         self._optimizer, self._average, self._weights = optimizer, average, weights
-        self._gradient, self._memory = gradient, memory
+        self._gradient, self._memory, self._components = gradient, memory, components
         self._most = np.sort(frames.edges)[::-1].cumsum()  # edges of so many frames, at most
         self._recorded: dict[tuple, tuple] = {}
 
@@ -136,7 +138,7 @@ class GpuSteps:
         constants = (optimizer.advance(rate()), self._average.advance()) if recorded else ()
         room = room_for(int(self._most[len(chosen) - 1]))
         atoms = species_ptr[-1] + len(species_ptr) - 1  # perhaps with lone ones
-        if max(room, 3 * atoms) > RECORDED_ROWS:
+        if max(room, self._components * atoms) > RECORDED_ROWS:
             there = [to_device(x, "cuda") for x in (plan, *constants)]
             outcome, gradient = self._compute(
                 there, species_ptr, len(chosen), int(self._frames.edges[chosen].sum())
