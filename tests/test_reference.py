@@ -32,6 +32,8 @@ class Config:
     envelope_p: int = 6
     radial_depth: int = 1
     radial_width: int = 5
+    filter_order: int = 1
+    node_products: bool = False
 
 
 CONFIGS = [
@@ -48,6 +50,10 @@ CONFIGS = [
     Config(radial_depth=0),
     Config(radial_depth=2, envelope_p=2),
     Config(symmetry="so3", features=3),
+    Config(filter_order=2, node_products=True),
+    Config(filter_order=2, node_products=True, symmetry="so3", self_connection="residual"),
+    Config(filter_order=2),
+    Config(node_products=True, blocks=2),
 ]
 over_configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: "-".join(map(str, vars(c).values())))
 

@@ -21,8 +21,6 @@ from functools import cache
 
 import numpy as np
 
-from eqpot.kernels import reference
-
 
 @dataclass(frozen=True)
 class Operator:
@@ -157,6 +155,7 @@ def as_kernel(name: str) -> Operator:
     For an analytic f, Im f(x + i h t) / h is the derivative along t with no difference to cancel: exact to
     round-off, and independent of the kernels' hand-derived tangents.
     """
+    reference = importlib.import_module("eqpot.kernels.reference")
     fwd_pure, bwd_pure = getattr(reference, f"{name}_fwd"), getattr(reference, f"{name}_bwd")
     n_out, n_in = len(SIGNATURES[name].outputs), len(SIGNATURES[name].inputs)
 
