@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from eqpot import hdf5
+from eqpot.config import DynamicsConfig, LossConfig, ModelConfig, TrainConfig
 
 LEGAL, ILLEGAL = True, False
 HUGE = 10**9  # rows that are declared and not there
@@ -166,6 +167,7 @@ def damage_file(random: np.random.Generator, path: Path, text: bool) -> str:
 
 VALUES = (None, True, False, "", "x", "nan", [], {}, [1], {"a": 1}, 0, -1, 2.5, 10**9, 2**63, -(2**70), 1e308)
 VALUES += (float("nan"), float("inf"), -float("inf"), [[[[]]]], "\x1b[31m", "[/b]", "a" * 3000, 1e-300)
+LATER = {key for table in (ModelConfig, LossConfig, TrainConfig, DynamicsConfig) for key in table.later}
 # keys that may be missing, or hold more than one kind of value; free text and what files of before lack
 LOOSE = {"max_time", "shifts", "scale", "end_temperature", "length", "command", "first_conserved"}
 LOOSE |= {
@@ -204,7 +206,7 @@ def damage_json(random: np.random.Generator, text: str) -> tuple[str, str, bool]
     legal = any(key in LOOSE for key in path if isinstance(key, str))
     if act == 2:
         del owner[last]
-        return json.dumps(content), f"JSON: {name} lost", legal
+        return json.dumps(content), f"JSON: {name} lost", legal or last in LATER
     if act == 3 and isinstance(owner, dict):
         owner[choose(random, ("zzz", "", "\x1b[31m", last + "x"))] = choose(random, VALUES)
         return json.dumps(content), f"JSON: a key beside {name} added", LEGAL
