@@ -182,9 +182,9 @@ def _held(model: str | Path | Potential, backend: str, stays: bool) -> Potential
 def _results(potential: Potential, batch: Batch, forces: bool, stress: bool) -> dict[str, float | np.ndarray]:
     """By ASE's names, in the order of its atoms."""
     prediction = potential.predict(batch, forces=forces, stress=stress)
-    results = {"energy": float(prediction.energy[0]), "energies": prediction.energies[batch.place]}
+    results = {"energy": float(prediction.energy[0]), "energies": prediction.energies.take(batch.place)}
     if forces:
-        results["forces"] = prediction.forces[batch.place]
+        results["forces"] = prediction.forces.take(batch.place, axis=0)
     if stress:
         results["stress"] = full_3x3_to_voigt_6_stress(prediction.stress[0])
     return results

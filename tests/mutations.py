@@ -167,21 +167,11 @@ def damage_file(random: np.random.Generator, path: Path, text: bool) -> str:
 
 VALUES = (None, True, False, "", "x", "nan", [], {}, [1], {"a": 1}, 0, -1, 2.5, 10**9, 2**63, -(2**70), 1e308)
 VALUES += (float("nan"), float("inf"), -float("inf"), [[[[]]]], "\x1b[31m", "[/b]", "a" * 3000, 1e-300)
+# Files of before lack these.
 LATER = {key for table in (ModelConfig, LossConfig, TrainConfig, DynamicsConfig) for key in table.later}
-# keys that may be missing, or hold more than one kind of value; free text and what files of before lack
+# Keys that may be missing, or hold more than one kind of value, and free text.
 LOOSE = {"max_time", "shifts", "scale", "end_temperature", "length", "command", "first_conserved"}
-LOOSE |= {
-    "zbl",
-    "errors",
-    "optimizer",
-    "schedule",
-    "index",
-    "isolated_atoms",
-    "valid_data",
-    "valid_hash",
-    "best_rmse",
-    "provenance",
-}
+LOOSE |= {"isolated_atoms", "valid_data", "valid_hash", "best_rmse", "provenance"}
 
 
 def damage_json(random: np.random.Generator, text: str) -> tuple[str, str, bool]:

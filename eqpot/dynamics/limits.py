@@ -12,6 +12,7 @@ from eqpot.errors import UserError
 from eqpot.kernels.edges import shortest_edges
 from eqpot.potential import Potential
 
+SHORTER = "; perhaps a shorter --timestep does better"
 COMPRESSED = 0.5  # closest approach without training data, in sums of covalent radii
 
 
@@ -25,19 +26,19 @@ class Limits:
         self.closest = closest_approach(potentials, self.species, config.min_distance)
 
     def fault(self, atoms: Atoms, kelvin: float, step: int) -> str:
-        """What is wrong with a step, as "expected ..., found ..."; empty where nothing is.
+        """What is wrong with a step, as "expected ..., found ...", and what may help; empty where nothing is.
 
         Takes what the calculator has: each of ASE's questions to it would first compare all positions.
         """
-        config, results = self.config, atoms.calc.results
+        config, results, advice = self.config, atoms.calc.results, SHORTER if step else ""
         forces, largest = results["forces"], _longest(results["forces"])
         if not math.isfinite(results["energy"] + kelvin + largest):
-            return "expected finite energy, forces and velocities, found NaN or infinity"
+            return f"expected finite energy, forces and velocities, found NaN or infinity{advice}"
         if largest > config.max_force:
             k = int(np.argmax(np.linalg.norm(forces, axis=1)))
             return (
                 f"expected no force above {config.max_force:g} eV/Å, found {largest:.4g} on atom {k} "
-                f"({chemical_symbols[atoms.numbers[k]]})"
+                f"({chemical_symbols[atoms.numbers[k]]}){advice}"
             )
         if config.min_distance:
             species, graph = self.species, atoms.calc.graph()
@@ -46,14 +47,15 @@ class Limits:
             if (found < self.closest).any():
                 a, b = np.unravel_index(np.argmin(found / self.closest), found.shape)
                 pair = " and ".join(chemical_symbols[species[k]] for k in (a, b))
-                return f"expected {pair} at least {self.closest[a, b]:.3f} Å apart, found {found[a, b]:.3f} Å"
+                limit = self.closest[a, b]
+                return f"expected {pair} at least {limit:.3f} Å apart, found {found[a, b]:.3f} Å{advice}"
         band, target = config.temperature_band, config.target(step)
         if band and not target / band <= kelvin <= target * band:
-            return f"expected {target / band:.4g} to {target * band:.4g} K, found {kelvin:.4g} K"
+            return f"expected {target / band:.4g} to {target * band:.4g} K, found {kelvin:.4g} K{advice}"
         if config.max_deviation and (found := deviation(atoms)) > config.max_deviation:
             return (
                 f"expected the models' forces to deviate by at most {config.max_deviation:g} eV/Å, "
-                f"found {found:.4g}"
+                f"found {found:.4g}; frames like these, computed from first principles, would teach them more"
             )
         return ""
 

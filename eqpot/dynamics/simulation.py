@@ -243,8 +243,7 @@ class Simulation:
                 if fault:
                     raise LimitPassed(
                         f"{self.sources.structure}: step {self.step}: {fault}; "
-                        f"{frames.filename} and {self.folder / LOG} keep what led there; perhaps a shorter "
-                        "--timestep does better"
+                        f"{frames.filename} and {self.folder / LOG} keep what led there"
                     )
                 watch.step_done(self)
                 if time.monotonic() >= due:

@@ -36,8 +36,9 @@ def predict(f: Fitted, batch: Batch, forces: bool, stress: bool) -> Prediction:
     """Energies, and forces and stress where asked for; UserError at a batch that a GPU cannot hold."""
     forces = forces or stress
     try:
-        way = next(way for way in ways(f.backend) if way.takes(f, batch, forces))
-        return way.predict(f, batch, forces, stress)
+        for way in ways(f.backend):
+            if way.takes(f, batch, forces):
+                return way.predict(f, batch, forces, stress)
     except MemoryError as e:
         if f.backend != "cuda":
             raise

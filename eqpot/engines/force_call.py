@@ -78,17 +78,18 @@ class ForceCall:
         They may be views of buffers that the next call overwrites.
         """
         n, E, K = len(batch.species), batch.edge_count, self.model.config.blocks
-        threads = max(1, min(get_num_threads(), E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD))
-        graph = graph_of(batch, np.empty(0, np.int64))
+        allowed = get_num_threads()
+        threads = max(1, min(allowed, E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD))
+        graph = graph_of(batch, np.array([0, n]))
         if batch.walk is not None:
             back = np.empty(n, np.int64)
             back[batch.walk] = np.arange(n)
             graph = self._walked(graph, batch.walk, back)
-        # Each thread takes about as many edges.
-        inside = np.searchsorted(graph.receiver_ptr, [E * t // threads for t in range(1, threads)])
-        graph = graph._replace(parts=np.array([0, *inside, n]))
+        if threads > 1:  # each takes about as many edges
+            inside = np.searchsorted(graph.receiver_ptr, [E * t // threads for t in range(1, threads)])
+            graph = graph._replace(parts=np.array([0, *inside, n]))
         work = self._buffers(n, E, threads)
-        with on_threads(threads):
+        with on_threads(None if threads == allowed else threads):
             stages = 2 + 2 * K if forces else 1 + K
             force_call_cpu(self._net, self._layout, graph, work, self._second, stages)
         found = [work.energies[:n], work.forces[:n] if forces else None]
