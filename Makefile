@@ -4,6 +4,8 @@
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check
+# By a line in site-packages: setuptools' other way comes after whatever folder named eqpot Python was started in.
+EDITABLE := --config-settings editable_mode=compat --editable
 EQPOT  := $(RUN) -m eqpot
 DEMO   := demo
 SAMPLE := data_tools/ethanol.h5
@@ -53,7 +55,7 @@ test-sim: $(VENV)/.installed-test
 CUDA_EXTRA := cuda
 
 test-gpu: $(VENV)/.installed-test
-	$(PIP) --editable '.[test,$(CUDA_EXTRA)]'
+	$(PIP) $(EDITABLE) '.[test,$(CUDA_EXTRA)]'
 	$(RUN) $(PYTEST)
 
 # Libraries probe the driver, so an error that its API returns is no finding. Each array has an allocation of
@@ -63,7 +65,7 @@ UNPOOLED  := import sys, cupy, pytest; cupy.cuda.set_allocator(None); sys.exit(p
 
 sanitize: $(VENV)/.installed-test
 	@command -v compute-sanitizer >/dev/null || { echo "error: no compute-sanitizer found; it comes with the CUDA toolkit" >&2; exit 1; }
-	$(PIP) --editable '.[test,$(CUDA_EXTRA)]'
+	$(PIP) $(EDITABLE) '.[test,$(CUDA_EXTRA)]'
 	for tool in memcheck racecheck initcheck; do \
 	  $(SANITIZER) --tool $$tool $(RUN) -c '$(UNPOOLED)' tests/test_cuda.py -m "not slow" || exit 1; \
 	done
@@ -104,15 +106,15 @@ clean:
 
 # The stamps make a second run quick; a changed pyproject.toml installs again.
 $(VENV)/.installed: pyproject.toml | $(VENV)/.made
-	$(PIP) --editable .
+	$(PIP) $(EDITABLE) .
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
-	$(PIP) --editable '.[test,docs]'
+	$(PIP) $(EDITABLE) '.[test,docs]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-docs
 
 $(VENV)/.installed-docs: pyproject.toml | $(VENV)/.made
-	$(PIP) --editable '.[docs]'
+	$(PIP) $(EDITABLE) '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.made:

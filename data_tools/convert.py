@@ -177,7 +177,7 @@ def _finish(found: Found, given: dict[str, str | None], keys: dict, allow_missin
         missing = np.flatnonzero(~dataset.known(label))
         if len(missing) and label not in allow_missing:
             raise UserError(
-                f"{found.name}: frame {missing[0]}, {label}: expected in every frame, found none "
+                f"{found.name}: frame {missing[0]}, {label}: expected in every frame, found none or NaN "
                 f"({len(missing)} of {len(dataset)} frames lack it; {found.hint}); name it by --{label}-key, "
                 f"or give --allow-missing {label}"
             )

@@ -42,9 +42,7 @@ def sample(
     try:
         from tblite.ase import TBLite
     except ImportError as error:
-        raise UserError(
-            f"tblite cannot be imported ({error}): install it with pip install 'eqpot[demo]'"
-        ) from error
+        raise UserError(f"tblite cannot be imported ({error}): it comes with eqpot's extra, demo") from error
 
     atoms = molecule("CH3CH2OH")
     # accuracy 0.1 tightens the self-consistency: at the default its noise would be part of the forces

@@ -6,7 +6,7 @@ is too long for a small cell.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from math import ceil
 
 import numpy as np
@@ -61,7 +61,7 @@ def peaks(x: np.ndarray, y: np.ndarray, blur: float) -> np.ndarray:
     """Bins where y [bins], not negative, over x [bins] has a peak; outside the range it counts as zero.
 
     Which bumps are peaks is decided on a curve blurred by a Gaussian of standard deviation `blur`, where
-    noise is less; where they are, on y itself.
+    noise is less, as is how far each reaches, to the valleys beside it; where it is highest, on y itself.
     """
     from scipy.ndimage import gaussian_filter1d
     from scipy.signal import find_peaks  # longer to import than all the rest
@@ -69,9 +69,9 @@ def peaks(x: np.ndarray, y: np.ndarray, blur: float) -> np.ndarray:
     width = x[1] - x[0]
     smooth = gaussian_filter1d(y, blur / width, mode="constant")
     tops = find_peaks(np.concatenate([[0], smooth, [0]]), prominence=PROMINENCE * smooth.max())[0] - 1
-    reach = ceil(blur / width)
-    starts = np.maximum(tops - reach, 0)
-    return np.array([k + y[k : top + reach + 1].argmax() for k, top in zip(starts, tops, strict=True)], int)
+    valleys = [a + smooth[a:b].argmin() for a, b in pairwise(tops)]
+    ranges = pairwise([0, *valleys, len(y)])
+    return np.array([a + y[a:b].argmax() for a, b in ranges] if len(tops) else [], int)
 
 
 # ---------------------------------------------------------------- radial

@@ -86,7 +86,9 @@ def msd(
         raise UserError(f"blocks: expected 1 to {len(frames) // 2} for {len(frames)} frames, found {blocks}")
     length = len(frames) // blocks
     lag = step * np.arange(length)
-    start, stop = fit or (0.1 * lag[-1], 0.5 * lag[-1])
+    if length < 4:
+        raise UserError(f"blocks: expected at least 4 frames in each of {blocks}, found {length}")
+    start, stop = fit or (0.1 * lag[-1], max(0.5 * lag[-1], 3 * step))
     fitted = (lag >= start * (1 - 1e-9)) & (lag <= stop * (1 + 1e-9)) & (lag > 0)
     if stop > lag[-1] * (1 + 1e-9) or np.count_nonzero(fitted) < 3:
         raise UserError(

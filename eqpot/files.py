@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
@@ -226,6 +227,16 @@ def read_structure(path: str | Path) -> Atoms:
     if len(atoms) == 0:
         raise UserError(f"{path}: expected a structure, found no atoms")
     return atoms
+
+
+def named_twice(paths: Sequence[str | Path]) -> list[str]:
+    """Warnings about models of a committee that are one file."""
+    count = Counter(os.path.realpath(path) for path in paths)
+    return [
+        f"{path}: is {number} of the {len(paths)} models: their deviation tells less than it seems"
+        for path, number in count.items()
+        if number > 1
+    ]
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> None:

@@ -271,7 +271,7 @@ class _Network:
         self.model = p.model
         self._operators = operators("cpu")
         self._pool = Pool(np.dtype(np.float64))
-        announce(self._operators[p.config.nonlinearity].fwd, "about two minutes")
+        announce(self._operators[p.config.nonlinearity].fwd)
 
     def record(self, strength: float = 1.0) -> tuple[Tape, dict[str, Node]]:
         """The tape and every array by name, the weights, too, with all messages times `strength`, see

@@ -143,6 +143,10 @@ class _Files(IndexDataCacheFile):
             file.write(hashlib.sha256(content).digest() + content)
 
 
+def _tell_of_compiling(when: str, minutes: str) -> None:
+    print(f"compiling the kernels, {when}: {minutes}", file=sys.stderr, flush=True)
+
+
 class _Cache(FunctionCache):
     _impl_class = _Impl
 
@@ -150,13 +154,19 @@ class _Cache(FunctionCache):
         super().__init__(function)
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, self._cache_file._source_stamp)
 
+    minutes = ""  # that compiling takes, where that is long
+
     def load_overload(self, sig, target_context):
+        found = None
         try:
-            return super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)
         except Exception as e:  # of whatever kind, as it comes from whatever bytes
             reason = getattr(e, "strerror", None) or e
             _say(f"{CACHE}: compiled kernels cannot be read ({reason}): compiling them again")
-            return None
+        if found is None and self.minutes:
+            when = "once on this machine" if os.access(CACHE, os.W_OK) else "in each process"
+            _tell_of_compiling(when, self.minutes)
+        return found
 
     def save_overload(self, sig, data):
         try:
@@ -168,6 +178,12 @@ class _Cache(FunctionCache):
 
 
 class _NoCache(NullCache):
+    minutes = ""
+
+    def load_overload(self, sig, target_context):
+        if self.minutes:
+            _tell_of_compiling("in each process", self.minutes)
+
     def save_overload(self, sig, data):
         _say(f"compiled kernels cannot be kept ({NO_CACHE}): each process compiles its own")
 
@@ -210,12 +226,8 @@ allocating = _compiled(**_fast)
 
 
 def announce(function: Callable, minutes: str = "about a minute") -> None:
-    """Say on the terminal that a kernel is about to be compiled, if it never was for this installation."""
-    name = f"{function.py_func.__module__.split('.')[-1]}.{function.py_func.__name__}-*.nbc"
-    folder = function.stats.cache_path
-    if not function.signatures and not (folder and any(Path(folder).glob(name))):
-        when = "once on this machine" if CACHE and os.access(CACHE, os.W_OK) else "in each process"
-        print(f"compiling the kernels, {when}: {minutes}", file=sys.stderr, flush=True)
+    """Have a kernel say on the terminal when it is about to be compiled, for each kind of arguments."""
+    function._cache.minutes = minutes
 
 
 # ---------------------------------------------------------------- processes

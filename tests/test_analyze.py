@@ -12,7 +12,7 @@ from runs import refused
 from scipy.spatial.transform import Rotation
 from toy import toy_dataset
 
-from eqpot.analyze import adf, rdf
+from eqpot.analyze import BLUR_ANGLE, adf, peaks, rdf
 from eqpot.cli import main
 from eqpot.diffusion import CM2_PER_S, displacements, mean_square, msd
 from eqpot.errors import UserError
@@ -105,6 +105,14 @@ def test_angles_of_molecules():
     assert adf([ammonia], ("H", "N", "H"), (1.2, 1.2)).per_vertex == 3
     straight = adf([carbon_dioxide], ("O", "C", "O"), (1.4, 1.4))
     assert straight.mean == pytest.approx(180) and straight.peaks(False).tolist() == [89]
+
+
+def test_a_peak_is_where_the_curve_is_highest_between_its_valleys():
+    """Also far from where a blurred curve is: three spikes of noise on one broad peak, and another peak."""
+    x = np.arange(1.0, 180, 2)
+    y = np.exp(-(((x - 113) / 6) ** 2)) + 0.5 * np.exp(-(((x - 41) / 6) ** 2))
+    y[np.searchsorted(x, [107, 115, 119])] = 1.6, 1.5, 1.4
+    assert x[peaks(x, y, BLUR_ANGLE)].tolist() == [41, 107]
 
 
 def test_two_elements_have_a_cutoff_each():

@@ -358,7 +358,7 @@ def test_water_of_the_benchmark_is_as_dense_as_water():
         (["info", "foreign.h5"], "foreign.h5: expected a model, found an HDF5 file that eqpot did not write"),
         (["inspect", "none.h5", "toy.h5", "--text"], "none.h5: expected a model file, found no such file"),
         (["inspect", "none.h5", "toy.h5", "--json", "toy.h5"], "toy.h5: exists already; give --overwrite"),
-        (["inspect", "none.h5", "toy.h5", "-o", "text.md"], "text.md: exists already; give --overwrite"),
+        (["inspect", "none.h5", "toy.h5", "-o", "text.md"], "text.md: expected a name that ends in .html"),
         (["inspect", "none.h5", "toy.h5", "-o", "new/r.html"], "new/r.html: the folder new does not exist"),
         (["inspect", "run/model.h5", "none.xyz", "--text"], "none.xyz: expected a structure, found no such"),
         (["inspect", "run/model.h5", "empty.xyz", "--text"], "empty.xyz: expected a structure"),

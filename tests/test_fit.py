@@ -373,6 +373,18 @@ def test_unknown_element_in_validation(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("other", "count"), [("toy.h5", 8), ("new.h5", 0)])
+def test_validation_frames_that_were_trained_on_are_told(other, count, tmp_path):
+    whole = toy_dataset()
+    write_dataset(tmp_path / "toy.h5", whole.subset(slice(0, 8)))
+    write_dataset(tmp_path / "new.h5", whole.subset(slice(8, 12)))
+    config = settings(n_train=0, n_valid=0)
+    trainer = Trainer.start(config, tmp_path / "toy.h5", tmp_path / "run", tmp_path / other)
+    told = [line for line in trainer.warnings() if "repeat frames trained on" in line]
+    assert len(told) == (count > 0)
+    assert not told or f"{other}: 8 of 8 validation frames" in told[0]
+
+
 def test_frames_without_edges_are_legal_and_told(tmp_path):
     data = toy_dataset()
     data.positions[:4] *= 3.0

@@ -6,7 +6,8 @@ from toy import MODEL, toy_dataset
 
 from eqpot.config import Config
 from eqpot.structures.data import write_dataset
-from eqpot.training.outlook import BENT, COOLED, final_error, limit
+from eqpot.training import outlook
+from eqpot.training.outlook import BENT, COOLED, estimate, final_error, limit
 from eqpot.training.trainer import Trainer
 from eqpot.words import duration
 
@@ -24,6 +25,12 @@ def test_a_power_of_the_epoch_goes_on(power):
 def test_no_estimate_from_few_epochs_or_perfect_ones():
     assert final_error([0.1] * 7, 100, 0.5) is None
     assert final_error([0.1] * 8 + [0.0], 100, 0.5) is None
+
+
+def test_no_estimate_from_a_network_that_has_hardly_begun():
+    errors = 0.5 * np.arange(1.0, 21) ** -0.3
+    assert estimate(errors, 0.2, 0.5, 60, forces=1.0).startswith("estimate: F of ")
+    assert estimate(errors, 0.2, 0.5, 60, forces=0.5) == ""
 
 
 def test_errors_that_rise_are_not_prolonged():
@@ -57,9 +64,10 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_fit_says_it_once_and_at_its_end(tmp_path, capsys):
+def test_a_fit_says_it_once_and_at_its_end(tmp_path, capsys, monkeypatch):
     from eqpot.commands.progress import Lines
 
+    monkeypatch.setattr(outlook, "BEGUN", 10)  # so short a fit has hardly begun
     write_dataset(tmp_path / "toy.h5", toy_dataset())
     train = {"batch_size": 3, "max_epochs": 40, "n_valid": 3}
     trainer = Trainer.start(

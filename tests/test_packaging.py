@@ -157,32 +157,24 @@ def is_under(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
-def test_compiling_is_announced_until_this_installation_has_compiled(capsys):
-    """Another installation's kernels are of no use to this one: Numba keeps them in folders of their own."""
-    from eqpot.kernels.compile import announce, kernel
-
-    @kernel
-    def nothing():
-        pass
-
-    announce(nothing, "an hour")
-    assert "compiling the kernels, once on this machine: an hour" in capsys.readouterr().err
-    folder = Path(nothing.stats.cache_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    compiled = folder / "test_packaging.nothing-1.py311.1.nbc"
-    other = folder.parent / "another" / compiled.name
-    other.parent.mkdir(exist_ok=True)
-    try:
-        other.touch()
-        announce(nothing)
-        assert capsys.readouterr().err
-        compiled.touch()
-        announce(nothing)
-        assert not capsys.readouterr().err
-    finally:
-        compiled.unlink(missing_ok=True)
-        other.unlink()
-        other.parent.rmdir()
+def test_compiling_is_announced_for_each_kind_of_arguments_once(tmp_path: Path):
+    """In the process that does it, and in none after it."""
+    (tmp_path / "kernels_here.py").write_text(
+        "from eqpot.kernels.compile import announce, exact\n"
+        "import numpy as np\n"
+        "nothing = exact(lambda x: x)\n"
+        'announce(nothing, "an hour")\n'
+        "for kind in (np.float32, np.float64, np.float64):\n"
+        "    nothing(kind(1))\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    said = [
+        subprocess.run(
+            [sys.executable, "kernels_here.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        ).stderr
+        for _ in range(2)
+    ]
+    assert said == [2 * "compiling the kernels, once on this machine: an hour\n", ""]
 
 
 def test_no_module_imports_a_framework():
@@ -290,6 +282,14 @@ assert state() == before, "computing"
 assert any(count > 1 for count in before[1].values()) or len(os.sched_getaffinity(0)) == 1
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_of_the_same_name_is_not_taken_for_it(tmp_path: Path):
+    """Such as a checkout beside a script that runs in the environment made in it."""
+    (tmp_path / "eqpot").mkdir()
+    (tmp_path / "script.py").write_text("from eqpot import Potential; import eqpot.kernels.products\n")
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -63,6 +63,11 @@ def test_a_committee_tells_how_far_it_deviates(here):
     assert main(["data", "convert", "predicted.extxyz", "means.h5", "--allow-missing=stress"]) == 0
 
 
+def test_a_committee_of_one_file_is_told(here, capsys):
+    assert main(["predict", "one.h5", "one.h5", "two.h5", "frames.extxyz"]) == 0
+    assert "warning: " in (said := capsys.readouterr().out) and "one.h5: is 2 of the 3 models" in said
+
+
 def test_a_data_set_in_and_out_again(here):
     """What is written is what `convert` takes for labels, and a data set is read like any other file."""
     ase.io.write("crystals.extxyz", [crystal(), crystal(12)])
@@ -79,6 +84,7 @@ def test_a_data_set_in_and_out_again(here):
     ("arguments", "words"),
     [
         (["one.h5", "iron.xyz"], "iron.xyz: frame 1: numbers: expected elements that the model has seen"),
+        (["one.h5", "two.h5", "iron.xyz"], "iron.xyz: frame 1, one.h5: numbers: expected elements"),
         (["one.h5", "none.xyz"], "none.xyz: expected a trajectory, found no such file"),
         (["one.h5"], "expected one model or more and a file"),
         (["one.h5", "frames.extxyz", "-o", "out.h5"], "out.h5: expected a name that ends in .extxyz or .xyz"),

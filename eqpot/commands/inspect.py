@@ -45,6 +45,8 @@ def inspect(model, structure, output, text, json_file, index, overwrite) -> None
     if output is None and not text and json_file is None:
         output = "report.html"
     if output is not None:
+        if not output.endswith((".html", ".htm")):
+            raise UserError(f"{output}: expected a name that ends in .html")
         check_output(output, overwrite)
     if json_file is not None:
         check_output(json_file, overwrite)

@@ -43,7 +43,7 @@ def predict(files, output, overwrite, device) -> None:
         raise click.UsageError("expected one model or more and a file: eqpot predict MODEL.h5 FILE")
     from ase.io.extxyz import write_extxyz
 
-    from eqpot.files import check_output, replacing
+    from eqpot.files import check_output, named_twice, replacing
     from eqpot.potential import Potential
     from eqpot.printing import busy
     from eqpot.structures.trajectory import check_trajectory, iterate
@@ -54,10 +54,11 @@ def predict(files, output, overwrite, device) -> None:
     check_output(output, overwrite)
     check_trajectory(file)
     potentials = [Potential.load(model, device) for model in models]
+    say(*(f"warning: {line}" for line in named_twice(models)))
     frames = atoms = 0
     with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as out, busy("predicting"):
         for some in _together(iterate(file)):
-            for structure in _predicted(potentials, some, file):
+            for structure in _predicted(models, potentials, some, file):
                 write_extxyz(out, structure)
             frames, atoms = frames + len(some), atoms + sum(map(len, some))
     say(f"wrote {output}: {counted(frames, 'frame')}, {counted(atoms, 'atom')}")
@@ -75,17 +76,20 @@ def _together(frames: Iterable[Atoms]) -> Iterator[list[Atoms]]:
         yield some
 
 
-def _predicted(potentials: list[Potential], frames: list[Atoms], file: str) -> Iterator[Atoms]:
+def _predicted(
+    models: list[str], potentials: list[Potential], frames: list[Atoms], file: str
+) -> Iterator[Atoms]:
     """The frames with results."""
     import numpy as np
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
     names = [f"{file}: frame {atoms.info['frame']}" for atoms in frames]
-    found = [
-        p.of_graphs([p.graph(atoms, name) for atoms, name in zip(frames, names, strict=True)])
-        for p in potentials
-    ]
+    found = []
+    for model, p in zip(models, potentials, strict=True):
+        asked = f", {model}" if len(models) > 1 else ""
+        graphs = [p.graph(atoms, name + asked) for atoms, name in zip(frames, names, strict=True)]
+        found.append(p.of_graphs(graphs))
     for atoms, name, results in zip(frames, names, zip(*found, strict=True), strict=True):
         energies = np.array([r.energy for r in results])
         forces = np.array([r.forces for r in results])

@@ -109,6 +109,12 @@ class Live(Watch):
         self.last = time.monotonic()
 
 
+def _time(simulation: Simulation) -> str:
+    """ps, with as many digits as tell one step from the next."""
+    digits = len(f"{simulation.config.timestep % 1:.6f}".rstrip("0")) - 2
+    return f"{simulation.time:.{3 + digits}f}"
+
+
 class Pace:
     """How fast a simulation is, its first step here left out: that one may compile."""
 
@@ -146,7 +152,7 @@ class StepLines(Watch):
             return
         pace, drift = self.pace(simulation), simulation.drift()
         cells = {
-            "time, ps": f"{simulation.time:.3f}",
+            "time, ps": _time(simulation),
             "temperature, K": f"{simulation.temperature():.1f}",
             "potential, eV": f"{simulation.atoms.get_potential_energy():.4f}",
             "drift, meV/atom": "" if drift is None else f"{1000 * drift:+.3f}",
@@ -179,7 +185,7 @@ class StepBar(Watch):
             return
         self.next = time.monotonic() + 0.25
         pace, drift = self.pace(simulation), simulation.drift()
-        text = f"{simulation.time:.3f} ps: {simulation.temperature():4.0f} K"
+        text = f"{_time(simulation)} ps: {simulation.temperature():4.0f} K"
         if drift is not None:
             text += f", drift {1000 * drift:+.2f} meV/atom"
         if pace is not None:

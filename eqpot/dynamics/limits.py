@@ -38,7 +38,7 @@ class Limits:
             k = int(np.argmax(np.linalg.norm(forces, axis=1)))
             return (
                 f"expected no force above {config.max_force:g} eV/Å, found {largest:.4g} on atom {k} "
-                f"({chemical_symbols[atoms.numbers[k]]}){advice}"
+                f"({chemical_symbols[atoms.numbers[k]]}) (--max-force){advice}"
             )
         if config.min_distance:
             species, graph = self.species, atoms.calc.graph()
@@ -47,15 +47,21 @@ class Limits:
             if (found < self.closest).any():
                 a, b = np.unravel_index(np.argmin(found / self.closest), found.shape)
                 pair = " and ".join(chemical_symbols[species[k]] for k in (a, b))
-                limit = self.closest[a, b]
-                return f"expected {pair} at least {limit:.3f} Å apart, found {found[a, b]:.3f} Å{advice}"
+                return (
+                    f"expected {pair} at least {self.closest[a, b]:.3f} Å apart, found {found[a, b]:.3f} Å "
+                    f"(--min-distance){advice}"
+                )
         band, target = config.temperature_band, config.target(step)
         if band and not target / band <= kelvin <= target * band:
-            return f"expected {target / band:.4g} to {target * band:.4g} K, found {kelvin:.4g} K{advice}"
+            return (
+                f"expected {target / band:.4g} to {target * band:.4g} K, found {kelvin:.4g} K "
+                f"(--temperature-band){advice if kelvin > target else ''}"
+            )
         if config.max_deviation and (found := deviation(atoms)) > config.max_deviation:
             return (
                 f"expected the models' forces to deviate by at most {config.max_deviation:g} eV/Å, "
-                f"found {found:.4g}; frames like these, computed from first principles, would teach them more"
+                f"found {found:.4g} (--max-deviation); frames like these, computed from first principles, "
+                "would teach them more"
             )
         return ""
 

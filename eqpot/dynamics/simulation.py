@@ -43,7 +43,7 @@ from eqpot.dynamics.ensembles import (
 from eqpot.dynamics.limits import COMPRESSED, Limits, closest, deviation
 from eqpot.dynamics.restart import RESTART, Sources
 from eqpot.errors import UserError
-from eqpot.files import sha256, sync
+from eqpot.files import named_twice, sha256, sync
 from eqpot.potential import Potential
 from eqpot.runs import Hold, Watch, beginning, check_hash, check_run, clear_run
 from eqpot.structures.trajectory import read_frame
@@ -309,9 +309,10 @@ class Simulation:
 
     def warnings(self) -> list[str]:
         """What is legal but perhaps not meant."""
+        twice = named_twice(self.sources.models)
         if not self.config.min_distance:
-            return []
-        return [
+            return twice
+        return twice + [
             f"{path}: does not tell how close atoms came in training; they may come as close as "
             f"{COMPRESSED:g} of the sum of their covalent radii"
             for path in self._unknown

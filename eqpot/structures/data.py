@@ -353,6 +353,15 @@ def first_alike(dataset: Dataset) -> np.ndarray:
     return first
 
 
+def repeated(dataset: Dataset, other: Dataset) -> np.ndarray:
+    """Which frames of `other` are, see `first_alike`, among those of `dataset`, bool [frames]."""
+    both = Dataset(
+        np.concatenate([dataset.atom_ptr, dataset.atom_ptr[-1] + other.atom_ptr[1:]]),
+        *(np.concatenate([getattr(dataset, name), getattr(other, name)]) for name in GEOMETRY),
+    )
+    return first_alike(both)[len(dataset) :] < len(dataset)
+
+
 def _find_alike(dataset: Dataset, frames: np.ndarray, first: np.ndarray) -> None:
     places = np.stack(
         [

@@ -9,6 +9,7 @@ from eqpot.words import duration
 
 FIRST = 0.1  # part of a run after which its end is estimated
 LEAST = 8  # epochs that a power of them is fitted to
+BEGUN = 0.3  # of the forces themselves: an error above that, of a network hardly trained, tells nothing
 # Error at the end of the cooldown over that before it; how much of the slope is left on the way there; how
 # far a run may be from that. Of the fits in bench/accuracy.md.
 COOLED, BENT, SPREAD = 0.71, 0.8, 1.25
@@ -16,10 +17,10 @@ LEARNED, ALIKE = 0.6, 0.85  # of the error on new frames: what is on training fr
 WORTH = 0.9  # what is left of the error after twice the time, where that is worth it
 
 
-def estimate(errors: Sequence[float], done: float, cooldown: float, seconds: float) -> str:
+def estimate(errors: Sequence[float], done: float, cooldown: float, seconds: float, forces: float) -> str:
     """What to expect of a fit from its errors so far, of which a part is done that took so long; empty before
-    `FIRST`, and once the rate falls."""
-    if not FIRST <= done < 1 - cooldown:
+    `FIRST`, once the rate falls, and where errors are still about as large as the forces (RMS)."""
+    if not FIRST <= done < 1 - cooldown or errors[-1] > BEGUN * forces:
         return ""
     expected = final_error(errors, len(errors) / done, cooldown)
     if expected is None:

@@ -28,7 +28,7 @@ from eqpot.errors import UserError
 from eqpot.files import replacing
 from eqpot.network.isolated import decide
 from eqpot.runs import Hold, Watch, beginning, check_run, clear_run
-from eqpot.structures.data import Dataset, read_dataset
+from eqpot.structures.data import Dataset, read_dataset, repeated
 from eqpot.structures.frames import Frames
 from eqpot.training import checkpoint, validation
 from eqpot.training.checkpoint import CHECKPOINT, Sources
@@ -206,7 +206,8 @@ class Trainer(Learner):
         if not self.to_its_end():
             return ""
         errors = [row["valid_forces_rmse"] for row in self.rows]
-        return estimate(errors, self.done(), self.config.train.cooldown, self.elapsed())
+        forces = float(np.sqrt(np.nanmean(self.valid.dataset.forces**2)))
+        return estimate(errors, self.done(), self.config.train.cooldown, self.elapsed(), forces)
 
     def verdict(self) -> str:
         """What limited the fit; call it after `run`."""
@@ -229,6 +230,11 @@ class Trainer(Learner):
         lines = [frames.warning() for frames in (self.train, self.valid)]
         if self.config.loss.energy > 0 and not self.train.dataset.known("energy").any():
             lines.append(f"{self.sources.data}: no energies; the potential learns from forces alone")
+        if self.sources.valid_data and (same := repeated(self.train.dataset, self.valid.dataset).sum()):
+            lines.append(
+                f"{self.sources.valid_data}: {same} of {counted(len(self.valid), 'validation frame')} repeat "
+                "frames trained on: errors on them are no errors on new frames"
+            )
         return [line for line in lines if line]
 
     def notes(self) -> list[str]:
