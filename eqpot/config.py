@@ -177,6 +177,11 @@ class ModelConfig(Table):
         """Whether this is the network of the papers."""
         return self.filter_order == 1 and not self.node_products
 
+    @property
+    def components(self) -> int:
+        """Rows that an atom has in the tallest product with a matrix: 3 of vectors, 5 of second moments."""
+        return 5 if self.filter_order == 2 and self.node_products else 3
+
 
 @dataclass(frozen=True)
 class LossConfig(Table):

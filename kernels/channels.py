@@ -118,6 +118,31 @@ def _put_components(mv, i, q, c, x, y, z):
     write(mv, (i, 2, q, c), z)
 
 
+@inner
+def messages2_at(mv, mt, i, c, paths, zero):
+    """Eight numbers of filters of order 2, of mv[n, 3, P1, C] and mt[n, 5, C], or of their cotangents."""
+    x = y = z = xx = yy = xy = yz = zx = zero
+    if paths[5, 0] >= 0:
+        x, y, z = _components(mv, i, paths[5, 1], c, zero)
+    if paths[6, 0] >= 0:
+        xx, yy = read(mt, (i, 0, c), zero), read(mt, (i, 1, c), zero)
+        xy, yz, zx = read(mt, (i, 2, c), zero), read(mt, (i, 3, c), zero), read(mt, (i, 4, c), zero)
+    return x, y, z, xx, yy, xy, yz, zx
+
+
+@inner
+def put_messages2(mv, mt, i, c, m, paths):
+    """Eight numbers into the rows of atom i, those that the block has."""
+    if paths[5, 0] >= 0:
+        _put_components(mv, i, paths[5, 1], c, m[0], m[1], m[2])
+    if paths[6, 0] >= 0:
+        write(mt, (i, 0, c), m[3])
+        write(mt, (i, 1, c), m[4])
+        write(mt, (i, 2, c), m[5])
+        write(mt, (i, 3, c), m[6])
+        write(mt, (i, 4, c), m[7])
+
+
 # ---- on a CPU: all edges of one atom, or one edge
 
 

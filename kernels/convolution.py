@@ -1,5 +1,5 @@
-"""The convolution of one block, evaluated: the radial network's last layer and the five products of
-`interaction` in one kernel, so that the weights w[E, P, C] of the edges are never in memory. For GPUs.
+"""The convolution of one block, evaluated: the radial network's last layer and the products of `interaction`
+or `interaction2` in one kernel, so that the weights w[E, P, C] of the edges are never in memory. For GPUs.
 
 With h[E, H] the last hidden numbers of the radial network, all blocks' side by side, and this block's matrix
 W[H, P C] (its first row is column `first` of h):
@@ -16,28 +16,49 @@ the reverse edge is summed over the edges into i, with -Y and the messages' cota
 
     (ds, dv)_i = sum over e into i of to_sender(w, (a, A)_j, -Y)
 
+The two products of filters of order 2 have kernels of their own, launched where a block has one of them:
+beside the five their numbers would not find room in registers. M = Y Y^T - 1 is made anew from Y, the same
+for an edge and its reverse, and what it gets goes back to Y at once:
+
+    (ds, dv)_i += sum over e into i of to_sender2(w, A_j, M),      dY += B(dM, Y), see `edge_tensor`
+
 Shapes: s[n, C], v[n, 3, C] or [n, 3, 0], unit[E, 3], r[E], h[E, K H], dh the same, W[H, P C], ms[n, P0 C],
-mv[n, 3, P1 C].
+mv[n, 3, P1 C], mt[n, 5, C] or [n, 5, 0].
 """
 
 from functools import cache
 
 from . import cuda as gpu
-from .channels import direction_at, features_at, messages_at, put_messages
+from .arguments import by_path
+from .channels import direction_at, features_at, messages2_at, messages_at, put_messages, put_messages2
 from .cuda import LANES, warp_sum
-from .interaction import by_path
-from .products import PATH_FACTORS, added, message, nothing, to_sender, to_unit, to_weights
+from .edge_tensor import back, tensor_of
+from .products import (
+    PATH_FACTORS,
+    added,
+    added2,
+    message,
+    message2,
+    nothing,
+    nothing2,
+    to_sender,
+    to_sender2,
+    to_tensor,
+    to_unit,
+    to_weights,
+    to_weights2,
+)
 
 cuda = None  # see cuda.py
 FACTORS = tuple(float(factor) for factor in PATH_FACTORS)
 
 
 @gpu.Device
-def _hold(held, W, slots, C, c, scale, paths):
-    """Channel c of the last layer, with the constants of the paths, into held[5, H]."""
-    for p in range(5):
-        slot = paths[p, 0]
-        factor = W.dtype.type(scale * FACTORS[p])
+def _hold(held, W, slots, C, c, scale, paths, begin):
+    """Channel c of the last layer, with the constants of the paths from `begin` on, into held[5 or 2, H]."""
+    for p in range(held.shape[0]):
+        slot = paths[begin + p, 0]
+        factor = W.dtype.type(scale * FACTORS[begin + p])
         for q in range(held.shape[1]):
             held[p, q] = factor * W[(q * slots + slot) * C + c] if slot >= 0 else W.dtype.type(0)
 
@@ -56,6 +77,41 @@ def _product(held, h, e, first):
     return w0, w1, w2, w3, w4
 
 
+@gpu.Device
+def _product2(held, h, e, first):
+    """w5 and w6."""
+    w5 = w6 = h.dtype.type(0)
+    for q in range(held.shape[1]):
+        x = h[e, first + q]
+        w5 += x * held[0, q]
+        w6 += x * held[1, q]
+    return w5, w6
+
+
+@gpu.Device
+def _add_edge(dunit, dr, e, gx, gy, gz, r, mine, lane, zero):
+    """Add what the warp's channels, those that are its own, give back to Y and r of edge e."""
+    if not mine:
+        gx = gy = gz = r = zero
+    gx, gy, gz, r = warp_sum(gx), warp_sum(gy), warp_sum(gz), warp_sum(r)
+    if lane == 0:
+        dunit[e, 0] += gx
+        dunit[e, 1] += gy
+        dunit[e, 2] += gz
+        dr[e] += r
+
+
+@gpu.Device
+def _add_atom(ds, dv, i, c, gs, gx, gy, gz):
+    """Add to what is wanted of atom i."""
+    if ds.size:
+        ds[i, c] += gs
+    if dv.size:
+        dv[i, 0, c] += gx
+        dv[i, 1, c] += gy
+        dv[i, 2, c] += gz
+
+
 @cache
 def _kernels(H):
     """Both kernels for H hidden numbers: only if the compiler knows H are the weights kept in registers."""
@@ -69,7 +125,7 @@ def _kernels(H):
         held = cuda.local.array((5, H), s.dtype)
         for k in range(cuda.grid(1), n * C, cuda.gridsize(1)):
             i, c = k // C, k % C
-            _hold(held, W, slots, C, c, scale, paths)
+            _hold(held, W, slots, C, c, scale, paths, 0)
             m = nothing(zero)
             for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
                 w, f = _product(held, h, e, first), features_at(s, v, senders[e], c, zero)
@@ -97,7 +153,7 @@ def _kernels(H):
         first,
         scale,
     ):
-        """A warp takes one atom, 32 channels at a time; 208 registers for H = 8; for each edge and channel 60
+        """A warp takes one atom, 32 channels at a time; 205 registers for H = 8; for each edge and channel 60
         bytes, 20 H + 107 operations, four sums over the warp, and 2 H + 3 numbers for all of it."""
         n, C = s.shape
         zero = s.dtype.type(0)
@@ -107,7 +163,7 @@ def _kernels(H):
             for start in range(0, C, LANES):
                 c = min(start + lane, C - 1)  # the last lanes may have no channel of their own
                 mine = start + lane < C
-                _hold(held, W, slots, C, c, scale, paths)
+                _hold(held, W, slots, C, c, scale, paths, 0)
                 a = messages_at(dms, dmv, i, c, paths, zero)
                 gs = gx = gy = gz = zero
                 for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
@@ -120,36 +176,109 @@ def _kernels(H):
                     q, w1 = to_weights(f, a, y, zero, True, True), _product(held, dh, e, first)
                     yx, yy, yz = to_unit(w, f, a, zero, True, True)
                     r = q[0] * w1[0] + q[1] * w1[1] + q[2] * w1[2] + q[3] * w1[3] + q[4] * w1[4]
-                    if not mine:
-                        yx = yy = yz = r = zero
-                    yx, yy, yz, r = warp_sum(yx), warp_sum(yy), warp_sum(yz), warp_sum(r)
-                    if lane == 0:
-                        dunit[e, 0] += yx
-                        dunit[e, 1] += yy
-                        dunit[e, 2] += yz
-                        dr[e] += r
-                if mine and ds.size:
-                    ds[i, c] += gs
-                if mine and dv.size:
-                    dv[i, 0, c] += gx
-                    dv[i, 1, c] += gy
-                    dv[i, 2, c] += gz
+                    _add_edge(dunit, dr, e, yx, yy, yz, r, mine, lane, zero)
+                if mine:
+                    _add_atom(ds, dv, i, c, gs, gx, gy, gz)
 
     return fwd, bwd
 
 
-def convolution_fwd_cuda(ms, mv, s, v, unit, r, h, dh, W, senders, receiver_ptr, paths, first, scale):
-    """W[H, P C]; `paths` is on the host."""
+@cache
+def _kernels2(H):
+    """The same of the two products of filters of order 2."""
+
+    @gpu.kernel(lambda mv, mt, s, *_: s.size)
+    def fwd2(mv, mt, s, v, unit, h, W, senders, receiver_ptr, paths, slots, first, scale):
+        """A thread takes one channel of one atom, 2 H weights of it in registers, 72 for H = 8; for each edge
+        16 bytes, 4 H + 41 operations, and H + 3 numbers for the whole warp."""
+        n, C = s.shape
+        zero, one = s.dtype.type(0), s.dtype.type(1)
+        held = cuda.local.array((2, H), s.dtype)
+        for k in range(cuda.grid(1), n * C, cuda.gridsize(1)):
+            i, c = k // C, k % C
+            _hold(held, W, slots, C, c, scale, paths, 5)
+            m = nothing2(zero)
+            for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+                x, y, z = direction_at(unit, e, zero)
+                w, f = _product2(held, h, e, first), features_at(s, v, senders[e], c, zero)
+                m = added2(m, message2(w, f, tensor_of(x, y, z, one), zero, True))
+            put_messages2(mv, mt, i, c, m, paths)
+
+    @gpu.kernel(lambda ds, dv, dunit, dr, dmv, *_: LANES * len(dmv))
+    def bwd2(
+        ds,
+        dv,
+        dunit,
+        dr,
+        dmv,
+        dmt,
+        s,
+        v,
+        unit,
+        h,
+        dh,
+        W,
+        senders,
+        receiver_ptr,
+        paths,
+        slots,
+        first,
+        scale,
+    ):
+        """A warp takes one atom, 32 channels at a time; 167 registers for H = 8; for each edge and channel 48
+        bytes, 8 H + 118 operations, four sums over the warp, and 2 H + 3 numbers for all of it."""
+        n, C = s.shape
+        zero, one = s.dtype.type(0), s.dtype.type(1)
+        held = cuda.local.array((2, H), s.dtype)
+        lane = cuda.threadIdx.x % LANES
+        for i in range(cuda.grid(1) // LANES, n, cuda.gridsize(1) // LANES):
+            for start in range(0, C, LANES):
+                c = min(start + lane, C - 1)
+                mine = start + lane < C
+                _hold(held, W, slots, C, c, scale, paths, 5)
+                a = messages2_at(dmv, dmt, i, c, paths, zero)
+                gs = gx = gy = gz = zero
+                for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+                    j = senders[e]
+                    x, y, z = direction_at(unit, e, zero)
+                    tensor = tensor_of(x, y, z, one)
+                    w, f = _product2(held, h, e, first), features_at(s, v, j, c, zero)
+                    t = to_sender2(w, messages2_at(dmv, dmt, j, c, paths, zero), tensor, zero, True)
+                    gs, gx, gy, gz = gs + t[0], gx + t[1], gy + t[2], gz + t[3]
+                    q, w1 = to_weights2(f, a, tensor, zero, True), _product2(held, dh, e, first)
+                    yx, yy, yz = back(x, y, z, to_tensor(w, f, a, zero, True))
+                    r = q[0] * w1[0] + q[1] * w1[1]
+                    _add_edge(dunit, dr, e, yx, yy, yz, r, mine, lane, zero)
+                if mine:
+                    _add_atom(ds, dv, i, c, gs, gx, gy, gz)
+
+    return fwd2, bwd2
+
+
+def _of_order_2(paths):
+    """Whether the block has one of the two products."""
+    return (paths[5:, 0] >= 0).any()
+
+
+def convolution_fwd_cuda(ms, mv, mt, s, v, unit, r, h, dh, W, senders, receiver_ptr, paths, first, scale):
+    """W[H, P C]; `paths`, of five rows or seven, is on the host."""
     C, H = s.shape[1], len(W)
+    ms, mv = by_path(ms, C), by_path(mv, C)
     arrays = s, v, unit, h, W.reshape(-1), senders, receiver_ptr, gpu.constant(paths)
-    _kernels(H)[0](by_path(ms, C), by_path(mv, C), *arrays, W.shape[1] // C, first, scale)
+    static = W.shape[1] // C, first, scale
+    _kernels(H)[0](ms, mv, *arrays, *static)
+    if _of_order_2(paths):
+        _kernels2(H)[0](mv, mt, *arrays, *static)
 
 
 def convolution_bwd_cuda(
-    ds, dv, dunit, dr, dms, dmv, s, v, unit, r, h, dh, W, senders, receiver_ptr, paths, first, scale
+    ds, dv, dunit, dr, dms, dmv, dmt, s, v, unit, r, h, dh, W, senders, receiver_ptr, paths, first, scale
 ):
     C, H = s.shape[1], len(W)
     ds, dv = s[:0] if ds is None else ds, v[:0] if dv is None else dv
-    grads = ds, dv, dunit, dr, by_path(dms, C), by_path(dmv, C)
+    dms, dmv = by_path(dms, C), by_path(dmv, C)
     arrays = s, v, unit, h, dh, W.reshape(-1), senders, receiver_ptr, gpu.constant(paths)
-    _kernels(H)[1](*grads, *arrays, W.shape[1] // C, first, scale)
+    static = W.shape[1] // C, first, scale
+    _kernels(H)[1](ds, dv, dunit, dr, dms, dmv, *arrays, *static)
+    if _of_order_2(paths):
+        _kernels2(H)[1](ds, dv, dunit, dr, dmv, dmt, *arrays, *static)

@@ -20,11 +20,16 @@ CHUNK = 256
 
 
 @inner
+def tensor_of(x, y, z, one):
+    """M, six numbers."""
+    return x * x - one, y * y - one, z * z - one, x * y, y * z, z * x
+
+
+@inner
 def _fwd_edge(e, m, unit):
-    x, y, z = unit[e, 0], unit[e, 1], unit[e, 2]
-    one = unit.dtype.type(1)
-    m[e, 0], m[e, 1], m[e, 2] = x * x - one, y * y - one, z * z - one
-    m[e, 3], m[e, 4], m[e, 5] = x * y, y * z, z * x
+    m[e, 0], m[e, 1], m[e, 2], m[e, 3], m[e, 4], m[e, 5] = tensor_of(
+        unit[e, 0], unit[e, 1], unit[e, 2], unit.dtype.type(1)
+    )
 
 
 @inner

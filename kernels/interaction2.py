@@ -17,7 +17,7 @@ from numba import prange
 from . import cuda as gpu
 from . import interaction as five
 from .arguments import by_path, or_zero
-from .channels import add_features, features_at
+from .channels import add_features, features_at, messages2_at, put_messages2
 from .compile import inner, kernel
 from .cuda import LANES, warp_sum
 from .products import R2, R56, added2, message2, nothing2, to_sender2, to_tensor, to_weights2
@@ -50,35 +50,6 @@ def _tensor_at(m, e, zero):
 
 
 @inner
-def _messages_at(mv, mt, i, c, paths, zero):
-    """Eight numbers of mv[n, 3, P1, C] and mt[n, 5, C], or of their cotangents, at atom i."""
-    x = y = z = xx = yy = xy = yz = zx = zero
-    if paths[5, 0] >= 0:
-        q = paths[5, 1]
-        x, y, z = read(mv, (i, 0, q, c), zero), read(mv, (i, 1, q, c), zero), read(mv, (i, 2, q, c), zero)
-    if paths[6, 0] >= 0:
-        xx, yy = read(mt, (i, 0, c), zero), read(mt, (i, 1, c), zero)
-        xy, yz, zx = read(mt, (i, 2, c), zero), read(mt, (i, 3, c), zero), read(mt, (i, 4, c), zero)
-    return x, y, z, xx, yy, xy, yz, zx
-
-
-@inner
-def _add_messages(mv, mt, i, c, found, paths, zero):
-    """Add eight numbers to the rows of atom i."""
-    if paths[5, 0] >= 0:
-        q = paths[5, 1]
-        write(mv, (i, 0, q, c), read(mv, (i, 0, q, c), zero) + found[0])
-        write(mv, (i, 1, q, c), read(mv, (i, 1, q, c), zero) + found[1])
-        write(mv, (i, 2, q, c), read(mv, (i, 2, q, c), zero) + found[2])
-    if paths[6, 0] >= 0:
-        write(mt, (i, 0, c), read(mt, (i, 0, c), zero) + found[3])
-        write(mt, (i, 1, c), read(mt, (i, 1, c), zero) + found[4])
-        write(mt, (i, 2, c), read(mt, (i, 2, c), zero) + found[5])
-        write(mt, (i, 3, c), read(mt, (i, 3, c), zero) + found[6])
-        write(mt, (i, 4, c), read(mt, (i, 4, c), zero) + found[7])
-
-
-@inner
 def _add_weights(dw, e, c, q, paths, zero):
     """Add q5 and q6 to the cotangent of an edge's weights, dw[E, P, C]."""
     if paths[5, 0] >= 0:
@@ -97,7 +68,7 @@ def _sent(zero, i, c, mv, mt, s, v, m, w, senders, receiver_ptr, paths):
         found = added2(
             found, message2(_weights_at(w, e, c, paths, zero), f, _tensor_at(m, e, zero), zero, True)
         )
-    _add_messages(mv, mt, i, c, found, paths, zero)
+    put_messages2(mv, mt, i, c, added2(messages2_at(mv, mt, i, c, paths, zero), found), paths)
 
 
 @inner
@@ -105,7 +76,7 @@ def _sender_gets(zero, j, c, ds, dv, dmv, dmt, m, w, receivers, sender_perm, sen
     s = x = y = z = zero
     for p in range(sender_ptr[j], sender_ptr[j + 1]):
         e = sender_perm[p]
-        a = _messages_at(dmv, dmt, receivers[e], c, paths, zero)
+        a = messages2_at(dmv, dmt, receivers[e], c, paths, zero)
         g = to_sender2(_weights_at(w, e, c, paths, zero), a, _tensor_at(m, e, zero), zero, True)
         s, x, y, z = s + g[0], x + g[1], y + g[2], z + g[3]
     add_features(ds, dv, j, c, (s, x, y, z), zero)
@@ -114,7 +85,7 @@ def _sender_gets(zero, j, c, ds, dv, dmv, dmt, m, w, receivers, sender_perm, sen
 @inner
 def _edge_gets(zero, e, c, dw, dmv, dmt, s, v, m, w, i, j, paths, want_w):
     """Adds to dw; returns dM of these channels."""
-    f, a = features_at(s, v, j, c, zero), _messages_at(dmv, dmt, i, c, paths, zero)
+    f, a = features_at(s, v, j, c, zero), messages2_at(dmv, dmt, i, c, paths, zero)
     if want_w:
         _add_weights(dw, e, c, to_weights2(f, a, _tensor_at(m, e, zero), zero, True), paths, zero)
     return to_tensor(_weights_at(w, e, c, paths, zero), f, a, zero, True)

@@ -13,6 +13,7 @@ from tolerances import check_close
 
 from eqpot.backend import obstacle, to_device, to_host
 from eqpot.kernels.cuda import SIMULATED
+from eqpot.network.model import PATHS, SCALAR_PATHS, TENSOR_PATHS, VECTOR_PATHS
 from eqpot.network.ops import BACKENDS, ON_HOST, SIGNATURES, operators
 
 CUTOFF = 3.0
@@ -123,15 +124,19 @@ def embedding_cases():
 PATH_SETS = [(0,), (0, 1), (0, 3), (0, 1, 2, 3, 4)]
 
 
+def layout(in_use: tuple[int, ...], known: int = len(PATHS)) -> tuple[np.ndarray, tuple[int, ...]]:
+    """`paths` of a block that has these of the known ones; how many make scalars, vectors, second moments."""
+    paths = np.full((known, 2), -1)
+    made = [[p for p in of if p in in_use] for of in (SCALAR_PATHS, VECTOR_PATHS, TENSOR_PATHS)]
+    for present in made:
+        for p in present:
+            paths[p] = in_use.index(p), present.index(p)
+    return paths, tuple(map(len, made))
+
+
 def interaction_cases():
     for in_use in PATH_SETS:
-        paths = np.full((5, 2), -1)
-        for order in ((0, 3), (1, 2, 4)):
-            present = [p for p in order if p in in_use]
-            for p in present:
-                paths[p] = in_use.index(p), present.index(p)
-        n_scalar = len(set(in_use) & {0, 3})
-        n_vector = len(in_use) - n_scalar
+        paths, (n_scalar, n_vector, _) = layout(in_use, 5)
         for name, channels in [
             ("molecule", 4),
             ("no_edge", 4),
@@ -167,12 +172,7 @@ def edge_tensor_cases():
 
 def interaction2_cases():
     for in_use in [(0, 1, 6), (0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5, 6)]:
-        paths = np.full((7, 2), -1)
-        for order in ((0, 3), (1, 2, 4, 5), (6,)):
-            present = [p for p in order if p in in_use]
-            for p in present:
-                paths[p] = in_use.index(p), present.index(p)
-        n_scalar, n_vector = len(set(in_use) & {0, 3}), len(set(in_use) & {1, 2, 4, 5})
+        paths, (n_scalar, n_vector, n_tensor) = layout(in_use)
         for name, channels in [
             ("molecule", 4),
             ("isolated", 33),
@@ -194,7 +194,7 @@ def interaction2_cases():
                     tensor,
                     rng.normal(size=(n_edges, len(in_use) * channels)),
                 ),
-                ((n, n_scalar * channels), (n, 3, n_vector * channels), (n, 5, channels * (6 in in_use))),
+                ((n, n_scalar * channels), (n, 3, n_vector * channels), (n, 5, n_tensor * channels)),
                 (*graph.indices, paths),
             )
 

@@ -61,6 +61,10 @@ TINY_SETTINGS = {
     "odd widths": {"features": 5, "symmetry": "so3", "radial_depth": 2},
     "isolated atoms": {"isolated_atoms": True},
     "second order": {"filter_order": 2, "node_products": True},
+    "second order, so3": {"filter_order": 2, "node_products": True, "symmetry": "so3", "blocks": 3},
+    "filters of order 2": {"filter_order": 2},
+    "node products": {"node_products": True, "self_connection": "residual", "isolated_atoms": True},
+    "node products, l_max 0": {"node_products": True, "l_max": 0},
 }
 
 

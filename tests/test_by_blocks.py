@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from operator_cases import USABLE
-from potentials import STRUCTURES, TINY_SETTINGS, batch, structure
+from potentials import STRUCTURES, batch, structure
 from potentials import TINY as SMALL
+from potentials import TINY_SETTINGS as SETTINGS
 from tolerances import MODEL, check_close
 
 from eqpot import Potential
@@ -28,8 +29,6 @@ from eqpot.structures.graph import Batch
 on_gpu = pytest.mark.skipif("cuda" not in USABLE, reason="no GPU; `make test-sim` runs it in the simulator")
 EDGES = 26  # an atom of water has as many within 4 Å
 WATER = {"features": 64, "blocks": 6, "cutoff": 4.0, "symmetry": "so3"}
-
-SETTINGS = {name: settings for name, settings in TINY_SETTINGS.items() if "filter_order" not in settings}
 
 
 def potential(backend: str, dtype: str = "float64", **settings) -> Potential:
@@ -116,16 +115,6 @@ def test_pool_holds_what_was_foretold(settings, monkeypatch):
             assert held == by_blocks._pool(*sizes, way == BY_BLOCKS, forces)
 
 
-def test_the_whole_tape_holds_what_was_foretold():
-    """Of a network that is not the papers', which goes operator by operator."""
-    p = potential("cpu", "float32", **TINY_SETTINGS["second order"])
-    graph = batch(p, *STRUCTURES)
-    taped.predict(p.fitted, graph, True, True)
-    sizes = p.model, len(graph.species), graph.edge_count, "float32"
-    assert p.fitted.pool.held == by_blocks._pool(*sizes, False, True)
-    assert not by_blocks.takes(p.fitted, graph, True)
-
-
 def edges_everywhere(n: int) -> Batch:
     """A batch of the right sizes, whose numbers mean nothing."""
     E, ptr = EDGES * n, np.zeros(n + 1, np.int64)
@@ -146,13 +135,15 @@ def edges_everywhere(n: int) -> Batch:
     )
 
 
-@pytest.mark.parametrize("zbl", [False, True])
+@pytest.mark.parametrize(
+    "settings", [{}, {"zbl": True}, SETTINGS["second order"]], ids=["papers", "zbl", "second order"]
+)
 @pytest.mark.parametrize("way", [WHOLE, BY_BLOCKS])
-def test_memory_is_what_was_foretold(monkeypatch, way, zbl):
+def test_memory_is_what_was_foretold(monkeypatch, way, settings):
     """The highest that memory stands in a call, all allocations counted by Python itself."""
     hollow_launches(monkeypatch)
     monkeypatch.setattr(by_blocks, "plan", lambda *_: way)
-    p, n = Potential.create(["H", "C", "O"], device="cuda", zbl=zbl, **WATER), 5000
+    p, n = Potential.create(["H", "C", "O"], device="cuda", **WATER, **settings), 5000
     expected = needed(p.model, n, EDGES * n, p.dtype, way == BY_BLOCKS)
     tracemalloc.start()
     graph = edges_everywhere(n)

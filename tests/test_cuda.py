@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from checks import loss_of
 from numpy.lib.stride_tricks import as_strided
-from operator_cases import TYPICAL, Walks
+from operator_cases import TYPICAL, Walks, layout
 from potentials import STRUCTURES, batch, crystal, molecule, structure
 from potentials import TINY as SMALL
 from potentials import TINY_SETTINGS as SETTINGS
@@ -32,7 +32,7 @@ from eqpot import backend as backends
 from eqpot.benchmark import machine
 from eqpot.commands.bench import table
 from eqpot.config import Config
-from eqpot.engines import fused
+from eqpot.engines import fused, recorded
 from eqpot.engines.recorded import Places, RecordedCalls, room_for
 from eqpot.errors import UserError
 from eqpot.kernels import convolution, dense, reference
@@ -110,45 +110,54 @@ def test_same_bits_again():
 
 @usable
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("vectors", [True, False])
-def test_convolution_is_dense_and_interaction(dtype, vectors):
+@pytest.mark.parametrize(
+    ("in_use", "known"),
+    [
+        ((0, 1, 2, 3, 4), 5),
+        ((0, 1), 5),
+        ((0, 1, 2, 3, 4, 5, 6), 7),
+        ((0, 1, 2, 3, 4, 5), 7),
+        ((0, 1, 6), 7),
+        ((0, 3), 7),
+    ],
+)
+def test_convolution_is_dense_and_interaction(dtype, in_use, known):
     """Its values, and its derivatives by features, direction and distance, dh being any numbers."""
     rng = np.random.default_rng(3)
     graph = batch(pair()[0], molecule(6), crystal(3))
-    n, C, H, first = len(graph.species), 5, 3, 2
-    paths = np.array(
-        [[0, 0], [1, 0], [2, 1], [3, 1], [4, 2]] if vectors else [[0, 0], [1, 0], *[[-1, -1]] * 3]
-    )
-    P0, P1 = (2, 3) if vectors else (1, 1)
-    P, scale = P0 + P1, 0.7
-    s, v = rng.normal(size=(n, C)), rng.normal(size=(n, 3, C if vectors else 0))
+    n, C, H, first, scale = len(graph.species), 5, 3, 2, 0.7
+    paths, (P0, P1, P2) = layout(in_use)
+    P, of_vectors = len(in_use), bool({2, 3, 4, 5} & set(in_use))
+    s, v = rng.normal(size=(n, C)), rng.normal(size=(n, 3, C * of_vectors))
     r = np.linalg.norm(graph.edge_vec, axis=1)
     unit = np.sqrt(3) * graph.edge_vec / r[:, None]
     # an edge and its reverse have one h and dh, as functions of r do
     a, b = rng.normal(size=(2, 2 * H))
     h, dh = np.sin(np.outer(r, a)), np.cos(np.outer(r, b))
     W = rng.normal(size=(H, P * C))
-    dms, dmv = rng.normal(size=(n, P0 * C)), rng.normal(size=(n, 3, P1 * C))
+    cotangents = [rng.normal(size=shape) for shape in ((n, P0 * C), (n, 3, P1 * C), (n, 5, P2 * C))]
     edges = graph.senders, graph.receivers, graph.receiver_ptr, graph.sender_perm, graph.sender_ptr
 
-    w = scale * h[:, first : first + H] @ W
-    ms, mv = reference.interaction_fwd(s, v, unit, w, *edges, paths)
-    ds, dv, dunit, dw = reference.interaction_bwd(dms, dmv, s, v, unit, w, *edges, paths)
+    w, tensor = scale * h[:, first : first + H] @ W, reference.edge_tensor_fwd(unit)
+    arrays = s, v, unit, tensor, w, *edges, paths
+    messages = reference.interaction2_fwd(*arrays)
+    ds, dv, dunit, dtensor, dw = reference.interaction2_bwd(*cotangents, *arrays)
+    dunit = dunit + reference.edge_tensor_bwd(dtensor, unit)[0]
     dr = np.sum(dw * (scale * dh[:, first : first + H] @ W), axis=1)
 
     def of(*arrays):
         return [there(x.astype(dtype)) for x in arrays]
 
     inputs = of(s, v, unit, r, h, dh, W)
-    static = there(graph.senders), there(graph.receiver_ptr), paths, first, scale
-    got = of(np.full_like(ms, np.nan), np.full_like(mv, np.nan))
+    static = there(graph.senders), there(graph.receiver_ptr), paths[:known], first, scale
+    got = of(*(np.full_like(x, np.nan) for x in messages))
     convolution_fwd_cuda(*got, *inputs, *static)
     grads = of(*(np.zeros_like(x) for x in (s, v, unit, r)))
-    convolution_bwd_cuda(*grads, *of(dms, dmv), *inputs, *static)
+    convolution_bwd_cuda(*grads, *of(*cotangents), *inputs, *static)
     for name, x, y in zip(
-        ("ms", "mv", "ds", "dv", "dunit", "dr"),
+        ("ms", "mv", "mt", "ds", "dv", "dunit", "dr"),
         (*got, *grads),
-        (ms, mv, ds, dv, dunit, dr),
+        (*messages, ds, dv, dunit, dr),
         strict=True,
     ):
         check_close(backends.to_host(x), y, OPERATOR[dtype], what=name)
@@ -252,6 +261,23 @@ def moved_into(places: Places, graph):
 def test_room_for(edges):
     room = room_for(edges)
     assert edges <= room <= max(edges + 64, 1.125 * edges) and room_for(room) == room
+
+
+@usable
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_recorded_calls_have_no_cublas(monkeypatch, settings):
+    """Where atoms are as many as a recording may have."""
+    potential, _ = pair("float32", **settings)
+    graph = batch(potential, molecule(5), *[structure("alone")] * 20)
+    most = potential.config.components * (len(graph.species) + len(graph.species_ptr) - 1)
+    assert room_for(graph.edge_count) <= most
+    monkeypatch.setattr(recorded, "RECORDED_ROWS", most)
+    monkeypatch.setattr(dense, "OWN_ROWS", most)
+    monkeypatch.setattr(dense, "add_matmul", None)
+    assert recorded.takes(potential.fitted, graph, True)
+    fused.compute(potential.fitted, graph, forces=True, stress=True)
+    monkeypatch.setattr(recorded, "RECORDED_ROWS", most - 1)
+    assert not recorded.takes(potential.fitted, graph, True)
 
 
 @usable
@@ -530,7 +556,9 @@ def signatures(monkeypatch, dtypes) -> dict[tuple, gpu.Kernel]:
                 walks = Walks("cuda", case, dtype)
                 dy, tx, tdy = case.directions()
                 walks.fwd(), walks.bwd(dy), walks.fwd_tan(tx), walks.bwd_tan(tdy, tx, dy)
-            potential = Potential.create(species=[1, 6, 8], dtype=dtype, zbl=True)
+            potential = Potential.create(
+                species=[1, 6, 8], dtype=dtype, zbl=True, filter_order=2, node_products=True
+            )
             graph = batch(potential, *STRUCTURES)
             potential.to("cuda").predict(graph, forces=True, stress=True)
             weights = np.zeros(3, dtype)
@@ -602,5 +630,6 @@ def _all_kernels() -> Iterator[tuple[str, str]]:
         for value in vars(module).values():
             if isinstance(value, gpu.Kernel):
                 yield module.__name__, value.__name__
-    for made in convolution._kernels(1):  # anew for each number of hidden numbers
-        yield convolution.__name__, made.__name__
+    for made in (convolution._kernels, convolution._kernels2):  # anew for each number of hidden numbers
+        for value in made(1):
+            yield convolution.__name__, value.__name__

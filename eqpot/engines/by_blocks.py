@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from eqpot.backend import free_memory
-from eqpot.engines import fused, taped
+from eqpot.engines import taped
 from eqpot.engines.fitted import Fitted
 from eqpot.engines.fused import FusedStages
 from eqpot.engines.observables import Prediction
@@ -35,7 +35,7 @@ RESERVE = 1 << 28
 
 def takes(f: Fitted, batch: Batch, forces: bool) -> bool:
     """What a GPU could not hold as a whole; UserError where it cannot hold it by blocks either."""
-    return fused.takes(f) and plan(f.model, f.pool, batch, forces) == BY_BLOCKS
+    return plan(f.model, f.pool, batch, forces) == BY_BLOCKS
 
 
 def predict(f: Fitted, batch: Batch, forces: bool, stress: bool) -> Prediction:
@@ -131,16 +131,14 @@ def _beside(model: Model, n: int, E: int, dtype: str) -> int:
 
 @lru_cache(maxsize=256)
 def _pool(model: Model, n: int, E: int, dtype: str, by_blocks: bool, forces: bool) -> int:
-    """Of all buffers that a fresh pool comes to hold; of a network that is not the papers', by the whole
-    tape."""
+    """Of all buffers that a fresh pool comes to hold."""
     if model.config.isolated_atoms:
         n += model.n_species
     pool, batch = _HollowPool(dtype), _hollow_batch(model, n, E)
-    of_papers = model.config.of_papers
-    tape = Tape(dict.fromkeys(SIGNATURES, NOTHING), pool, lean=of_papers)
+    tape = Tape(dict.fromkeys(SIGNATURES, NOTHING), pool, lean=True)
     p = {name: Node(_hollow(shape, dtype)) for name, shape in model.shapes().items()}
     edge_vec, seed = Node(_hollow((E, 3), dtype)), _hollow((n, 1), dtype)
-    kind = partial(FusedStages, operator=NOTHING) if of_papers else Stages
+    kind = partial(FusedStages, operator=NOTHING)
     (walk if by_blocks else taped.one_by_one)(model, tape, p, batch, edge_vec, seed if forces else None, kind)
     return pool.held
 
@@ -211,7 +209,7 @@ def too_large(
     """That the batch does not fit; `free` as for `plan`."""
     n, E = len(batch.species), batch.edge_count
     room = _room(model, pool, batch, free)
-    least = needed(model, n, E, pool.dtype.name, model.config.of_papers, forces) + RESERVE
+    least = needed(model, n, E, pool.dtype.name, True, forces) + RESERVE
     found = f"{least / 1e9:.1f} GB needed; about {int(n * room / least)} atoms would fit"
     if least <= room:
         found = f"no piece of it large enough for an array, with {least / 1e9:.1f} GB needed in all"

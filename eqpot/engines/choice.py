@@ -21,8 +21,7 @@ def ways(backend: str) -> tuple[ModuleType, ...]:
         return (
             recorded,  # few atoms: the whole call is one launch
             by_blocks,  # what does not fit as a whole
-            fused,  # the papers' network
-            taped,
+            fused,
         )
     if backend == "cpu":
         return (

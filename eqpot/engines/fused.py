@@ -42,17 +42,15 @@ class FusedStages(Stages):
         (first, rows, *_), scale = b.radial.pieces[0].tolist(), float(b.radial.scales[0])
         W, batch = self.p[b.radial.name].value.reshape(rows, -1), self.batch
         static = h.value, self._slope, W, batch.senders, batch.receiver_ptr, b.paths, first, scale
-        *shapes, none = self.message_shapes(b)
-        ms, mv = tape.call(self._convolution, (s, v, unit, self._r), tuple(shapes), *static)
-        return ms, mv, Node(tape.pool.take(none))
+        return tape.call(self._convolution, (s, v, unit, self._r), self.message_shapes(b), *static)
 
 
 walk = partial(taped.one_by_one, kind=FusedStages)
 
 
-def takes(f: Fitted, *_: object) -> bool:
-    """On a GPU the network of the papers."""
-    return f.backend == "cuda" and f.model.config.of_papers
+def takes(*_: object) -> bool:
+    """Everything, on a GPU."""
+    return True
 
 
 def predict(f: Fitted, batch: Batch, forces: bool, stress: bool) -> Prediction:

@@ -11,7 +11,6 @@ import math
 import numpy as np
 
 from eqpot.backend import array_module, send
-from eqpot.engines import fused
 from eqpot.engines.fitted import Fitted
 from eqpot.engines.fused import compute
 from eqpot.engines.observables import Prediction
@@ -22,11 +21,9 @@ MOST = 16  # recordings that a potential keeps
 
 
 def takes(f: Fitted, batch: Batch, forces: bool) -> bool:
-    """What `fused` takes, of few atoms, lone ones counted; there is no cuBLAS in what is recorded."""
-    if not fused.takes(f):
-        return False
+    """Few atoms, lone ones counted: there is no cuBLAS in what is recorded."""
     atoms = len(batch.species) + len(batch.species_ptr) - 1
-    return max(room_for(batch.edge_count), 3 * atoms) <= RECORDED_ROWS
+    return max(room_for(batch.edge_count), f.model.config.components * atoms) <= RECORDED_ROWS
 
 
 def predict(f: Fitted, batch: Batch, forces: bool, stress: bool) -> Prediction:

@@ -341,19 +341,16 @@ class Stages:
         new_v = self.mix(tape, b.self_out_v, mv) if b.self_out_v else none
         if b.products_s:
             ps, pv = self.products(tape, b, ms, mv, mt)
-            new_s = self.add(tape, new_s, self.mix(tape, b.products_s, ps), 0, b.gates + C)
+            new_s = self.add_mixed(tape, new_s, b.products_s, ps, b.gates + C)
             if b.products_v:
-                new_v = self.add(tape, new_v, self.mix(tape, b.products_v, pv), 0, C)
+                new_v = self.add_mixed(tape, new_v, b.products_v, pv, C)
+            tape.done(ps, pv)
         tape.done(ms, mv, mt)
 
         if config.self_connection == "species":
-            old_s = self.mix(tape, b.self_connection_s, s)
-            new_s = self.add(tape, new_s, old_s, 0, b.gates + C)
-            tape.done(old_s)
+            new_s = self.add_mixed(tape, new_s, b.self_connection_s, s, b.gates + C)
             if b.self_connection_v:
-                old_v = self.mix(tape, b.self_connection_v, v)
-                new_v = self.add(tape, new_v, old_v, 0, C)
-                tape.done(old_v)
+                new_v = self.add_mixed(tape, new_v, b.self_connection_v, v, C)
         else:
             new_s = self.add(tape, new_s, s, b.gates, b.residual)
             if b.self_in_v and b.self_out_v:
@@ -415,4 +412,11 @@ class Stages:
         """a with the first `count` columns of b from its column `col` on."""
         (y,) = tape.apply("add", (a, b), (a.value.shape,), col, count)
         tape.done(a)
+        return y
+
+    def add_mixed(self, tape: Tape, a: Node, matrix: Dense, b: Node, count: int) -> Node:
+        """a with the first `count` columns of b, mixed by a matrix."""
+        mixed = self.mix(tape, matrix, b)
+        y = self.add(tape, a, mixed, 0, count)
+        tape.done(mixed)
         return y

@@ -106,7 +106,7 @@ class Learner:
                     self.weights,
                     gradient=self.loss_gradient,
                     memory=lambda: self.potential.fitted.pool.arrays(),  # of the pool at that time
-                    components=3 if self.potential.config.of_papers else 5,
+                    components=self.potential.config.components,
                 )
 
     def epoch(self, step_done: StepDone) -> dict[str, float]:
