@@ -10,8 +10,9 @@ TF32). Bytes are those of all arrays that a function takes, each once, compared 
 GPU of 2 GB. Before it is timed, every function is compared with the reference on the same inputs in float64.
 
 On a GPU the time is that of the kernels alone, however long their launches take, and `convolution` is timed,
-too, which evaluates in place of the radial network's last `dense` and of `interaction`. It has no reference
-of its own (its test makes one of these two) and is compared with itself in float64.
+too, which evaluates in place of the radial network's last `dense` and of `interaction` or, as `convolution2`,
+of `interaction2`. It has no reference of its own (its test makes one of these) and is compared with itself in
+float64.
 """
 
 from __future__ import annotations
@@ -38,18 +39,33 @@ SMALL, LARGE = "acac_15", {"cpu": "water_1536", "cuda": "water_12288"}
 TOLERANCE = 2e-5  # float32 against the reference in float64, relative to the largest number
 CONVOLUTION = Signature(
     "convolution",
-    ("ms", "mv"),
+    ("ms", "mv", "mt"),
     ("s", "v", "unit", "r"),
     ("h", "dh", "W", "senders", "receiver_ptr", "paths", "first", "scale"),
 )
-ARGUMENTS = SIGNATURES | {"convolution": CONVOLUTION}
+ARGUMENTS = SIGNATURES | {"convolution": CONVOLUTION, "convolution2": CONVOLUTION}
+
+
+def products(paths: tuple[str, ...]) -> tuple[int, int]:
+    """Operations of their messages, and of those among them that hold the direction."""
+    message, _, _, with_direction = zip(*(PATH_OPERATIONS[path] for path in paths), strict=True)
+    return sum(message), sum(with_direction)
+
+
+def fused(paths: tuple[str, ...]) -> dict[str, int]:
+    """The convolution's operations: it makes its weights from BASIS numbers of each edge, going back their
+    slopes, too, and of the cotangents of the weights only their sum with the slopes."""
+    (message, with_direction), weights = products(paths), 2 * len(paths) * BASIS
+    return {
+        "fwd": weights + message,
+        "bwd": 2 * weights + 2 * message + with_direction + 2 * len(paths),
+    }
+
+
 # Multiplications and additions per row (dense: k x m of all pieces) or per edge and channel (interaction: the
 # five products, their cotangents of features and weights, and of Y1, which is one of three paths only). A
-# tangent moves each factor in turn. The convolution makes its weights from BASIS numbers of each edge, going
-# back their slopes, too, and of the cotangents of the weights only their sum with the slopes.
-FIVE = [PATH_OPERATIONS[path] for path in PATHS[:5]]
-MESSAGE, _, _, WITH_Y1 = (sum(column) for column in zip(*FIVE, strict=True))
-WEIGHTS = 2 * 5 * BASIS
+# tangent moves each factor in turn.
+MESSAGE, WITH_Y1 = products(PATHS[:5])
 OPERATIONS = {
     "dense": {"fwd": 2, "bwd": 4, "fwd_tan": 4, "bwd_tan": 8},
     "interaction": {
@@ -58,7 +74,8 @@ OPERATIONS = {
         "fwd_tan": 2 * MESSAGE + WITH_Y1,
         "bwd_tan": 2 * (2 * MESSAGE + WITH_Y1) + 3 * WITH_Y1,
     },
-    "convolution": {"fwd": WEIGHTS + MESSAGE, "bwd": 2 * WEIGHTS + 2 * MESSAGE + WITH_Y1 + 2 * 5},
+    "convolution": fused(PATHS[:5]),
+    "convolution2": fused(PATHS),
 }
 PER_ATOM = ("embedding", "node_products", "gate", "norm", "add", "dense")
 
@@ -79,9 +96,13 @@ def workloads(name: str) -> dict[str, tuple[list, list, tuple]]:
         return random.normal(size=shape)
 
     r = np.linalg.norm(graph.edge_vec, axis=1)
-    radial = normal(E, B), normal(E, B), normal(B, 5 * C), graph.senders, graph.receiver_ptr, paths, 0, 1.0
-    messages = [(n, 2 * C), (n, 3, 3 * C)]
+    messages, messages2 = [(n, 2 * C), (n, 3, 3 * C)], [(n, 2 * C), (n, 3, 4 * C), (n, 5, C)]
     all_paths, D = np.array([*paths.tolist(), (5, 3), (6, 0)]), C // 2
+    seen, hidden = [normal(n, C), normal(n, 3, C), normal(E, 3), r], (normal(E, B), normal(E, B))
+
+    def radial(paths: np.ndarray) -> tuple:
+        return *hidden, normal(B, len(paths) * C), graph.senders, graph.receiver_ptr, paths, 0, 1.0
+
     return {
         "edge_geometry": ([graph.edge_vec], [(E,), (E, 3)], ()),
         "radial_basis": ([r, np.pi * np.arange(1, B + 1)], [(E, B)], (CUTOFF, 6)),
@@ -96,7 +117,7 @@ def workloads(name: str) -> dict[str, tuple[list, list, tuple]]:
         "edge_tensor": ([normal(E, 3)], [(E, 6)], ()),
         "interaction2": (
             [normal(n, C), normal(n, 3, C), normal(E, 3), normal(E, 6), normal(E, 7 * C)],
-            [(n, 2 * C), (n, 3, 4 * C), (n, 5, C)],
+            messages2,
             (*indices, all_paths),
         ),
         "node_products": (
@@ -107,12 +128,13 @@ def workloads(name: str) -> dict[str, tuple[list, list, tuple]]:
         "gate": ([normal(n, 2 * C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
         "norm": ([normal(n, C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
         "add": ([normal(n, 2 * C), normal(n, 2 * C)], [(n, 2 * C)], (0, 2 * C)),
-        "convolution": ([normal(n, C), normal(n, 3, C), normal(E, 3), r], messages, radial),
+        "convolution": (seen, [*messages, (n, 5, 0)], radial(paths)),
+        "convolution2": (seen, messages2, radial(all_paths)),
     }
 
 
 def operator(name: str, backend: str) -> Operator:
-    return convolution() if name == "convolution" else operators(backend)[name]
+    return operators(backend)[name] if name in SIGNATURES else convolution()
 
 
 def call(name: str, backend: str, walk: str, inputs: list, shapes: list, static: tuple, dtype: str):
@@ -216,7 +238,7 @@ def main() -> None:
     device = options.device
     check_device(arguments, device)
     names = options.only or list(SIGNATURES if device == "cpu" else ARGUMENTS)
-    if device == "cpu" and "convolution" in names:
+    if device == "cpu" and not set(names) <= set(SIGNATURES):
         arguments.error("convolution: expected --device cuda, found cpu")
     need(SMALL, LARGE[device])
     console, record = Console(width=130), Record(device)

@@ -142,8 +142,8 @@ def _function(module: str, name: str) -> Callable[..., None]:
 
 @cache
 def convolution() -> Operator:
-    """The radial network's last layer and `interaction` in one, for evaluation on a GPU: no row of the table,
-    as its tangents do not exist. See `eqpot.kernels.convolution` for its arguments."""
+    """The radial network's last layer and `interaction` or `interaction2` in one, for evaluation on a GPU: no
+    row of the table, as its tangents do not exist. See `eqpot.kernels.convolution` for its arguments."""
     module = "convolution"
     walks = ("convolution_fwd_cuda", "convolution_bwd_cuda", "convolution_fwd_tan", "convolution_bwd_tan")
     return Operator(module, *(_function(module, name) for name in walks))
