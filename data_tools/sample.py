@@ -42,7 +42,9 @@ def sample(
     try:
         from tblite.ase import TBLite
     except ImportError as error:
-        raise UserError(f"tblite cannot be imported ({error}): it comes with eqpot's extra, demo") from error
+        raise UserError(
+            f"tblite cannot be imported ({error}): it comes with the extra eqpot[demo]"
+        ) from error
 
     atoms = molecule("CH3CH2OH")
     # accuracy 0.1 tightens the self-consistency: at the default its noise would be part of the forces

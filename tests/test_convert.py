@@ -184,11 +184,11 @@ BAD_XYZ = {
     ),
     "no energy": (
         _lines(lambda x: x.__setitem__(6, x[6].replace("energy=", "old="))),
-        r"frame 1, energy: expected in every frame, found none \(1 of 4",
+        r"frame 1, energy: expected in every frame, found none or NaN \(1 of 4",
     ),
     "no forces": (
         _lines(lambda x: x.__setitem__(11, x[11].replace("forces:R", "old:R"))),
-        r"frame 2, forces: expected in every frame, found none \(1 of 4",
+        r"frame 2, forces: expected in every frame, found none or NaN \(1 of 4",
     ),
     "no stress in one": (
         _lines(lambda x: x.__setitem__(11, x[11].replace("stress=", "old="))),

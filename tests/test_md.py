@@ -362,16 +362,19 @@ def test_a_killed_run_goes_on_to_the_last_bit(kind, folder, tmp_path):
     [
         (
             {"max_force": 1e-3},
-            r"expected no force above 0.001 eV/Å, found \S+ on atom \d \([HCO]\); perhaps .* better",
+            r"expected no force above 0.001 eV/Å, found \S+ on atom \d \([HCO]\) \(--max-force\); perhaps",
         ),
         (
             {"min_distance": 3.0},
-            r"expected C and O at least 3.000 Å apart, found [12]\.\d+ Å; perhaps .* better",
+            r"expected C and O at least 3.000 Å apart, found [12]\.\d+ Å \(--min-distance\); perhaps",
         ),
-        ({"temperature_band": 1.0001}, r"expected 200 to 200 K, found \S+ K; perhaps .* better"),
+        (
+            {"temperature_band": 1.0001},
+            r"expected 200 to 200 K, found \S+ K \(--temperature-band\); perhaps",
+        ),
         (
             {"max_deviation": 1e-6},
-            r"forces to deviate by at most 1e-06 eV/Å, found 0\.\d+; frames like .* more",
+            r"forces to deviate by at most 1e-06 eV/Å, found 0\.\d+ \(--max-deviation\); frames like",
         ),
     ],
 )
@@ -389,7 +392,7 @@ def test_a_limit_ends_the_run_and_keeps_it(change, words, folder, tmp_path):
     Simulation.resume(tmp_path / "whole").run()
     run = tmp_path / "run"
     Simulation.resume(run).run(StopAt(12))
-    with pytest.raises(UserError, match=rf"cluster.xyz: step 13: .*{words}; .*keep what led there"):
+    with pytest.raises(UserError, match=rf"cluster.xyz: step 13: .*{words} .*; .*keep what led there"):
         Simulation.resume(run, **change).run()
     assert (run / LOG).read_text().splitlines()[-1].startswith("13,")
     with Trajectory(run / TRAJECTORY) as frames:
