@@ -14,6 +14,7 @@ import hashlib
 import os
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -33,6 +34,7 @@ for _name in _unset:
     del os.environ[_name]
 
 import numba  # noqa: E402
+from llvmlite.binding import Linkage  # noqa: E402
 from numba.core import caching  # noqa: E402
 from numba.core.caching import (  # noqa: E402
     CompileResultCacheImpl,
@@ -40,6 +42,7 @@ from numba.core.caching import (  # noqa: E402
     IndexDataCacheFile,
     NullCache,
 )
+from numba.core.codegen import JITCodeLibrary  # noqa: E402
 from numba.np.ufunc import parallel  # noqa: E402
 
 FAST = {"contract", "reassoc", "nsz", "arcp"}
@@ -188,6 +191,27 @@ class _NoCache(NullCache):
         _say(f"compiled kernels cannot be kept ({NO_CACHE}): each process compiles its own")
 
 
+# ---------------------------------------------------------------- the same code in every process
+
+_ours = threading.local()  # whether this thread compiles one of our kernels
+
+
+def _finalize(library: JITCodeLibrary, finalize: Callable = JITCodeLibrary._finalize_specific) -> None:
+    """Make what a kernel calls, and its parallel loops, its own.
+
+    Its library has copies of them, optimized once more together with it. Numba marks these so that of all
+    copies in a process the first counts: in the one that compiles it is an earlier copy, in one that loads
+    kernels from the disk that of the kernel loaded first, and results would differ in the last bit.
+    """
+    if getattr(_ours, "compiling", False):
+        for function in library._final_module.functions:
+            if function.linkage == Linkage.linkonce_odr and not function.is_declaration:
+                function.linkage = "internal"
+    finalize(library)
+
+
+JITCodeLibrary._finalize_specific = _finalize
+
 # ---------------------------------------------------------------- the decorators
 
 
@@ -195,6 +219,16 @@ def _compiled(**options: object) -> Callable[[Callable], Callable]:
     def decorate(function: Callable) -> Callable:
         dispatcher = numba.njit(nogil=True, **options)(function)
         dispatcher._cache = _Cache(function) if CACHE else _NoCache()
+        numbas = dispatcher.compile
+
+        def compiled(signature):
+            outer, _ours.compiling = getattr(_ours, "compiling", False), True
+            try:
+                return numbas(signature)
+            finally:
+                _ours.compiling = outer
+
+        dispatcher.compile = compiled
         return dispatcher
 
     return decorate

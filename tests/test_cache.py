@@ -186,3 +186,20 @@ def test_two_processes_at_once(folder):
     for process in [start(folder) for _ in range(3)]:
         assert ran(process)[1] == ""
     assert ran(start(folder)) == (FOUND, "")
+
+
+def test_who_compiles_computes_the_same_bits_as_who_loads(tmp_path):
+    """Numba has copies of a parallel loop that differ in the last bit: which one runs must not matter."""
+    code = (
+        "import hashlib, numpy as np\n"
+        "from eqpot.kernels.radial_basis import radial_basis_fwd_cpu as fwd\n"
+        "basis = np.zeros((200, 8))\n"
+        "fwd(basis, np.linspace(0.9, 4.9, 200), np.pi * np.arange(1, 9.0), 5.0, 6)\n"
+        "print(hashlib.sha256(basis.tobytes()).hexdigest(), *fwd.stats.cache_hits.values())\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    told = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout
+        for _ in range(2)
+    ]
+    assert told[1].split() == [*told[0].split(), "1"]
