@@ -21,7 +21,12 @@ DATA = Path(os.environ.get("EQPOT_DATA") or HERE.parent.parent / "shared" / "dat
 
 # folder of DATA -> what is read of it, and where it is published
 PUBLISHED = {
+    "3bpa": ("train_300K.xyz", "https://github.com/davkovacs/BOTNet-datasets, dataset_3BPA"),
     "acac": ("train_300K.xyz", "https://github.com/davkovacs/BOTNet-datasets, dataset_acac"),
+    "ethanol_ccsdt": (
+        "ethanol_ccsd_t-train.npz",
+        "https://github.com/learningmatter-mit/NeuralForceField, its sGDML ethanol as npz",
+    ),
     "formate_cu110": ("deal_0.05_selected.xyz", "https://github.com/sperego98/DEAL"),
     "lips": ("lips_200.npz", "https://github.com/IntelLabs/matsciml, its LiPS devset as npz"),
     "mota_stress": (

@@ -232,7 +232,7 @@ class Trainer(Learner):
             lines.append(f"{self.sources.data}: no energies; the potential learns from forces alone")
         if self.sources.valid_data and (same := repeated(self.train.dataset, self.valid.dataset).sum()):
             lines.append(
-                f"{self.sources.valid_data}: {same} of {counted(len(self.valid), 'validation frame')} repeat "
+                f"{self.valid.dataset.path}: {same} of {counted(len(self.valid), 'validation frame')} repeat "
                 "frames trained on: errors on them are no errors on new frames"
             )
         return [line for line in lines if line]
