@@ -25,8 +25,8 @@ class EqpotCalculator(Calculator):
     """Energy, energies of the atoms (eV), forces (eV/Å) and stress (eV/Å^3) of one potential or several.
 
     model: path of a model file, a Potential, or a list of these; two or more are a committee. It gives the
-    mean over its members and, in `results`, their standard deviations: energy_std (eV), forces_std [n, 3]
-    (eV/Å).
+    mean over its members and, in `results`, their standard deviations (from that mean, divided by the number
+    of members): energy_std (eV), forces_std [n, 3] (eV/Å).
     The calculator keeps the weights as they are now. Threads may share it, each with its own atoms: one at a
     time calculates.
     skin: how far beyond the cutoff neighbours are remembered, Å. A wider one is searched for less often and

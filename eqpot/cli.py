@@ -69,6 +69,13 @@ for command in (fit, evaluate, info, predict, relax, md, check, inspect, explain
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit status: 0, 2 after an error told in one line, 130 after a signal."""
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:  # before the command has begun, or once more after it was stopped
+        return 130
+
+
+def _main(arguments: list[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
     asked: list[bool] = []

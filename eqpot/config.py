@@ -178,6 +178,11 @@ class ModelConfig(Table):
         return self.filter_order == 1 and not self.node_products
 
     @property
+    def beyond(self) -> str:
+        """What it has beside the papers' network, in words, with a comma before each."""
+        return ", filters of order 2" * (self.filter_order == 2) + ", node products" * self.node_products
+
+    @property
     def components(self) -> int:
         """Rows that an atom has in the tallest product with a matrix: 3 of vectors, 5 of second moments."""
         return 5 if self.filter_order == 2 and self.node_products else 3

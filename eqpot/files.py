@@ -233,7 +233,7 @@ def named_twice(paths: Sequence[str | Path]) -> list[str]:
     """Warnings about models of a committee that are one file."""
     count = Counter(os.path.realpath(path) for path in paths)
     return [
-        f"{path}: is {number} of the {len(paths)} models: their deviation tells less than it seems"
+        f"{path}: {number} of the {len(paths)} models are this one, which does not deviate from itself"
         for path, number in count.items()
         if number > 1
     ]

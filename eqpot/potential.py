@@ -87,10 +87,9 @@ class Potential:
 
     def __repr__(self) -> str:
         c = self.config
-        beyond = ", filters of order 2" * (c.filter_order == 2) + ", node products" * c.node_products
         return (
             f"<Potential for {' '.join(chemical_symbols[z] for z in self.species)}: {c.symmetry}, "
-            f"l_max {c.l_max}{beyond}, {c.features} features, {c.blocks} blocks, cutoff {c.cutoff:g} Å, "
+            f"l_max {c.l_max}{c.beyond}, {c.features} features, {c.blocks} blocks, cutoff {c.cutoff:g} Å, "
             f"{self.dtype}>"
         )
 

@@ -13,6 +13,7 @@ import tomllib
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 from runs import refused
 from toy import MODEL, toy_dataset
 
+from eqpot import cli
 from eqpot.backend import obstacle
 from eqpot.cli import _Listened, main
 from eqpot.config import Config
@@ -755,6 +757,23 @@ def test_handlers_are_put_back():
         sys.stdout,
         sys.stderr,
     )
+
+
+@pytest.mark.parametrize("when", ["__enter__", "__exit__"])
+def test_a_signal_before_or_after_the_command_ends_it_as_well(when, monkeypatch, capsys):
+    class Interrupted:
+        def __enter__(self):
+            if when == "__enter__":
+                raise KeyboardInterrupt
+            return SimpleNamespace(flush=lambda: None, fault=None), None
+
+        def __exit__(self, *_):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_streams", Interrupted)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert main(["--version"]) == 130
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc tells when a handler stands")

@@ -127,7 +127,7 @@ def summary(trainer) -> list[str]:
         f"{counted(len(train), 'training frame')}, {trainer.batch_size} a step, "
         f"{counted(len(valid), 'validation frame')}, "
         f"{trainer.potential.mean_neighbours:.1f} neighbours per atom within {model.cutoff:g} Å",
-        f"{len(trainer.weights)} parameters ({model.symmetry}, l_max {model.l_max}, "
+        f"{len(trainer.weights)} parameters ({model.symmetry}, l_max {model.l_max}{model.beyond}, "
         f"{counted(model.blocks, 'block')}, {model.features} features, {trainer.config.train.dtype}), "
         f"run folder {trainer.folder}",
         *(f"note: {note}" for note in trainer.notes()),

@@ -36,8 +36,8 @@ def predict(files, output, overwrite, device) -> None:
     FILE is any file that ASE reads, or a data set; it is read, and OUT written, a few frames at a time. OUT
     has energy (eV), forces (eV/Å), energies of the atoms and, for frames periodic in three directions, stress
     (eV/Å³, positive under tension), under the names that ASE knows, and the number of the frame in FILE.
-    Several models are a committee: the results are means; energy_std and forces_std tell how far the models
-    deviate.
+    Several models are a committee: the results are means; energy_std and forces_std are standard deviations
+    from these, divided by the number of models.
     """
     if len(files) < 2:
         raise click.UsageError("expected one model or more and a file: eqpot predict MODEL.h5 FILE")
@@ -55,6 +55,7 @@ def predict(files, output, overwrite, device) -> None:
     check_trajectory(file)
     potentials = [Potential.load(model, device) for model in models]
     say(*(f"warning: {line}" for line in named_twice(models)))
+    say(*(f"note: {note}" for note in {p.provenance.get("note"): None for p in potentials} if note))
     frames = atoms = 0
     with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as out, busy("predicting"):
         for some in _together(iterate(file)):

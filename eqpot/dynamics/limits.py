@@ -55,7 +55,7 @@ class Limits:
         if band and not target / band <= kelvin <= target * band:
             return (
                 f"expected {target / band:.4g} to {target * band:.4g} K, found {kelvin:.4g} K "
-                f"(--temperature-band){advice if kelvin > target else ''}"
+                "(--temperature-band)"
             )
         if config.max_deviation and (found := deviation(atoms)) > config.max_deviation:
             return (

@@ -79,7 +79,8 @@ function commonScale(values, unit) {
   return { factor: 1000 ** steps, prefix: ["", "m", "µ", "n"][steps], decimals, largest };
 }
 
-const fixed = (x, scale) => (x * scale.factor).toFixed(scale.decimals).replace("-", "−");
+const fixed = (x, scale) =>
+  (x * scale.factor).toFixed(scale.decimals).replace(/^-([0.]+)$/, "$1").replace("-", "−");
 
 // The fixed-point numbers of report.py, flat, and their shape.
 function unpack({ shape, scale, bytes }) {

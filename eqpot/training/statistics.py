@@ -159,7 +159,9 @@ def closest(frames: Frames, species: Sequence[int]) -> dict[str, float]:
 def left_open(data: Dataset, shifts: str | Mapping[str, float]) -> str:
     """What shifts fitted to these frames are good for, where that is not everything; else empty."""
     known = data.known("energy")
-    if shifts != "least_squares" or not known.any():
+    if not known.any():
+        return "the training frames have no energies: those that the model gives mean nothing"
+    if shifts != "least_squares":
         return ""
     compositions = data.composition()[known]
     elements, independent = compositions.shape[1], np.linalg.matrix_rank(compositions)
