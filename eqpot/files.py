@@ -229,11 +229,17 @@ def read_structure(path: str | Path) -> Atoms:
     return atoms
 
 
+def shown(path: str | Path) -> str:
+    """A path for messages: from the present folder, where the file lies below it."""
+    here = os.path.relpath(path)
+    return str(path) if here.startswith(os.pardir) else here
+
+
 def named_twice(paths: Sequence[str | Path]) -> list[str]:
     """Warnings about models of a committee that are one file."""
     count = Counter(os.path.realpath(path) for path in paths)
     return [
-        f"{path}: {number} of the {len(paths)} models are this one, which does not deviate from itself"
+        f"{shown(path)}: {number} of the {len(paths)} models are this one, which does not deviate from itself"
         for path, number in count.items()
         if number > 1
     ]

@@ -43,7 +43,7 @@ from eqpot.dynamics.ensembles import (
 from eqpot.dynamics.limits import COMPRESSED, Limits, closest, deviation
 from eqpot.dynamics.restart import RESTART, Sources
 from eqpot.errors import UserError
-from eqpot.files import named_twice, sha256, sync
+from eqpot.files import named_twice, sha256, shown, sync
 from eqpot.potential import Potential
 from eqpot.runs import Hold, Watch, beginning, check_hash, check_run, clear_run
 from eqpot.structures.trajectory import read_frame
@@ -84,7 +84,7 @@ class Simulation:
     ):
         """UserError at a structure that the settings do not suit. The atoms get a calculator."""
         self.config, self.folder, self.sources, self.atoms = config, folder, sources, atoms
-        check(config, atoms, sources.structure)
+        check(config, atoms, shown(sources.structure))
         self.limits = Limits(config, potentials)
         atoms.info.clear()
         atoms.set_constraint([c for c in atoms.constraints if not isinstance(c, FixCom)])
@@ -242,7 +242,7 @@ class Simulation:
                 self._write(frames, rows, bool(fault))
                 if fault:
                     raise LimitPassed(
-                        f"{self.sources.structure}: step {self.step}: {fault}; "
+                        f"{shown(self.sources.structure)}: step {self.step}: {fault}; "
                         f"{frames.filename} and {self.folder / LOG} keep what led there"
                     )
                 watch.step_done(self)
@@ -313,7 +313,7 @@ class Simulation:
         if not self.config.min_distance:
             return twice
         return twice + [
-            f"{path}: does not tell how close atoms came in training; they may come as close as "
+            f"{shown(path)}: does not tell how close atoms came in training; they may come as close as "
             f"{COMPRESSED:g} of the sum of their covalent radii"
             for path in self._unknown
         ]
@@ -356,7 +356,7 @@ class Simulation:
                 return self.fault()
         except (UserError, OverflowError) as e:
             told = e if isinstance(e, UserError) else "expected finite numbers, found some out of range"
-            raise UserError(f"{self.sources.structure}: after step {self.step}: {told}") from e
+            raise UserError(f"{shown(self.sources.structure)}: after step {self.step}: {told}") from e
 
     def _row(self) -> dict[str, float | None]:
         atoms = self.atoms

@@ -25,7 +25,7 @@ import numpy as np
 from eqpot.backend import resolve
 from eqpot.config import Config
 from eqpot.errors import UserError
-from eqpot.files import replacing
+from eqpot.files import replacing, shown
 from eqpot.network.isolated import decide
 from eqpot.runs import Hold, Watch, beginning, check_run, clear_run
 from eqpot.structures.data import Dataset, read_dataset, repeated
@@ -139,7 +139,7 @@ class Trainer(Learner):
             sources = Sources(**stored["sources"], train=arrays["train_frames"], valid=arrays["valid_frames"])
             if valid is not None and not sources.valid_data:
                 raise UserError(
-                    f"{path}: expected no --valid, since the run split {sources.data}, found {valid}"
+                    f"{path}: expected no --valid, since the run split {shown(sources.data)}, found {valid}"
                 )
             train_data = checkpoint.same_file(data or sources.data, sources.data_hash, path)
             valid_data = train_data
@@ -229,7 +229,7 @@ class Trainer(Learner):
         """What is legal but perhaps not meant."""
         lines = [frames.warning() for frames in (self.train, self.valid)]
         if self.config.loss.energy > 0 and not self.train.dataset.known("energy").any():
-            lines.append(f"{self.sources.data}: no energies; the potential learns from forces alone")
+            lines.append(f"{shown(self.sources.data)}: no energies; the potential learns from forces alone")
         if self.sources.valid_data and (same := repeated(self.train.dataset, self.valid.dataset).sum()):
             lines.append(
                 f"{self.valid.dataset.path}: {same} of {counted(len(self.valid), 'validation frame')} repeat "
@@ -290,9 +290,9 @@ class Trainer(Learner):
         frames = [] if found.chosen is None else self.sources.train[found.chosen]
         where = f", frames {', '.join(map(str, frames))}" if len(frames) else ""
         return UserError(
-            f"{self.sources.data}{where}: training diverged in epoch {self.state.epoch + 1}: expected finite "
-            f"numbers, found {found.what}; {self.folder / CHECKPOINT} keeps epoch {self.state.epoch}; "
-            "try a lower train.learning_rate"
+            f"{shown(self.sources.data)}{where}: training diverged in epoch {self.state.epoch + 1}: "
+            f"expected finite numbers, found {found.what}; {self.folder / CHECKPOINT} keeps epoch "
+            f"{self.state.epoch}; try a lower train.learning_rate"
         )
 
     def _write_model(self) -> None:
