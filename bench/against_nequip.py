@@ -3,6 +3,7 @@
     python bench/against_nequip.py                              # parity off, all cores, three rounds
     python bench/against_nequip.py --symmetry o3 --threads 1    # parity on; the JSON file keeps both
     python bench/against_nequip.py --only acac_15 training --rounds 1
+    python bench/against_nequip.py --l-max 2                    # eqpot's second order against NequIP's
     python bench/against_nequip.py --device cuda                # on a GPU; a JSON file for each card
 
 NequIP is installed from PyPI into bench/runs/nequip-env at the first run, with the torch that pip finds; if
@@ -17,7 +18,8 @@ odd channels. NequIP makes its neighbour list (matscipy, its default) in each ca
 after an atom has moved by half its skin. NequIP's compiled model gives the stress with every call. And where
 eqpot's self-connection has a matrix for each element, NequIP's has one for each component of its embedding of
 the elements, by default as many as features: 3.6 million weights against 0.4 million. `--type-embed 3` makes
-the two alike (and NequIP's first block narrower: three channels go into it).
+the two alike (and NequIP's first block narrower: three channels go into it). At `--l-max 2` the networks are
+two: NequIP has features up to order 2, eqpot scalars and vectors, filters of order 2 and products on atoms.
 
 Force call: `get_forces` through each package's ASE calculator, all atoms moved a little before each call.
 NequIP is compiled by `nequip-compile --mode aotinductor --target ase`, anew for each structure, which is also
@@ -72,13 +74,16 @@ RATIOS = {"nequip": "ratio", "openequivariance": "ratio_openequivariance"}
 
 SPECIES = ["H", "C", "O"]  # of every model here, water's too
 SETTINGS = {
-    "l_max": 1,
     "features": 64,
     "blocks": 6,
     "cutoff": 4.0,
     "basis_size": 8,
     "radial_depth": 1,
     "radial_width": 8,
+}
+NETWORKS = {  # of eqpot, by NequIP's l_max
+    1: {"filter_order": 1, "node_products": False},
+    2: {"filter_order": 2, "node_products": True},
 }
 MEASUREMENTS = {"cpu": ("acac_15", "water_192", "water_1536", "training")}
 MEASUREMENTS["cuda"] = (*MEASUREMENTS["cpu"], "water_12288", "water_98304")
@@ -87,7 +92,7 @@ TOLERANCE = 2e-5  # float32 forces against the float64 reference, relative to th
 
 
 def nequip_config(
-    parity: bool, type_embed: int | None, out: Path, mode: str, epochs: int, steps: int | None
+    l_max: int, parity: bool, type_embed: int | None, out: Path, mode: str, epochs: int, steps: int | None
 ) -> dict:
     """Configuration of nequip-train, which writes best.ckpt and steps.json into `out`.
 
@@ -159,7 +164,7 @@ def nequip_config(
                 "type_names": SPECIES,
                 "r_max": SETTINGS["cutoff"],
                 "num_layers": SETTINGS["blocks"],
-                "l_max": SETTINGS["l_max"],
+                "l_max": l_max,
                 "parity": parity,
                 "num_features": SETTINGS["features"] // (2 if parity else 1),
                 "type_embed_num_features": type_embed,
@@ -189,14 +194,16 @@ class Failed(SystemExit):
 
 
 class Bench:
-    """The measurements at one symmetry ("so3" or "o3"), number of threads and width of NequIP's embedding, on
-    the CPU or on a GPU."""
+    """The measurements at one symmetry ("so3" or "o3"), order, number of threads and width of NequIP's
+    embedding, on the CPU or on a GPU."""
 
     def __init__(self, symmetry: str, options: argparse.Namespace, python: Path):
         self.symmetry, self.type_embed, self.device = symmetry, options.type_embed, options.device
+        self.l_max = options.l_max
         self.seconds, self.epochs, self.python = options.seconds, options.epochs, python
         where = f"{options.threads} threads" if self.device == "cpu" else "cuda"
         self.key = f"{symmetry}, {where}" + (f", type embedding {self.type_embed}" if self.type_embed else "")
+        self.key += f", l_max {self.l_max}" if self.l_max > 1 else ""
         self.folder = RUNS / "nequip" / self.key.replace(", ", "_").replace(" ", "_")
         self.folder.mkdir(parents=True, exist_ok=True)
         names = ("OMP", "MKL", "OPENBLAS", "NUMBA")
@@ -211,7 +218,7 @@ class Bench:
 
     @property
     def settings(self) -> dict:
-        return {**SETTINGS, "symmetry": self.symmetry}
+        return {**SETTINGS, **NETWORKS[self.l_max], "symmetry": self.symmetry}
 
     @property
     def variants(self) -> list[str]:
@@ -337,7 +344,8 @@ class Bench:
         """Run nequip-train; when its steps ended."""
         out = self.folder / folder
         out.mkdir(exist_ok=True)
-        config = nequip_config(self.symmetry == "o3", self.type_embed, out, mode, epochs, steps)
+        parity = self.symmetry == "o3"
+        config = nequip_config(self.l_max, parity, self.type_embed, out, mode, epochs, steps)
         if self.device == "cuda":
             config["trainer"] |= {"accelerator": "gpu", "devices": 1}
         if variant == "openequivariance":
@@ -428,6 +436,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of both packages")
     parser.add_argument("--symmetry", choices=("so3", "o3"), nargs="+", default=["so3"], help="o3: parity on")
+    parser.add_argument("--l-max", type=int, choices=NETWORKS, default=1, help="of NequIP; 2: see above")
     parser.add_argument("--threads", type=int, default=cores(), help="of both packages (default: all cores)")
     parser.add_argument("--type-embed", type=int, help="width of NequIP's embedding (default: NequIP's)")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS["cuda"], help="some (default: all)")
@@ -452,6 +461,7 @@ def main() -> None:
             "versions": {"nequip": bench.nequip["packages"]},
             "command": command_line(),
             "settings": bench.settings,
+            "l_max": options.l_max,
             "type_embed": options.type_embed,
             "force_error": checked["force_error"],
         }

@@ -35,7 +35,9 @@ from eqpot.network.tape import Tape
 from eqpot.training.loss import loss_and_gradient
 from eqpot.training.trainer import Trainer
 
+# the network of the papers
 MODEL = {"symmetry": "so3", "features": 64, "blocks": 6, "cutoff": 4.0, "basis_size": 8, "radial_width": 8}
+MODEL |= {"filter_order": 1, "node_products": False}
 WORKLOADS = {
     "acac, batch 5": (acac, 5, 450),
     "water, batch 1": (partial(published, "water_pbe0ts"), 1, 40),

@@ -131,7 +131,7 @@ class ModelConfig(Table):
     )
     l_max: int = option(1, "1: scalars and vectors, 0: scalars only (the invariant ablation)", choices=(0, 1))
     features: int = option(64, "channels of scalars, and of vectors; even under o3", low=2, high=4096)
-    blocks: int = option(4, "interaction blocks", low=1, high=64)
+    blocks: int = option(2, "interaction blocks", low=1, high=64)
     # At 50 angstrom a liquid has fifty thousand neighbours to an atom: nothing holds more.
     cutoff: float = option(5.0, "neighbours within this distance, angstrom", above=0, high=50)
     basis_size: int = option(8, "Bessel functions of the distance", low=1, high=256)
@@ -147,12 +147,12 @@ class ModelConfig(Table):
         choices=("species", "residual"),
     )
     filter_order: int = option(
-        1,
+        2,
         "2: edges also carry Y Y^T - 1, for 1x2->1 and, with node_products, second moments",
         choices=(1, 2),
     )
     node_products: bool = option(
-        False, "multiply two projections of what an atom sums over its neighbours; half as many as features"
+        True, "multiply two projections of what an atom sums over its neighbours; half as many as features"
     )
     zbl: bool = option(False, "add ZBL's repulsion of nuclei closer than the sum of their covalent radii")
     isolated_atoms: Any = option(
@@ -171,6 +171,12 @@ class ModelConfig(Table):
             )
         if self.filter_order == 2 and self.l_max == 0:
             raise UserError("model.filter_order: expected 1 with l_max 0 (no vectors), found 2")
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """As for every table; and without vectors, filters are of order 1 where nothing else is said."""
+        found = super().completed(values)
+        return {"filter_order": 1, **found} if found.get("l_max") == 0 else found
 
     @property
     def of_papers(self) -> bool:

@@ -103,7 +103,7 @@ class Potential:
         **settings: Any,
     ) -> Self:
         """An untrained potential for some elements (symbols or atomic numbers); settings as in `[model]`."""
-        potential = cls(ModelConfig.from_dict(settings), _numbers(species), dtype)
+        potential = cls(ModelConfig.from_dict(ModelConfig.completed(settings)), _numbers(species), dtype)
         potential.params.flat[:] = potential.model.initial(seed, dtype).flat
         return potential.to(device)
 

@@ -9,7 +9,8 @@ from graphs import SKEW, cluster
 from eqpot.potential import Potential
 from eqpot.structures.graph import Batch, collate, frame_graph
 
-SMALL = dict(features=8, blocks=3, cutoff=4.0, basis_size=5, radial_width=6)
+OF_PAPERS = dict(filter_order=1, node_products=False)
+SMALL = dict(features=8, blocks=3, cutoff=4.0, basis_size=5, radial_width=6, **OF_PAPERS)
 
 
 SETTINGS = {
@@ -46,7 +47,7 @@ over_settings = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTI
 GATED = {name: settings for name, settings in SETTINGS.items() if settings.get("nonlinearity") != "norm"}
 
 
-TINY = {"features": 4, "blocks": 2, "cutoff": 3.5, "basis_size": 4, "radial_width": 3}
+TINY = {"features": 4, "blocks": 2, "cutoff": 3.5, "basis_size": 4, "radial_width": 3, **OF_PAPERS}
 
 
 TINY_SETTINGS = {

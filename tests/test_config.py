@@ -88,7 +88,7 @@ def test_the_names_scripts_rely_on():
         ({"model": {"zbl": 1}}, ["model.zbl", "true or false", "found 1"]),
         ({"loss": {"energy": -1.0}}, ["loss.energy", "at least 0", "found -1.0"]),
         ({"loss": {"energy": 0, "forces": 0, "stress": 0}}, ["loss.forces", "above 0"]),
-        ({"preset": "papers"}, ["preset", "default, accurate, paper", 'found "papers"']),
+        ({"preset": "papers"}, ["preset", "fast, default, accurate, paper", 'found "papers"']),
         ({"preset": ["paper"]}, ["preset", 'found ["paper"]']),
         ({"train": {"optimizer": "soap", "amsgrad": True}}, ["train.amsgrad", "adam", "found soap"]),
         ({"train": {"amsgrad": 1}}, ["train.amsgrad", "true or false", "found 1"]),
@@ -192,6 +192,16 @@ def test_presets_are_what_other_settings_change():
     assert changed == Config.from_dict({"preset": "paper", "loss": {"energy": 2}})
 
 
+def test_without_vectors_filters_are_of_order_1():
+    """Where nothing else is said: --set model.l_max=0 is enough."""
+    config = Config().replace({"model": {"l_max": 0}})
+    assert config.model == Config.from_dict({"model": {"l_max": 0}}).model
+    assert (config.model.filter_order, config.model.node_products) == (1, True)
+    assert Potential.create(["H"], l_max=0, features=2).config.filter_order == 1
+    with pytest.raises(UserError, match="model.filter_order: expected 1 with l_max 0"):
+        Config.from_dict({"model": {"l_max": 0, "filter_order": 2}})
+
+
 def test_every_number_has_limits():
     """So that no file can ask for more than a machine has."""
     for table in (ModelConfig, LossConfig, TrainConfig, DynamicsConfig):
@@ -208,7 +218,7 @@ def test_every_number_has_limits():
 
 def test_too_many_parameters_are_told_before_they_are_made():
     with pytest.raises(
-        UserError, match=r"at most 50,000,000 parameters, found 7,971,\d{3},\d{3}, .* 31.9 GB"
+        UserError, match=r"at most 50,000,000 parameters, found 15,462,\d{3},\d{3}, .* 61.8 GB"
     ):
         Potential.create(["H", "O"], features=4096, blocks=64)
 
@@ -314,6 +324,6 @@ def test_overrides():
     with pytest.raises(UserError, match="expected table.key=value"):
         parse_setting("cutoff=4")
     config = Config().replace({"model": {"cutoff": 4}, "train": {"seed": 3}})
-    assert (config.model.cutoff, config.train.seed, config.model.blocks) == (4.0, 3, 4)
+    assert (config.model.cutoff, config.train.seed, config.model.blocks) == (4.0, 3, 2)
     with pytest.raises(UserError, match="did you mean 'model'"):
         Config().replace({"modl": {"cutoff": 4}})
