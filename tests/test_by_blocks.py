@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from operator_cases import USABLE
-from potentials import STRUCTURES, batch, structure
+from potentials import OF_PAPERS, STRUCTURES, batch, structure
 from potentials import TINY as SMALL
 from potentials import TINY_SETTINGS as SETTINGS
 from tolerances import MODEL, check_close
@@ -28,7 +28,7 @@ from eqpot.structures.graph import Batch
 
 on_gpu = pytest.mark.skipif("cuda" not in USABLE, reason="no GPU; `make test-sim` runs it in the simulator")
 EDGES = 26  # an atom of water has as many within 4 Å
-WATER = {"features": 64, "blocks": 6, "cutoff": 4.0, "symmetry": "so3"}
+WATER = {"features": 64, "blocks": 6, "cutoff": 4.0, "symmetry": "so3", **OF_PAPERS}
 
 
 def potential(backend: str, dtype: str = "float64", **settings) -> Potential:
@@ -143,7 +143,7 @@ def test_memory_is_what_was_foretold(monkeypatch, way, settings):
     """The highest that memory stands in a call, all allocations counted by Python itself."""
     hollow_launches(monkeypatch)
     monkeypatch.setattr(by_blocks, "plan", lambda *_: way)
-    p, n = Potential.create(["H", "C", "O"], device="cuda", **WATER, **settings), 5000
+    p, n = Potential.create(["H", "C", "O"], device="cuda", **WATER | settings), 5000
     expected = needed(p.model, n, EDGES * n, p.dtype, way == BY_BLOCKS)
     tracemalloc.start()
     graph = edges_everywhere(n)

@@ -69,6 +69,19 @@ def test_a_committee_of_one_file_is_told(here, capsys):
     assert "one.h5: 2 of the 3 models are this one" in told
 
 
+def test_atoms_closer_than_in_training_are_told(here, capsys):
+    """What dynamics would stop at: once, however many frames there are."""
+    close = [Atoms("OH", positions=[[0, 0, 0], [0, 0, d]]) for d in (1.0, 0.3, 0.2)]
+    ase.io.write("close.extxyz", close)
+    assert main(["predict", "one.h5", "close.extxyz"]) == 0
+    (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: "))
+    assert told.startswith(
+        "warning: close.extxyz: frame 1: expected H and O at least 0.485 Å apart, found 0.300"
+    )
+    assert told.endswith("predictions mean little there (2 frames of this kind in all)")
+    assert main(["predict", "one.h5", "close.extxyz", "--overwrite", "-o", "predicted.extxyz"]) == 0
+
+
 def test_a_data_set_in_and_out_again(here):
     """What is written is what `convert` takes for labels, and a data set is read like any other file."""
     ase.io.write("crystals.extxyz", [crystal(), crystal(12)])

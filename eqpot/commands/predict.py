@@ -37,7 +37,8 @@ def predict(files, output, overwrite, device) -> None:
     has energy (eV), forces (eV/Å), energies of the atoms and, for frames periodic in three directions, stress
     (eV/Å³, positive under tension), under the names that ASE knows, and the number of the frame in FILE.
     Several models are a committee: the results are means; energy_std and forces_std are standard deviations
-    from these, divided by the number of models.
+    from these, divided by the number of models. Frames with atoms so close that `eqpot md` would stop are
+    told.
     """
     if len(files) < 2:
         raise click.UsageError("expected one model or more and a file: eqpot predict MODEL.h5 FILE")
@@ -57,11 +58,15 @@ def predict(files, output, overwrite, device) -> None:
     say(*(f"warning: {line}" for line in named_twice(models)))
     say(*(f"note: {note}" for note in {p.provenance.get("note"): None for p in potentials} if note))
     frames = atoms = 0
+    close: list[str] = []
     with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as out, busy("predicting"):
         for some in _together(iterate(file)):
-            for structure in _predicted(models, potentials, some, file):
+            for structure in _predicted(models, potentials, some, file, close):
                 write_extxyz(out, structure)
             frames, atoms = frames + len(some), atoms + sum(map(len, some))
+    if close:
+        more = f" ({counted(len(close), 'frame')} of this kind in all)" if len(close) > 1 else ""
+        say(f"warning: {close[0]}, from what training showed: predictions mean little there{more}")
     say(f"wrote {output}: {counted(frames, 'frame')}, {counted(atoms, 'atom')}")
 
 
@@ -78,18 +83,26 @@ def _together(frames: Iterable[Atoms]) -> Iterator[list[Atoms]]:
 
 
 def _predicted(
-    models: list[str], potentials: list[Potential], frames: list[Atoms], file: str
+    models: list[str], potentials: list[Potential], frames: list[Atoms], file: str, close: list[str]
 ) -> Iterator[Atoms]:
-    """The frames with results."""
+    """The frames with results; adds to `close` a line for each with atoms closer than dynamics allows."""
     import numpy as np
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
+    from eqpot.config import DynamicsConfig
+    from eqpot.dynamics.limits import closer_than, closest_approach
+
     names = [f"{file}: frame {atoms.info['frame']}" for atoms in frames]
+    species = potentials[0].species
+    limits = closest_approach(potentials, species, DynamicsConfig().min_distance)
     found = []
     for model, p in zip(models, potentials, strict=True):
         asked = f", {model}" if len(models) > 1 else ""
         graphs = [p.graph(atoms, name + asked) for atoms, name in zip(frames, names, strict=True)]
+        if p is potentials[0]:
+            told = [closer_than(limits, graph, species) for graph in graphs]
+            close += [f"{name}: {line}" for name, line in zip(names, told, strict=True) if line]
         found.append(p.of_graphs(graphs))
     for atoms, name, results in zip(frames, names, zip(*found, strict=True), strict=True):
         energies = np.array([r.energy for r in results])

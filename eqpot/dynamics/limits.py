@@ -11,6 +11,7 @@ from eqpot.config import DynamicsConfig
 from eqpot.errors import UserError
 from eqpot.kernels.edges import shortest_edges
 from eqpot.potential import Potential
+from eqpot.structures.graph import Batch, FrameGraph
 
 SHORTER = "; perhaps a shorter --timestep does better"
 COMPRESSED = 0.5  # closest approach without training data, in sums of covalent radii
@@ -41,16 +42,9 @@ class Limits:
                 f"({chemical_symbols[atoms.numbers[k]]}) (--max-force){advice}"
             )
         if config.min_distance:
-            species, graph = self.species, atoms.calc.graph()
-            edges = graph.edge_vec, graph.senders, graph.receivers
-            found = shortest_edges(*edges, graph.species, len(species))
-            if (found < self.closest).any():
-                a, b = np.unravel_index(np.argmin(found / self.closest), found.shape)
-                pair = " and ".join(chemical_symbols[species[k]] for k in (a, b))
-                return (
-                    f"expected {pair} at least {self.closest[a, b]:.3f} Å apart, found {found[a, b]:.3f} Å "
-                    f"(--min-distance){advice}"
-                )
+            too_close = closer_than(self.closest, atoms.calc.graph(), self.species)
+            if too_close:
+                return f"{too_close} (--min-distance){advice}"
         band, target = config.temperature_band, config.target(step)
         if band and not target / band <= kelvin <= target * band:
             return (
@@ -89,6 +83,16 @@ def closest_approach(potentials: Sequence[Potential], species: Sequence[int], fr
             bond = covalent_radii[first] + covalent_radii[second]
             limits[a, b] = fraction * max(told) if told else COMPRESSED * bond
     return limits
+
+
+def closer_than(limits: np.ndarray, graph: FrameGraph | Batch, species: Sequence[int]) -> str:
+    """The pair furthest below `limits` (Å, [Z, Z]) as "expected ..., found ..."; empty where none is."""
+    found = shortest_edges(graph.edge_vec, graph.senders, graph.receivers, graph.species, len(species))
+    if not (found < limits).any():
+        return ""
+    a, b = np.unravel_index(np.argmin(found / limits), found.shape)
+    pair = " and ".join(chemical_symbols[species[k]] for k in (a, b))
+    return f"expected {pair} at least {limits[a, b]:.3f} Å apart, found {found[a, b]:.3f} Å"
 
 
 def _longest(vectors: np.ndarray) -> float:
