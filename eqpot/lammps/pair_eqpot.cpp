@@ -25,7 +25,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 using namespace LAMMPS_NS;
@@ -162,7 +164,7 @@ class PairEqpot : public Pair {
     together([&] {
       Lock lock;
       members = (int) number(model, "members");
-      comm_forward = (int) number(model, "exchanged") / (int) sizeof(double);
+      comm_forward = std::max(1, (int) number(model, "exchanged") / (int) sizeof(double));
       PyObject *found = checked(PyObject_GetAttrString(model, "cutoff"));
       cutoff = PyFloat_AsDouble(found);
       Py_DECREF(found);
@@ -226,7 +228,10 @@ class PairEqpot : public Pair {
   void compute(int eflag, int vflag) override
   {
     ev_init(eflag, vflag);
-    if (neighbor->ago == 0) check_list();
+    if (neighbor->ago == 0) {
+      check_list();
+      find_sources();
+    }
     try {
       gather();
       walk();
@@ -246,7 +251,7 @@ class PairEqpot : public Pair {
   void unpack_forward_comm(int n, int first, double *buffer) override
   {
     for (int k = 0; k < n; k++)
-      memcpy(rows + row[first + k] * stride, (char *) buffer + k * bytes, bytes);
+      if (row[first + k] >= own) memcpy(rows + row[first + k] * stride, (char *) buffer + k * bytes, bytes);
   }
 
   int pack_reverse_comm(int n, int first, double *buffer) override
@@ -276,10 +281,12 @@ class PairEqpot : public Pair {
   double cutoff = 0, unit = 1;
   std::vector<int> species_of_type;    // -1 for NULL
 
-  // Rows of all atoms here: own ones by species, then the others.
+  // Rows: own atoms by species, then ghosts. An image of an own atom has that one's row, images of one atom of
+  // another rank share a row: what is read again and again is in the cache more often.
   int own = 0;
   int64_t edges = 0;
-  std::vector<int> row, index;    // row[index[k]] = k
+  std::vector<int> source;        // of each atom: the first one here of the same owner and there the same atom
+  std::vector<int> row, index;    // of each atom; of each row, an atom that has it: row[index[k]] = k
   std::vector<int64_t> species, species_ptr, senders, receiver_ptr;
   std::vector<double> edge_vec, energies, slopes;    // slopes: dE/d edge_vec; of each member
   std::vector<double> forces, deviation;
@@ -310,6 +317,24 @@ class PairEqpot : public Pair {
     error->all(FLERR, text);
   }
 
+  // Asks owners who they are.
+  void find_sources()
+  {
+    const int local = atom->nlocal, all = local + atom->nghost;
+    std::vector<int64_t> owner(all + 1);
+    for (int i = 0; i < local; i++) owner[i] = ((int64_t) comm->me << 32) + i;
+    row.resize(all);
+    std::iota(row.begin(), row.end(), 0);
+    own = 0;
+    rows = (char *) owner.data();
+    stride = bytes = sizeof(int64_t);
+    comm->forward_comm(this, 1);
+    source = row;
+    std::unordered_map<int64_t, int> first;
+    for (int i = local; i < all; i++)
+      source[i] = owner[i] >> 32 == comm->me ? (int) (owner[i] & INT32_MAX) : first.emplace(owner[i], i).first->second;
+  }
+
   // Rows, and the edges into own atoms.
   void gather()
   {
@@ -329,13 +354,14 @@ class PairEqpot : public Pair {
       const int i = list->ilist[k];
       if (known(i) >= 0) row[i] = (int) next[known(i)]++;
     }
-    for (int i = 0, last = own; i < all; i++)
-      if (row[i] < 0) row[i] = last++;
-    species.resize(all + 1);
+    int last = own;
     for (int i = 0; i < all; i++) {
-      index[row[i]] = i;
-      species[row[i]] = std::max(known(i), 0);    // those of no species send nothing
+      if (row[i] < 0) row[i] = source[i] == i ? last++ : row[source[i]];
+      if (source[i] == i) index[row[i]] = i;
     }
+    index.resize(last);
+    species.resize(last + 1);
+    for (int k = 0; k < last; k++) species[k] = std::max(known(index[k]), 0);    // those of none send nothing
 
     int64_t pairs = 0;
     for (int k = 0; k < own; k++) pairs += list->numneigh[index[k]];
@@ -343,7 +369,7 @@ class PairEqpot : public Pair {
       senders.resize(pairs + pairs / 16 + 1);
       edge_vec.resize(3 * senders.size());
     }
-    receiver_ptr.resize(all + 2);
+    receiver_ptr.resize(last + 2);
     edges = 0;
     double least = 1;
     const double *x = atom->nmax ? atom->x[0] : nullptr, most = cutoff * cutoff;
@@ -363,7 +389,7 @@ class PairEqpot : public Pair {
         edges += square < most;    // what is farther is written over
       }
     }
-    std::fill(receiver_ptr.begin() + own, receiver_ptr.begin() + all + 1, edges);
+    std::fill(receiver_ptr.begin() + own, receiver_ptr.begin() + last + 1, edges);
     if (least < 1e-12) throw Fault{"positions: expected atoms apart from each other, found two at the same place"};
   }
 
@@ -384,7 +410,7 @@ class PairEqpot : public Pair {
   void walk()
   {
     Lock lock;
-    const size_t all = row.size();
+    const size_t all = index.size();
     PyObject *arrays[] = {view(species, all),
                           view(species_ptr, n_species + 1),
                           view(senders, edges),
@@ -400,7 +426,7 @@ class PairEqpot : public Pair {
       const int fine = PyArg_ParseTuple(step, "Kni", &rows, &stride, &bytes);
       Py_DECREF(step);
       if (!fine) break;
-      comm->forward_comm(this, bytes / (int) sizeof(double));
+      if (comm->nprocs > 1) comm->forward_comm(this, bytes / (int) sizeof(double));
     }
     Py_DECREF(steps);
     if (PyErr_Occurred()) throw_python();
