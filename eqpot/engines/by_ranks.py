@@ -1,8 +1,8 @@
 """A force call whose atoms are shared among processes (ranks): each computes its own atoms and hears of the
 others, block by block, what crosses the border.
 
-A rank has rows for its own atoms, by species, then for copies of others' atoms (ghosts), periodic images of
-its own included, and knows all edges (i <- j) into its own atoms i, from senders j of either kind, no others.
+A rank has rows for its own atoms, by species, then for copies of others' atoms (ghosts), and knows all edges
+(i <- j) into its own atoms i, from senders j of either kind, no others. Images of an atom may share a row.
 With E the energy of all ranks' atoms, M_i = dE/dm_i and the notation of `eqpot.kernels.walks`, per block
 
     forward   m_i = sum over edges (i <- j) of message(w, u_j, Y)             needs u_j of ghosts
@@ -16,8 +16,10 @@ edges is complete as it is: a term of an edge lies at its receiver alone. All th
     u of block k, 0 < k < K, after stage k; of block 0 it follows from the species
     M of block k, K > k > 0, after stage 2 K - 1 - k; of block 0 nobody asks for the embedding's gradient
 
-2 (K - 1) exchanges, each a copy of rows from owners to ghosts. Summing what ghosts gather in du back to their
-owners would be 4 C numbers a row instead of the 11 C of M, and a second kind of walk over the edges.
+2 (K - 1) exchanges, each a copy of rows from owners to ghosts: 4 C numbers of u, 11 C of M, 2 C of the last
+block's, which gives scalars alone. Summing what ghosts gather in du back to their owners would be 4 C each
+time: more for K = 2 (8 C in all, not 6 C), less for K = 4 (24 C, not 36 C) and K = 6 (40 C, not 66 C), and
+needs a second kind of walk over the edges.
 
 Forces: F_i = sum over edges into i of d - sum over edges out of i of d, d = dE/d edge_vec (`kernels.forces`).
 Edges out of i into others' atoms are known to these, which hand their share to i's owner. The virial of atom
@@ -73,12 +75,6 @@ def steps(f: Fitted, share: Share) -> Steps:
         pairs, _, zbl_d = f.zbl.repulsion(share)
         energies, d = energies + pairs[: share.own], d + zbl_d
     return energies, d
-
-
-def exchanged(f: Fitted) -> int:
-    """The most bytes of a row that `steps` yields."""
-    call = f.engine(SharedCall)
-    return max((call.width(k, back) for k in range(1, f.model.config.blocks) for back in (0, 1)), default=0)
 
 
 class SharedCall(ForceCall):

@@ -26,8 +26,7 @@ def told(error: BaseException) -> str:
 class Pair:
     """The models of one `pair_style eqpot MODEL.h5 ... [threads N]`: two or more are a committee.
 
-    members: their number; n_species: of their elements; cutoff in Å; exchanged: the most bytes of an atom
-    that ranks exchange at once, from `prepare` on.
+    members: their number; n_species: of their elements; cutoff in Å.
     """
 
     def __init__(self, words: Sequence[str]):
@@ -53,15 +52,13 @@ class Pair:
         self._fitted = [p.fitted for p in potentials]
         self.species, self.cutoff = first.species, first.config.cutoff
         self.members, self.n_species = len(potentials), len(first.species)
-        self.exchanged = 0
 
     def prepare(self) -> None:
         """Compile what is not yet, and make room."""
-        from eqpot.engines.by_ranks import Share, exchanged, steps
+        from eqpot.engines.by_ranks import Share, steps
         from eqpot.threads import on_threads
 
         with on_threads(self.threads):
-            self.exchanged = max(map(exchanged, self._fitted))
             none, ptr = np.empty(0, np.int64), np.zeros(self.n_species + 1, np.int64)
             for fitted in self._fitted:
                 for _ in steps(fitted, Share(none, ptr, none, np.zeros(1, np.int64), np.empty((0, 3)))):

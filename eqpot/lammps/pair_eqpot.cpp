@@ -123,6 +123,7 @@ class PairEqpot : public Pair {
     restartinfo = 0;
     one_coeff = manybody_flag = 1;
     single_enable = 0;
+    comm_forward = 1;
     no_virial_fdotr_compute = 1;    // virials are summed over edges, per atom and in all alike
     centroidstressflag = CENTROID_NOTAVAIL;
   }
@@ -164,7 +165,6 @@ class PairEqpot : public Pair {
     together([&] {
       Lock lock;
       members = (int) number(model, "members");
-      comm_forward = std::max(1, (int) number(model, "exchanged") / (int) sizeof(double));
       PyObject *found = checked(PyObject_GetAttrString(model, "cutoff"));
       cutoff = PyFloat_AsDouble(found);
       Py_DECREF(found);
@@ -230,7 +230,7 @@ class PairEqpot : public Pair {
     ev_init(eflag, vflag);
     if (neighbor->ago == 0) {
       check_list();
-      find_sources();
+      find_peers();
     }
     try {
       gather();
@@ -243,15 +243,13 @@ class PairEqpot : public Pair {
 
   int pack_forward_comm(int n, int *list, double *buffer, int, int *) override
   {
-    for (int k = 0; k < n; k++)
-      memcpy((char *) buffer + k * bytes, rows + row[list[k]] * stride, bytes);
-    return n * bytes / (int) sizeof(double);
+    for (int k = 0; k < n; k++) memcpy(buffer + k, &owner[list[k]], sizeof(int64_t));
+    return n;
   }
 
   void unpack_forward_comm(int n, int first, double *buffer) override
   {
-    for (int k = 0; k < n; k++)
-      if (row[first + k] >= own) memcpy(rows + row[first + k] * stride, (char *) buffer + k * bytes, bytes);
+    memcpy(&owner[first], buffer, n * sizeof(int64_t));
   }
 
   int pack_reverse_comm(int n, int first, double *buffer) override
@@ -281,21 +279,25 @@ class PairEqpot : public Pair {
   double cutoff = 0, unit = 1;
   std::vector<int> species_of_type;    // -1 for NULL
 
-  // Rows: own atoms by species, then ghosts. An image of an own atom has that one's row, images of one atom of
-  // another rank share a row: what is read again and again is in the cache more often.
+  // Rows: own atoms by species, then those of others' that are neighbours. An image of an own atom has that one's
+  // row, images of one atom of another rank share a row: nothing is sent twice, and less is in the cache.
   int own = 0;
   int64_t edges = 0;
-  std::vector<int> source;        // of each atom: the first one here of the same owner and there the same atom
-  std::vector<int> row, index;    // of each atom; of each row, an atom that has it: row[index[k]] = k
+  std::vector<int64_t> owner;     // of each atom: its rank, and the atom's place there
+  std::vector<int> source;        // of each atom: the first one here with the same owner, -1 if it is no neighbour
+  std::vector<int> row, index;    // of each atom; of each row, the first atom that has it: row[index[k]] = k
   std::vector<int64_t> species, species_ptr, senders, receiver_ptr;
   std::vector<double> edge_vec, energies, slopes;    // slopes: dE/d edge_vec; of each member
   std::vector<double> forces, deviation;
 
-  // What is being exchanged.
-  char *rows = nullptr;
-  Py_ssize_t stride = 0;
-  int bytes = 0;
-  double *summed = nullptr;
+  // With whom rows are exchanged: those of own atoms go out, those of ghosts come in.
+  struct Peer {
+    int rank;
+    std::vector<int> out, in;
+    std::vector<double> sent, received;
+  };
+  std::vector<Peer> peers;
+  double *summed = nullptr;    // forces of ghosts that go back to their owners
 
   // Something that all ranks do, each by itself: where it fails for one, all say so in one line.
   template <typename Action> void together(Action action)
@@ -317,22 +319,72 @@ class PairEqpot : public Pair {
     error->all(FLERR, text);
   }
 
-  // Asks owners who they are.
-  void find_sources()
+  // Of a new list: whose atoms the neighbours are, and who needs which.
+  void find_peers()
   {
-    const int local = atom->nlocal, all = local + atom->nghost;
-    std::vector<int64_t> owner(all + 1);
-    for (int i = 0; i < local; i++) owner[i] = ((int64_t) comm->me << 32) + i;
-    row.resize(all);
-    std::iota(row.begin(), row.end(), 0);
-    own = 0;
-    rows = (char *) owner.data();
-    stride = bytes = sizeof(int64_t);
-    comm->forward_comm(this, 1);
-    source = row;
+    const int local = atom->nlocal, all = local + atom->nghost, me = comm->me, ranks = comm->nprocs;
+    owner.resize(all + 1);
+    for (int i = 0; i < local; i++) owner[i] = ((int64_t) me << 32) + i;
+    comm->forward_comm(this);
+
+    std::vector<char> near(all, 0);
+    for (int k = 0; k < list->inum; k++) {
+      const int i = list->ilist[k];
+      for (int n = 0; n < list->numneigh[i]; n++) near[list->firstneigh[i][n] & NEIGHMASK] = 1;
+    }
     std::unordered_map<int64_t, int> first;
-    for (int i = local; i < all; i++)
-      source[i] = owner[i] >> 32 == comm->me ? (int) (owner[i] & INT32_MAX) : first.emplace(owner[i], i).first->second;
+    std::vector<std::vector<int>> wanted(ranks), in(ranks);
+    source.assign(all, -1);
+    for (int i = 0; i < all; i++) {
+      const int rank = (int) (owner[i] >> 32), there = (int) (owner[i] & INT32_MAX);
+      if (rank == me) source[i] = there;
+      if (rank == me || !near[i]) continue;
+      source[i] = first.emplace(owner[i], i).first->second;
+      if (source[i] == i) {
+        wanted[rank].push_back(there);
+        in[rank].push_back(i);
+      }
+    }
+
+    std::vector<int> asking(ranks), asked(ranks), asking_at(ranks + 1, 0), asked_at(ranks + 1, 0), ask;
+    for (int rank = 0; rank < ranks; rank++) {
+      asking[rank] = (int) wanted[rank].size();
+      ask.insert(ask.end(), wanted[rank].begin(), wanted[rank].end());
+    }
+    MPI_Alltoall(asking.data(), 1, MPI_INT, asked.data(), 1, MPI_INT, world);
+    std::partial_sum(asking.begin(), asking.end(), asking_at.begin() + 1);
+    std::partial_sum(asked.begin(), asked.end(), asked_at.begin() + 1);
+    std::vector<int> answer(asked_at[ranks]);
+    MPI_Alltoallv(ask.data(), asking.data(), asking_at.data(), MPI_INT, answer.data(), asked.data(), asked_at.data(),
+                  MPI_INT, world);
+    peers.clear();
+    for (int rank = 0; rank < ranks; rank++)
+      if (asking[rank] || asked[rank])
+        peers.push_back({rank, {answer.begin() + asked_at[rank], answer.begin() + asked_at[rank + 1]}, in[rank], {}, {}});
+  }
+
+  // Copies `numbers` doubles of each row that others need, from owners to ghosts; rows are `stride` bytes apart.
+  void exchange(char *rows, Py_ssize_t stride, int numbers)
+  {
+    const size_t bytes = numbers * sizeof(double);
+    std::vector<MPI_Request> requests(2 * peers.size());
+    for (size_t p = 0; p < peers.size(); p++) {
+      Peer &peer = peers[p];
+      peer.received.resize(peer.in.size() * numbers);
+      MPI_Irecv(peer.received.data(), (int) peer.received.size(), MPI_DOUBLE, peer.rank, 0, world, &requests[p]);
+    }
+    for (size_t p = 0; p < peers.size(); p++) {
+      Peer &peer = peers[p];
+      peer.sent.resize(peer.out.size() * numbers);
+      for (size_t k = 0; k < peer.out.size(); k++)
+        memcpy(&peer.sent[k * numbers], rows + row[peer.out[k]] * stride, bytes);
+      MPI_Isend(peer.sent.data(), (int) peer.sent.size(), MPI_DOUBLE, peer.rank, 0, world,
+                &requests[peers.size() + p]);
+    }
+    MPI_Waitall((int) requests.size(), requests.data(), MPI_STATUSES_IGNORE);
+    for (Peer &peer : peers)
+      for (size_t k = 0; k < peer.in.size(); k++)
+        memcpy(rows + row[peer.in[k]] * stride, &peer.received[k * numbers], bytes);
   }
 
   // Rows, and the edges into own atoms.
@@ -356,7 +408,7 @@ class PairEqpot : public Pair {
     }
     int last = own;
     for (int i = 0; i < all; i++) {
-      if (row[i] < 0) row[i] = source[i] == i ? last++ : row[source[i]];
+      if (row[i] < 0 && source[i] >= 0) row[i] = source[i] == i ? last++ : row[source[i]];
       if (source[i] == i) index[row[i]] = i;
     }
     index.resize(last);
@@ -423,10 +475,13 @@ class PairEqpot : public Pair {
     for (PyObject *array : arrays) Py_DECREF(array);
     checked(steps);
     while (PyObject *step = PyIter_Next(steps)) {
+      unsigned long long rows;
+      Py_ssize_t stride;
+      int bytes;
       const int fine = PyArg_ParseTuple(step, "Kni", &rows, &stride, &bytes);
       Py_DECREF(step);
       if (!fine) break;
-      if (comm->nprocs > 1) comm->forward_comm(this, bytes / (int) sizeof(double));
+      exchange((char *) rows, stride, bytes / (int) sizeof(double));
     }
     Py_DECREF(steps);
     if (PyErr_Occurred()) throw_python();
