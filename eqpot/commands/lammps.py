@@ -8,7 +8,7 @@ import click
 
 from eqpot.commands.options import Finite, Whole, frame, frame_index
 from eqpot.errors import UserError
-from eqpot.words import say
+from eqpot.words import plain, say
 
 FOLDER = click.Path(path_type=Path)
 
@@ -55,22 +55,24 @@ def first_run(model, structure, output, temperature, steps, index, overwrite) ->
     STRUCTURE is any file that ASE reads, or a data set. Atom types are in the model's order of elements; the
     script is a start, to be changed as wanted.
     """
-    from eqpot.files import check_output
-    from eqpot.lammps.first_run import DATA, SCRIPT, boxed, write_data, write_script
+    from eqpot.files import check_output, replacing
+    from eqpot.lammps.first_run import DATA, SCRIPT, boxed, script, write_data
     from eqpot.potential import Potential
 
     potential = Potential.load(model)
     atoms, name = frame(structure, index, potential)
     box = boxed(atoms, name)
+    made = plain(shlex.join(["eqpot", *sys.argv[1:]]))
+    text = script(box, potential.species, model, made, temperature, steps)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"{output}: cannot be made a folder: {e.strerror}") from e
     for file in (DATA, SCRIPT):
         check_output(output / file, overwrite)
-    made = shlex.join(["eqpot", *sys.argv[1:]])
     write_data(output / DATA, box, potential.species)
-    write_script(output / SCRIPT, box, potential.species, model, made, temperature, steps)
+    with replacing(output / SCRIPT) as temporary:
+        temporary.write_text(text)
     if atoms.constraints:
         say(f"note: {name}: constraints of ASE are not taken along; LAMMPS has fix setforce and others")
     say(f"wrote {output / DATA} and {output / SCRIPT}, which says how to run it")

@@ -39,7 +39,7 @@ run {steps}
 
 
 def boxed(atoms: Atoms, name: str) -> Atoms:
-    """A copy whose cell contains the atoms where it is not periodic, as LAMMPS' box must.
+    """A copy whose cell contains the atoms where it is not periodic, and right-handed, as LAMMPS' box is.
 
     UserError, beginning with `name`, at atoms of one element but of several masses.
     """
@@ -49,6 +49,9 @@ def boxed(atoms: Atoms, name: str) -> Atoms:
     atoms = atoms.copy()
     if not atoms.pbc.all():
         atoms.center(vacuum=1.0, axis=tuple(np.flatnonzero(~atoms.pbc)))
+    if np.linalg.det(atoms.cell[:]) < 0:  # ASE would write the mirror image
+        atoms.set_cell(atoms.cell[[1, 0, 2]])
+        atoms.pbc = atoms.pbc[[1, 0, 2]]
     return atoms
 
 
@@ -64,25 +67,19 @@ def write_data(path: Path, atoms: Atoms, species: Sequence[int]) -> None:
         )
 
 
-def write_script(
-    path: Path,
-    atoms: Atoms,
-    species: Sequence[int],
-    model: str,
-    made: str,
-    temperature: float,
-    steps: int,
-) -> None:
-    """A script of dynamics, temperature in K; made: how it was, for the first line.
+def script(
+    atoms: Atoms, species: Sequence[int], model: str, made: str, temperature: float, steps: int
+) -> str:
+    """Of dynamics, temperature in K; made: how it was, for the first line.
 
     UserError at the path of a model that no script can name.
     """
     full = str(Path(model).resolve())
     if not full.isprintable() or set('"$&') & set(full):
         raise UserError(f'{full}: expected a path without ", $ and &, which LAMMPS takes for its own')
-    text = TEXT.format(
+    return TEXT.format(
         made=made,
-        script=path.name,
+        script=SCRIPT,
         data=DATA,
         frames=FRAMES,
         boundary=" ".join("p" if periodic else "s" for periodic in atoms.pbc),
@@ -94,5 +91,3 @@ def write_script(
         every=EVERY,
         steps=steps,
     )
-    with replacing(path) as temporary:
-        temporary.write_text(text)
