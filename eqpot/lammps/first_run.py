@@ -75,10 +75,10 @@ def script(
     UserError at the path of a model that no script can name.
     """
     full = str(Path(model).resolve())
-    if not full.isprintable() or set('"$&') & set(full):
-        raise UserError(f'{full}: expected a path without ", $ and &, which LAMMPS takes for its own')
+    if not (full.isascii() and full.isprintable()) or set('"$&') & set(full):
+        raise UserError(f'{full}: expected a path of ASCII without ", $ and &, as LAMMPS reads it')
     return TEXT.format(
-        made=made,
+        made=made.encode("ascii", "replace").decode(),
         script=SCRIPT,
         data=DATA,
         frames=FRAMES,
