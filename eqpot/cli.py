@@ -63,6 +63,7 @@ cli.add_command(
 cli.add_command(
     Imported("analyze", "eqpot.commands.analyze", "Distances, angles and diffusion in trajectories.")
 )
+cli.add_command(Imported("lammps", "eqpot.commands.lammps", "Dynamics in LAMMPS: build, first input."))
 for command in (fit, evaluate, info, predict, relax, md, check, inspect, explain, bench):
     cli.add_command(command)
 

@@ -367,14 +367,16 @@ def _backward(net, layout, graph, work, second, part, k, first, last):
 
 
 @kernel
-def force_call_cpu(net, layout, graph, work, second, stages):
-    """Fill work.energies by stages 0 to K, work.dedge_vec and work.forces by stages up to 2 K + 1.
+def force_call_cpu(net, layout, graph, work, second, start, stop):
+    """Stages start to stop - 1: fill work.energies by stages 0 to K, work.dedge_vec by those up to 2 K and
+    work.forces by 2 K + 1.
 
     A stage is what can be done for one part of the atoms before the others are needed: the edges, then block
-    after block, then back, then forces.
+    after block, then back, then forces. Atoms in no part are read, never written to, see
+    `eqpot.engines.by_ranks`.
     """
     blocks = layout.n_even.size
-    for step in range(stages):
+    for step in range(start, stop):
         for index in prange(graph.parts.size - 1):
             stage, part = np.int64(step), np.int64(index)  # what is called is compiled for one type only
             first, last = graph.parts[part], graph.parts[part + 1]

@@ -129,7 +129,9 @@ class Case:
     @property
     def command(self) -> str:
         words = [word for word in self.arguments if not word.startswith("-")]
-        return " ".join(words[:2]) if words[:1] in (["data"], ["analyze"]) else " ".join(words[:1])
+        return (
+            " ".join(words[:2]) if words[:1] in (["data"], ["analyze"], ["lammps"]) else " ".join(words[:1])
+        )
 
 
 READ_DATA = [
@@ -156,6 +158,7 @@ READ_MODEL = [
     ["md", "{}", "one.extxyz", "-o", "new", "--length=2", *DYNAMICS],
     ["inspect", "{}", "one.extxyz", "--text"],
     ["explain", "{}", "one.extxyz"],
+    ["lammps", "input", "{}", "one.extxyz", "-o", "out"],
     ["check", "{}", "one.extxyz"],
 ]
 READ_STRUCTURE = [
@@ -165,6 +168,7 @@ READ_STRUCTURE = [
     ["md", "model.h5", "{}", "-o", "new", "--length=2", *DYNAMICS],
     ["inspect", "model.h5", "{}", "--text"],
     ["explain", "model.h5", "{}"],
+    ["lammps", "input", "model.h5", "{}", "-o", "out"],
     ["check", "model.h5", "{}"],
     *[["analyze", "rdf", "{}", "--r-max=3"]] * 3,
     *[["analyze", "adf", "{}", "--triple=H-O-H", "--cutoff=3"]] * 2,

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("eqpot", "kernels", "data_tools")
-ROOMS = ("structures", "network", "engines", "training", "dynamics", "commands")
+ROOMS = ("structures", "network", "engines", "training", "dynamics", "lammps", "commands")
 PACKAGES = {
     "eqpot": ROOT / "eqpot",
     **{f"eqpot.{room}": ROOT / "eqpot" / room for room in ROOMS},
@@ -26,7 +26,7 @@ PACKAGES = {
 }
 FRAMEWORKS = {"torch", "jax", "tensorflow", "keras", "e3nn", "paddle", "mxnet"}
 # None imports one to its right.
-LAYERS = "kernels structures network engines potential training dynamics commands cli".split()  # noqa: SIM905
+LAYERS = "kernels structures network engines potential training dynamics lammps commands cli".split()  # noqa: SIM905
 GPU_LIBRARIES = {"cupy", "numba_cuda", "cuda"}
 
 # Runs in the new environment: forces from ASE's EMT, then a conversion and two optimiser steps by the CLI.
@@ -98,7 +98,7 @@ def test_wheel_holds_all_packages_and_no_others(wheel: Path):
     for name, source in PACKAGES.items():
         expected = {f"{name.replace('.', '/')}/{path.name}" for path in source.glob("*.py")}
         assert expected <= modules, f"missing from the wheel: {sorted(expected - modules)}"
-    data = {"data_tools/ethanol.h5", "data_tools/recipes/lips.toml"}
+    data = {"data_tools/ethanol.h5", "data_tools/recipes/lips.toml", "lammps/pair_eqpot.cpp"}
     data |= {f"report_files/{path.name}" for path in (ROOT / "eqpot" / "report_files").iterdir()}
     assert {f"eqpot/{name}" for name in data} <= set(files)
 

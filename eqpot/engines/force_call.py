@@ -58,7 +58,7 @@ class ForceCall:
         if not model.config.of_papers:
             self._radial2 = last_layers(model, params, self._channels, self._lanes, 5, 2)
         self._work: Work | None = None
-        self._room = (0, 0, 0)
+        self._room = (0, 0, 0, 0)
         self._places: np.ndarray | None = None  # of edges in the order of a walk
         announce(force_call_cpu)
         self._alone: np.ndarray | None = None  # x [Z] of lone atoms, where the others are less that
@@ -78,20 +78,14 @@ class ForceCall:
         They may be views of buffers that the next call overwrites.
         """
         n, E, K = len(batch.species), batch.edge_count, self.model.config.blocks
-        allowed = get_num_threads()
-        threads = max(1, min(allowed, E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD))
         graph = graph_of(batch, np.array([0, n]))
         if batch.walk is not None:
             back = np.empty(n, np.int64)
             back[batch.walk] = np.arange(n)
             graph = self._walked(graph, batch.walk, back)
-        if threads > 1:  # each takes about as many edges
-            inside = np.searchsorted(graph.receiver_ptr, [E * t // threads for t in range(1, threads)])
-            graph = graph._replace(parts=np.array([0, *inside, n]))
-        work = self._buffers(n, E, threads)
-        with on_threads(None if threads == allowed else threads):
-            stages = 2 + 2 * K if forces else 1 + K
-            force_call_cpu(self._net, self._layout, graph, work, self._second, stages)
+        graph = in_parts(graph, n)
+        work = self._buffers(n, E, len(graph.parts) - 1)
+        self._run(graph, work, 0, 2 + 2 * K if forces else 1 + K)
         found = [work.energies[:n], work.forces[:n] if forces else None]
         d = work.dedge_vec[:E] if forces and by_edge else None
         if batch.walk is not None:
@@ -100,6 +94,12 @@ class ForceCall:
         if self._alone is not None:
             found[0] = found[0] - self._alone[batch.species]
         return *found, d
+
+    def _run(self, graph: Graph, work: Work, start: int, stop: int) -> None:
+        """Stages start to stop - 1, each part of the graph's atoms on a thread of its own."""
+        parts = len(graph.parts) - 1
+        with on_threads(None if parts == get_num_threads() else parts):
+            force_call_cpu(self._net, self._layout, graph, work, self._second, start, stop)
 
     def _walked(self, old: Graph, walk: np.ndarray, back: np.ndarray) -> Graph:
         """The graph with its atoms in the order of a walk, whose inverse is `back`."""
@@ -118,11 +118,14 @@ class ForceCall:
         walked_cpu(new, self._places, old, walk, back)
         return new
 
-    def _buffers(self, n: int, E: int, threads: int) -> Work:
-        if self._work is None or any(new > old for new, old in zip((n, E, threads), self._room, strict=True)):
-            # Numbers of edges vary from step to step: some room to spare.
-            wanted = (n, E + E // 16 + 64, threads)
-            n, E, threads = (max(pair) for pair in zip(wanted, self._room, strict=True))
+    def _buffers(self, n: int, E: int, threads: int, rows: int = 0) -> Work:
+        """rows: of u and dm, where more atoms than the n are read, as among ranks."""
+        wanted = n, E, threads, max(n, rows)
+        if self._work is None or any(new > old for new, old in zip(wanted, self._room, strict=True)):
+            # Numbers of edges vary from step to step, those of a rank's atoms as well: some room to spare.
+            spare = n // 16 if rows else 0
+            wanted = (n + spare, E + E // 16 + 64, threads, max(n, rows + rows // 16))
+            n, E, threads, rows = (max(pair) for pair in zip(wanted, self._room, strict=True))
             K, C = self.model.config.blocks, self._channels
             H, R = self._net.radial.shape[2], self._net.readout.size
 
@@ -130,16 +133,15 @@ class ForceCall:
                 return aligned(shape, dtype)
 
             self._work = self._second = None
-            of_papers = self.model.config.of_papers
-            M = 11 if of_papers else ROWS
+            M = self._rows
             self._work = Work(
                 r=take(E),
                 unit=take(E, 3),
                 h=take(K, E, 2, H),
-                u=take(K, n, 4, C),
+                u=take(K, rows, 4, C),
                 p=take(K, n, 5, C),
                 x=take(n, 4, C),
-                dm=take(2, n, M, C),
+                dm=take(2, rows, M, C),
                 dy=take(E, 4),
                 rows=take(threads, ATOMS, M, C),
                 sweep=take(threads, 7, max(3, *self._net.widths), EDGES),
@@ -148,8 +150,8 @@ class ForceCall:
                 dedge_vec=take(E, 3, dtype=np.float64),
                 forces=take(n, 3, dtype=np.float64),
             )
-            self._room = (n, E, threads)
-            if not of_papers:
+            self._room = (n, E, threads, rows)
+            if not self.model.config.of_papers:
                 self._second = self._with_second(n, threads)
         return self._work
 
@@ -175,6 +177,11 @@ class ForceCall:
     def _channels(self) -> int:
         """Features, rounded up to whole vectors."""
         return whole(self.model.config.features, self._lanes)
+
+    @property
+    def _rows(self) -> int:
+        """Of an atom's messages."""
+        return 11 if self.model.config.of_papers else ROWS
 
     def _pack(self, params: Params, scale: np.ndarray) -> tuple[Net, Layout]:
         model, config, dtype = self.model, self.model.config, self.dtype
@@ -207,6 +214,14 @@ class ForceCall:
             species_scale=scale.astype(dtype),
         )
         return net, layout
+
+
+def in_parts(graph: Graph, n: int) -> Graph:
+    """The graph's first n atoms in a part for each thread that pays, of about as many edges each."""
+    E = len(graph.senders)
+    threads = max(1, min(get_num_threads(), E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD))
+    inside = np.searchsorted(graph.receiver_ptr, [E * t // threads for t in range(1, threads)])
+    return graph._replace(parts=np.array([0, *inside, n]))
 
 
 def _starts(ptr: np.ndarray, order: np.ndarray) -> np.ndarray:
