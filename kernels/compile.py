@@ -147,7 +147,7 @@ class _Files(IndexDataCacheFile):
 
 
 def _tell_of_compiling(when: str, minutes: str) -> None:
-    print(f"compiling the kernels, {when}: {minutes}", file=sys.stderr, flush=True)
+    print(f"compiling kernels for a new kind of network, {when}: {minutes}", file=sys.stderr, flush=True)
 
 
 class _Cache(FunctionCache):
@@ -167,7 +167,7 @@ class _Cache(FunctionCache):
             reason = getattr(e, "strerror", None) or e
             _say(f"{CACHE}: compiled kernels cannot be read ({reason}): compiling them again")
         if found is None and self.minutes:
-            when = "once on this machine" if os.access(CACHE, os.W_OK) else "in each process"
+            when = "kept for later" if os.access(CACHE, os.W_OK) else "in each process"
             _tell_of_compiling(when, self.minutes)
         return found
 

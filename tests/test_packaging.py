@@ -174,7 +174,7 @@ def test_compiling_is_announced_for_each_kind_of_arguments_once(tmp_path: Path):
         ).stderr
         for _ in range(2)
     ]
-    assert said == [2 * "compiling the kernels, once on this machine: an hour\n", ""]
+    assert said == [2 * "compiling kernels for a new kind of network, kept for later: an hour\n", ""]
 
 
 def test_no_module_imports_a_framework():
