@@ -14,7 +14,7 @@ KEYS = (*SPELLINGS, "group")
 
 
 def source_options(hidden: bool = False) -> Callable:
-    """Adds them to a command, which gives what click found to `reading`; hidden: --help does not list them."""
+    """Adds them to a command, which gives what click found to `reading`; hidden: not in its --help."""
     options = [
         (("--energy-unit",), dict(metavar=ENERGY, help="Of the sources. [eV; MD17: kcal/mol]")),
         (("--length-unit",), dict(metavar=LENGTH, help="Of the sources. [Ang]")),

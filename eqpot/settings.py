@@ -6,6 +6,7 @@ import json
 import math
 import numbers
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -155,9 +156,13 @@ class Table:
         return "\n".join(text) + "\n"
 
 
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
 def _toml_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k} = {_toml_value(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value)

@@ -167,8 +167,8 @@ def test_the_preset_of_the_paper_is_all_that_version_0_1_did():
     later = {name: {k: v for k, v in paper[name].items() if k not in OLD[name]} for name in paper}
     assert later == {
         "model": {"isolated_atoms": "auto", "filter_order": 1, "node_products": False},
-        "loss": {"errors": "per_atom"},
-        "train": {"optimizer": "adam", "schedule": "plateau"},
+        "loss": {"errors": "per_atom", "group_weights": "none"},
+        "train": {"optimizer": "adam", "schedule": "plateau", "n_replay": 0, "freeze": ()},
     }
     assert {name: paper[name] | OLD[name] for name in paper} == paper
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from eqpot.network.model import Model
 from eqpot.potential import MOST_WEIGHT, PROVENANCE
 from eqpot.runs import check_hash, read_checkpoint, write_checkpoint
 from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
-from eqpot.structures.data import Dataset, read_dataset
+from eqpot.structures.data import MAX_NUMBER, Dataset, read_dataset
 
 CHECKPOINT = "checkpoint.h5"
 FORMAT, VERSION = "eqpot-checkpoint", 2
@@ -47,7 +47,8 @@ STOPS = ("max_epochs", "max_time", "stop_patience", "min_learning_rate")
 
 @dataclass
 class Sources:
-    """What the run is made from: files, their hashes, and which frames were drawn from them."""
+    """What the run is made from: files, of which relative ones are in its folder, their hashes, which frames
+    were drawn from them, and the elements that its parent knows, if it has one."""
 
     data: str
     data_hash: str
@@ -56,6 +57,7 @@ class Sources:
     valid_data: str = ""
     valid_hash: str = ""
     command: str = ""
+    known: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def write(folder: Path, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -106,6 +108,7 @@ def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
         "scale": Array(np.float64, ("elements",), above=0),
         "shift": Array(np.float64, ("elements",)),
         "mean_neighbours": Array(np.float64, low=1e-3, high=1e6),
+        "parent_species": Array(np.integer, ("known",), low=1, high=MAX_NUMBER, rising=True, optional=True),
     }
 
 
