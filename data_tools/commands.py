@@ -38,7 +38,7 @@ def convert(files, overwrite, **options):
     positive under tension, a virial is -stress times volume; six components are in the order xx yy zz yz xz
     xy, which is not VASP's (xx yy zz xy yz zx). Energy and forces are required of all frames, stress of all
     periodic ones or none. Labels are found by plain names or those of a reference (REF_energy); between two
-    that differ, --energy-key and its like decide.
+    that differ, --energy-key and its like decide. Weights of frames, for `eqpot fit`, are config_weight's.
     """
     if len(files) < 2:
         raise click.UsageError(

@@ -90,7 +90,8 @@ def gather(
     energy_unit, length_unit: units of the sources (ENERGY_UNITS, LENGTH_UNITS). None means eV and Å, except
     for the MD17 family of npz, which is in kcal/mol. force_unit: such as Hartree/Bohr, default energy/length.
     stress_unit: such as GPa or eV/Ang^3, default energy/length^3. A virial is in the unit of energy.
-    keys: array -> its name in the sources, for the arrays of SPELLINGS and "group" (default "config_type").
+    keys: array -> its name in the sources, for the arrays of SPELLINGS, "group" (default "config_type") and
+    "weight" (default "config_weight"), which is 1 of frames that have none.
     Labels that are not named are found by their spelling, see labels.choose.
     type_map: element of each DeePMD type, where a folder has no type_map.raw.
     allow_missing: labels (energy, forces, stress) that frames may lack; they become NaN.
@@ -114,8 +115,8 @@ def _several(sources: str | os.PathLike | Sequence[str | os.PathLike]) -> Sequen
 
 def _gather(sources, given, keys, type_map, allow_missing, attrs) -> Conversion:
     for name in keys:
-        if name not in (*SPELLINGS, "group"):
-            raise UserError(f"keys: expected one of {', '.join(SPELLINGS)}, group; found {name}")
+        if name not in (*SPELLINGS, "group", "weight"):
+            raise UserError(f"keys: expected one of {', '.join(SPELLINGS)}, group, weight; found {name}")
     for name in allow_missing:
         if name not in LABELS:
             raise UserError(f"allow_missing: expected one of {', '.join(LABELS)}; found {name}")
@@ -266,6 +267,7 @@ def _assemble(found: Found, chosen: dict[str, str], scales: _Units, notes: list[
     if uneven:
         notes.append(f"stress of {uneven} frames is not quite symmetric: the mean of both halves was taken")
     groups = np.array([frame.group for frame in found.frames], dtype=object)
+    weights = found.columns.get(chosen.get("weight", ""))
     return Dataset(
         atom_ptr=np.concatenate([[0], np.cumsum([len(z) for z in numbers])]).astype(np.int64),
         numbers=np.concatenate(numbers).astype(np.uint8),
@@ -275,8 +277,15 @@ def _assemble(found: Found, chosen: dict[str, str], scales: _Units, notes: list[
         energy=energy,
         forces=np.concatenate(forces),
         stress=None if np.isnan(stress).all() else stress,
+        weight=None if weights is None else _weights(found.name, weights),
         group=groups if any(groups) else None,
     )
+
+
+def _weights(name: str, column: list) -> np.ndarray:
+    """Weight of each frame, 1 where it has none."""
+    given = [np.array(1.0) if x is None else x for x in column]
+    return np.array([as_floats(name, k, "weight", x, {(), (1,)}).item() for k, x in enumerate(given)])
 
 
 def _check_virial(

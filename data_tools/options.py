@@ -10,7 +10,7 @@ from eqpot.data_tools.sources import SPELLINGS
 
 # As in `units`, which imports ASE.
 ENERGY, LENGTH, STRESS = "eV|meV|kcal/mol|kJ/mol|Hartree|Ry", "Ang|Bohr|nm", "GPa|MPa|kbar|bar|Pa"
-KEYS = (*SPELLINGS, "group")
+KEYS = (*SPELLINGS, "group", "weight")
 
 
 def source_options(hidden: bool = False) -> Callable:

@@ -50,9 +50,14 @@ def tell(result: Conversion) -> None:
 
 
 def contents(dataset: Dataset) -> str:
-    """Frames, atoms, elements and labels."""
+    """Frames, atoms, elements, labels and weights."""
     frames, atoms = counted(len(dataset), "frame"), counted(len(dataset.numbers), "atom")
-    return f"{frames}, {atoms} ({elements(dataset)}), labels: {_labels(dataset)}"
+    weighted = "" if dataset.weight is None else f", weights {_ends(dataset.weight)}"
+    return f"{frames}, {atoms} ({elements(dataset)}), labels: {_labels(dataset)}{weighted}"
+
+
+def _ends(values: np.ndarray) -> str:
+    return f"{values.min():g} to {values.max():g}"
 
 
 def elements(dataset: Dataset) -> str:
