@@ -20,13 +20,19 @@ from eqpot.settings import parse_setting, read_toml
 
 CHANGED = {
     "model": {"symmetry": "so3", "features": 7, "cutoff": 4.25, "self_connection": "residual", "zbl": True},
-    "loss": {"energy": 0.0, "kind": "huber", "element_weights": "balanced"},
+    "loss": {
+        "energy": 0.0,
+        "kind": "huber",
+        "element_weights": "balanced",
+        "group_weights": {"slab": 2.0, 'a slab, "cut"': 0.5},
+    },
     "train": {
         "optimizer": "adam",
         "amsgrad": True,
         "max_time": "45m",
         "shifts": {"H": -13.6, "C": -1028.5},
         "scale": 0.5,
+        "freeze": ["embedding", "block2"],
     },
 }
 
