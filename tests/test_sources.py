@@ -69,10 +69,8 @@ def test_options_and_files_to_validate_on(folder, capsys):
     assert len(read_dataset("run/converted_valid.h5")) == 5
     fit("toy.npz", "--energy-unit=kJ/mol", "--level-of-theory=x", "-o", "other")
     kept = read_dataset("other/converted.h5")
-    assert (
-        kept.energy == pytest.approx(toy_dataset(12).energy / 4.184)
+    assert kept.energy == pytest.approx(toy_dataset(12).energy / 4.184)
     assert kept.attrs["level_of_theory"] == "x"
-    )
 
 
 def test_resumed_without_the_sources(folder, capsys):
