@@ -1,7 +1,7 @@
 """Frames for a fit: a data set file, or whatever `eqpot data convert` takes, read and told as there."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqpot.errors import UserError
@@ -14,7 +14,8 @@ def is_data_set(path: str) -> bool:
     """Whether a file is, or is called like, a data set file."""
     from eqpot.files import is_hdf5
 
-    return Path(path).suffix in (".h5", ".hdf5") or is_hdf5(path)
+    named = path.endswith((".h5", ".hdf5"))
+    return named or (os.path.isfile(path) and is_hdf5(path))  # opening a pipe would wait
 
 
 def frames(sources: Sequence[str], how: dict[str, Any]) -> "str | Dataset":

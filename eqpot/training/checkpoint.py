@@ -75,6 +75,8 @@ def checkpoint_of(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndar
         drawn, told = len(arrays[f"{part}_frames"]), content["provenance"].get(f"n_{part}")
         if told not in (None, drawn):
             raise UserError(f"{path}: {part}_frames: expected the {told} of the provenance, found {drawn}")
+    if ("parent" in content["provenance"]) != ("parent_species" in arrays):
+        raise UserError(f"{path}: parent_species: expected of a run with a parent alone, found otherwise")
     if state["best_epoch"] > state["epoch"]:
         raise UserError(
             f"{path}: state.best_epoch: expected at most epoch {state['epoch']}, found {state['best_epoch']}"
