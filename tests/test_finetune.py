@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from eqpot.training.finetune import LEARNING_RATE, Parent
 from eqpot.training.trainer import Trainer
 from eqpot.training.validation import predict
 
+OLD = Path(__file__).parent / "version_0_1"
 OFFSETS = {"H": -13.5, "O": -430.25, "N": -1485.0}  # eV, of another level of theory
 
 
@@ -126,6 +128,14 @@ def test_a_fit_of_another_level_with_a_new_element(folder, parent, tmp_path):
     for pair, r in parent.potential.provenance["closest"].items():
         assert provenance["closest"][pair] <= r
     assert "H-N" in provenance["closest"]
+
+
+def test_a_parent_of_version_0_1(tmp_path):
+    parent = Parent.load(OLD / "fit/model.h5")
+    data = OLD / "toy.h5"
+    trainer = Trainer.start(tuned(parent, max_epochs=1), data, tmp_path / "run", parent=parent)
+    assert np.array_equal(trainer.weights, parent.potential.params.flat)
+    trainer.run()
 
 
 def test_elements_that_only_the_parent_knows_are_kept(folder, parent, tmp_path):
@@ -241,6 +251,11 @@ def test_frames_that_are_not_replayed(folder, parent, tmp_path):
     known = folder / "known.h5"
     trainer = Trainer.start(tuned(parent), known, tmp_path / "run", parent=parent, replay=known)
     assert len(trainer.train) == 9 + 9
+    unweighted = read_dataset(known)
+    unweighted.weight = np.arange(len(unweighted)) % 2.0
+    again = Trainer.start(tuned(parent), known, tmp_path / "c", parent=parent, replay=unweighted)
+    validated = again.sources.valid
+    assert len(again.train) == 9 + 6 - sum(k % 2 for k in validated)
     with pytest.raises(UserError, match="train.n_replay: expected at most the 9 frames that may be"):
         Trainer.start(tuned(parent, n_replay=10), known, tmp_path / "b", parent=parent, replay=known)
     with pytest.raises(

@@ -132,8 +132,8 @@ class Parent:
         """Frames of `replay` to train on as well, in a group of their own, with energies by the shifts of
         `potential`, and a line about them.
 
-        Left out: isolated atoms, and what repeats frames to validate on. n_replay: how many are drawn, by the
-        seed; 0: all. UserError at elements that the parent does not know.
+        Left out: isolated atoms, frames of weight 0, and what repeats frames to validate on. n_replay: how
+        many are drawn, by the seed; 0: all. UserError at elements that the parent does not know.
         """
         unknown = [chemical_symbols[z] for z in replay.species if z not in self.potential.species]
         if unknown:
@@ -143,6 +143,8 @@ class Parent:
             )
         left = ~repeated(valid, replay)
         left[isolated_frames(replay, potential.config.cutoff)] = False
+        if replay.weight is not None:
+            left &= replay.weight > 0
         kept = np.flatnonzero(left)
         if n_replay > len(kept):
             raise UserError(
