@@ -1,12 +1,21 @@
 """Values of settings that are more than a number or a word: checked, in the form that they are kept in."""
 
+import math
+import numbers
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from eqpot.settings import HUGE, is_number
-
+HUGE = 1e12  # of any number, so that a slip is told
 FROZEN = "embedding|radial|blocks|block[1-9][0-9]{0,3}|readout"  # groups of weights, as patterns
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one, finite as a float."""
+    try:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def shifts(value: Any) -> Any:

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import json
-import math
 import numbers
 import os
 import re
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from eqpot.errors import UserError
+from eqpot.setting_values import HUGE as HUGE  # known by this address
+from eqpot.setting_values import is_number
 
 # Limits for what nobody means, so that a slip, or a file of a stranger's, is told before it fills the memory.
 MANY = 10**9  # of anything counted
-HUGE = 1e12  # of any number
 LARGEST_FILE = 30_000  # bytes; settings take a few thousand, and tomllib a minute for a key of 100,000
 LONGEST = 80  # characters of a value in a message
 
@@ -29,14 +29,6 @@ def option(
     limits = {"low": low, "above": above, "high": high, "below": below}
     metadata = {"comment": comment, "choices": choices, "parse": parse, **limits}
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is one, finite as a float."""
-    try:
-        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,11 +11,13 @@ from eqpot.config import Config
 from eqpot.errors import UserError
 from eqpot.files import sha256
 from eqpot.network.isolated import Decision, decide
-from eqpot.potential import Potential
 from eqpot.structures.data import Dataset, concatenate, read_dataset, write_dataset
-from eqpot.training.checkpoint import Sources
 from eqpot.training.finetune import Parent
+from eqpot.training.sources import Sources
 from eqpot.training.statistics import check_groups, choose_frames, frame_weights, left_open
+
+if TYPE_CHECKING:
+    from eqpot.potential import Potential
 
 DATA, VALID = "converted.h5", "converted_valid.h5"  # in the run folder, of frames that are in no file of ours
 
@@ -31,7 +34,7 @@ class Beginning:
     train: Dataset
     valid: Dataset
     isolated: Decision
-    potential: Potential | None = None
+    potential: "Potential | None" = None
     notes: dict[str, str | int] = field(default_factory=dict)
     kept: dict[str, Dataset] = field(default_factory=dict)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +43,6 @@ CONTENT: Rule = {
 }
 # what a resumed run may do differently without being another run
 STOPS = ("max_epochs", "max_time", "stop_patience", "min_learning_rate")
-
-
-@dataclass
-class Sources:
-    """What the run is made from: files, of which relative ones are in its folder, their hashes, which frames
-    were drawn from them, and the elements that its parent knows, if it has one."""
-
-    data: str
-    data_hash: str
-    train: np.ndarray
-    valid: np.ndarray
-    valid_data: str = ""
-    valid_hash: str = ""
-    command: str = ""
-    known: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def write(folder: Path, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -16,7 +16,7 @@ counts of them is the energy beside the shifts, which stays what it was.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -27,12 +27,14 @@ from eqpot.files import sha256
 from eqpot.network.isolated import isolated_frames
 from eqpot.network.model import Model
 from eqpot.network.params import Params
-from eqpot.potential import Potential
 from eqpot.structures.data import Dataset, repeated
 from eqpot.structures.frames import Frames
 from eqpot.training.statistics import energy_shifts
 from eqpot.training.validation import predict
 from eqpot.words import counted
+
+if TYPE_CHECKING:
+    from eqpot.potential import Potential
 
 LEARNING_RATE = 0.002  # a fifth of a fresh fit's
 REPLAY = "replay"  # group of the frames that are replayed
@@ -42,13 +44,15 @@ REPLAY = "replay"  # group of the frames that are replayed
 class Parent:
     """The potential that a fit begins with, and its file."""
 
-    potential: Potential
+    potential: "Potential"
     path: str
     hash: str
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """UserError as of `Potential.load`."""
+        from eqpot.potential import Potential
+
         return cls(Potential.load(path), str(path), sha256(path))
 
     def settings(self, tables: Mapping[str, Mapping[str, Any]]) -> Config:
@@ -80,8 +84,10 @@ class Parent:
         if value != mine and not (key == "isolated_atoms" and value == "auto"):
             raise UserError(f"model.{key}: expected {mine!r}, as {self.path} has it, found {value!r}")
 
-    def extended(self, species: Sequence[int], seed: int, dtype: str) -> Potential:
+    def extended(self, species: Sequence[int], seed: int, dtype: str) -> "Potential":
         """A copy that knows the elements `species` as well, whose shifts are 0."""
+        from eqpot.potential import Potential
+
         parent = self.potential
         species = sorted({*species, *parent.species})
         made = Potential.create(species, seed, dtype, **parent.config.to_dict())
@@ -94,13 +100,13 @@ class Parent:
         made.mean_neighbours = parent.mean_neighbours
         return made
 
-    def told(self, potential: Potential) -> str:
+    def told(self, potential: "Potential") -> str:
         """What a potential has of it, and what not."""
         fresh = [chemical_symbols[z] for z in potential.species if z not in self.potential.species]
         return "weights, scale and mean neighbours" + f"; fresh weights for {' '.join(fresh)}" * bool(fresh)
 
     def shifts(
-        self, potential: Potential, data: Dataset, wanted: str | Mapping[str, float]
+        self, potential: "Potential", data: Dataset, wanted: str | Mapping[str, float]
     ) -> tuple[np.ndarray, str]:
         """Shift of each element of `potential`, `extended` to those of `data`, eV; and a line about them.
 
@@ -127,7 +133,7 @@ class Parent:
         return shifts, f"shifts {how}: {listed} eV"
 
     def replayed(
-        self, replay: Dataset, potential: Potential, valid: Dataset, n_replay: int, seed: int
+        self, replay: Dataset, potential: "Potential", valid: Dataset, n_replay: int, seed: int
     ) -> tuple[Dataset, str]:
         """Frames of `replay` to train on as well, in a group of their own, with energies by the shifts of
         `potential`, and a line about them.

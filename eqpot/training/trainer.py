@@ -33,11 +33,12 @@ from eqpot.structures.data import Dataset, repeated
 from eqpot.structures.frames import Frames
 from eqpot.training import checkpoint, validation
 from eqpot.training.beginning import DATA, VALID, Beginning, begin
-from eqpot.training.checkpoint import CHECKPOINT, Sources
+from eqpot.training.checkpoint import CHECKPOINT
 from eqpot.training.finetune import Parent
 from eqpot.training.learner import Diverged, Learner
 from eqpot.training.log import COLUMNS, ERRORS, extend_log, read_log, write_log
 from eqpot.training.outlook import estimate, limit
+from eqpot.training.sources import Sources
 from eqpot.training.statistics import closest, energy_units, mean_neighbours
 from eqpot.words import counted
 
