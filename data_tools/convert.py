@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ from eqpot.structures.data import (
 
 @dataclass
 class Conversion:
-    """The result of ``convert``: all frames as written, their sources, and notes on all of them together."""
+    """The result of ``gather``: all frames, their sources, and notes on all of them together."""
 
     dataset: Dataset
     sources: list[Source]
@@ -57,6 +58,24 @@ def convert(
     sources: str | os.PathLike | Sequence[str | os.PathLike],
     out: str | os.PathLike,
     *,
+    overwrite: bool = False,
+    **how: Any,
+) -> Conversion:
+    """Convert ``sources`` into the data set file ``out``; ``how`` as in ``gather``."""
+    sources = _several(sources)
+    check_output(out, overwrite)
+    if Path(out).suffix not in (".h5", ".hdf5"):
+        raise UserError(f"{out}: expected a name that ends in .h5 for what is written")
+    if any(Path(out).resolve() == Path(source).resolve() for source in sources):
+        raise UserError(f"{out}: expected another file than those that are read")
+    result = gather(sources, **how)
+    write_dataset(out, result.dataset)
+    return result
+
+
+def gather(
+    sources: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
     energy_unit: str | None = None,
     length_unit: str | None = None,
     force_unit: str | None = None,
@@ -65,14 +84,14 @@ def convert(
     type_map: Sequence[str] | None = None,
     allow_missing: Collection[str] = (),
     attrs: Mapping[str, str] | None = None,
-    overwrite: bool = False,
 ) -> Conversion:
-    """Convert ``sources``, in that order, into the data set file ``out``.
+    """All frames of ``sources``, in that order, in eV and Å and checked.
 
     energy_unit, length_unit: units of the sources (ENERGY_UNITS, LENGTH_UNITS). None means eV and Å, except
     for the MD17 family of npz, which is in kcal/mol. force_unit: such as Hartree/Bohr, default energy/length.
     stress_unit: such as GPa or eV/Ang^3, default energy/length^3. A virial is in the unit of energy.
-    keys: array -> its name in the sources, for the arrays of SPELLINGS and "group" (default "config_type").
+    keys: array -> its name in the sources, for the arrays of SPELLINGS, "group" (default "config_type") and
+    "weight" (default "config_weight"), which is 1 of frames that have none.
     Labels that are not named are found by their spelling, see labels.choose.
     type_map: element of each DeePMD type, where a folder has no type_map.raw.
     allow_missing: labels (energy, forces, stress) that frames may lack; they become NaN.
@@ -83,32 +102,21 @@ def convert(
     are required of every frame; stress of all frames periodic in three directions, or of none. A data set
     file among the sources is taken as it is. Raises UserError naming source, frame and array.
     """
+    given = {"energy": energy_unit, "length": length_unit, "force": force_unit, "stress": stress_unit}
     try:
-        return _convert(
-            sources,
-            out,
-            {"energy": energy_unit, "length": length_unit, "force": force_unit, "stress": stress_unit},
-            dict(keys or {}),
-            type_map,
-            allow_missing,
-            dict(attrs or {}),
-            overwrite,
-        )
+        return _gather(_several(sources), given, dict(keys or {}), type_map, allow_missing, dict(attrs or {}))
     except MemoryError as error:
         raise UserError("convert: the sources need more memory than there is") from error
 
 
-def _convert(sources, out, given, keys, type_map, allow_missing, attrs, overwrite) -> Conversion:
-    if isinstance(sources, str | os.PathLike):
-        sources = [sources]
-    check_output(out, overwrite)
-    if Path(out).suffix not in (".h5", ".hdf5"):
-        raise UserError(f"{out}: expected a name that ends in .h5 for what is written")
-    if any(Path(out).resolve() == Path(source).resolve() for source in sources):
-        raise UserError(f"{out}: expected another file than those that are read")
+def _several(sources: str | os.PathLike | Sequence[str | os.PathLike]) -> Sequence[str | os.PathLike]:
+    return [sources] if isinstance(sources, str | os.PathLike) else sources
+
+
+def _gather(sources, given, keys, type_map, allow_missing, attrs) -> Conversion:
     for name in keys:
-        if name not in (*SPELLINGS, "group"):
-            raise UserError(f"keys: expected one of {', '.join(SPELLINGS)}, group; found {name}")
+        if name not in (*SPELLINGS, "group", "weight"):
+            raise UserError(f"keys: expected one of {', '.join(SPELLINGS)}, group, weight; found {name}")
     for name in allow_missing:
         if name not in LABELS:
             raise UserError(f"allow_missing: expected one of {', '.join(LABELS)}; found {name}")
@@ -132,7 +140,6 @@ def _convert(sources, out, given, keys, type_map, allow_missing, attrs, overwrit
         about["level_of_theory"] = theories.pop()
     dataset = concatenate([part.dataset for part in parts], about | attrs)
     notes = [told] if (told := duplicates(dataset).told(_places(parts))) else []
-    write_dataset(out, dataset)
     return Conversion(dataset, parts, notes)
 
 
@@ -260,6 +267,7 @@ def _assemble(found: Found, chosen: dict[str, str], scales: _Units, notes: list[
     if uneven:
         notes.append(f"stress of {uneven} frames is not quite symmetric: the mean of both halves was taken")
     groups = np.array([frame.group for frame in found.frames], dtype=object)
+    weights = found.columns.get(chosen.get("weight", ""))
     return Dataset(
         atom_ptr=np.concatenate([[0], np.cumsum([len(z) for z in numbers])]).astype(np.int64),
         numbers=np.concatenate(numbers).astype(np.uint8),
@@ -269,8 +277,15 @@ def _assemble(found: Found, chosen: dict[str, str], scales: _Units, notes: list[
         energy=energy,
         forces=np.concatenate(forces),
         stress=None if np.isnan(stress).all() else stress,
+        weight=None if weights is None else _weights(found.name, weights),
         group=groups if any(groups) else None,
     )
+
+
+def _weights(name: str, column: list) -> np.ndarray:
+    """Weight of each frame, 1 where it has none."""
+    given = [np.array(1.0) if x is None else x for x in column]
+    return np.array([as_floats(name, k, "weight", x, {(), (1,)}).item() for k, x in enumerate(given)])
 
 
 def _check_virial(

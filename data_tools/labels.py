@@ -17,6 +17,7 @@ _WORDS = {
 }
 # Plain labels in an npz; in a comment line E may be anything, and in Hartree
 LETTERS = {"E": "energy", "F": "forces"}
+WEIGHT = "config_weight"  # of a frame, as GAP and MACE call it
 # Words that call the label beside them the reference itself
 _REFERENCE = {"ref", "reference", "dft", "target"}
 
@@ -55,7 +56,7 @@ def is_deviation(name: str) -> bool:
 def choose(
     source: str, columns: Columns, keys: Mapping[str, str], notes: list[str], letters: bool = False
 ) -> dict[str, str]:
-    """The array of each of QUANTITIES that is there, by quantity; what is worth telling goes to ``notes``.
+    """The array of each of QUANTITIES and "weight" that is there; what is worth telling goes to ``notes``.
 
     A name given in ``keys`` is obeyed. Otherwise a plain name (energy, forces, virials; with ``letters`` E,
     F) is taken, or one that says reference (REF_energy, dft_forces). UserError, naming options that decide:
@@ -87,7 +88,10 @@ def choose(
                 for other in rivals[1:]:
                     _agree(source, columns, quantity, rivals[0], other)
     _check_origins(source, chosen, keys, meanings, methods, notes)
-    _tell(columns, chosen, keys, meanings, notes)
+    weight = _weight(source, columns, keys)
+    _tell(columns, chosen, keys, meanings, notes, weight)
+    if weight:
+        chosen["weight"] = weight
     return chosen
 
 
@@ -172,7 +176,19 @@ def _check_origins(source, chosen, keys, meanings, methods, notes) -> None:
         notes.append(f"{told}: of different origin by their names")
 
 
-def _tell(columns: Columns, chosen: dict[str, str], keys, meanings, notes: list[str]) -> None:
+def _weight(source: str, columns: Columns, keys: Mapping[str, str]) -> str:
+    """The array of the frames' weights: the one that is named, or config_weight, if it has single numbers."""
+    if "weight" in keys:
+        if keys["weight"] not in columns:
+            there = ", ".join(columns) or "none"
+            raise UserError(f"{source}: weight: expected the key {keys['weight']!r}, found {there}")
+        return keys["weight"]
+    column = columns.get(WEIGHT, [])
+    there = [_numeric(value) for value in column if value is not None]
+    return WEIGHT if there and all(x is not None and x.size == 1 for x in there) else ""
+
+
+def _tell(columns: Columns, chosen: dict[str, str], keys, meanings, notes: list[str], weight: str) -> None:
     taken = [f"{q} from {name}" for q, name in chosen.items() if q not in keys and meanings[name][1]]
     if taken:
         notes.append(f"taken: {', '.join(taken)}")
@@ -194,7 +210,12 @@ def _tell(columns: Columns, chosen: dict[str, str], keys, meanings, notes: list[
     if unused:
         options = ", ".join(f"--{quantity}-key" for quantity in dict.fromkeys(unused.values()))
         notes.append(f"look like labels and are not used: {', '.join(unused)} ({options})")
-    weights = [name for name in columns if is_weight(name)]
+    if weight:
+        lacking = sum(value is None for value in columns[weight])
+        notes.append(
+            f"weights of frames from {weight}" + f"; 1 of {lacking} frames without it" * bool(lacking)
+        )
+    weights = [name for name in columns if is_weight(name) and name != weight]
     if weights:
         notes.append(f"weights in the data are not used: {', '.join(weights)}")
 

@@ -8,7 +8,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from eqpot.data_tools.arrays import check_frames, read_npy, read_text
-from eqpot.data_tools.labels import QUANTITIES, is_weight, meaning
+from eqpot.data_tools.labels import QUANTITIES, WEIGHT, is_weight, meaning
 from eqpot.data_tools.sources import Found, Frame
 from eqpot.data_tools.text import short
 from eqpot.errors import UserError
@@ -90,6 +90,8 @@ def _read_deepmd_set(
         if named or found:
             strict = bool(named) or not found[1]
             columns[file] = load(file, *shapes[named[0] if named else found[0]], strict=strict)
+        elif file in (keys.get("weight"), WEIGHT):
+            columns[file] = load(file, (), strict=keys.get("weight") == file)
         elif is_weight(file):
             columns[file] = [None] * len(positions)  # to be told of
     for array, column in (geometry | columns).items():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eqpot.data_tools.arrays import arrays_of_npz, check_frames
-from eqpot.data_tools.labels import QUANTITIES, is_weight, meaning
+from eqpot.data_tools.labels import QUANTITIES, WEIGHT, is_weight, meaning
 from eqpot.data_tools.sources import SPELLINGS, Found, Frame, check_group
 from eqpot.errors import UserError
 from eqpot.structures.xyz import hints_at_a_cell, names_a_cell
@@ -73,7 +73,10 @@ def read_npz(path: str, keys: dict) -> Found:
     columns = {}
     for name, array in arrays.items():
         quantity = _npz_quantity(name, keys)
-        if quantity:
+        if name in (keys.get("weight"), WEIGHT):
+            column = _npz_column(path, name, array, count, {(), (1,)}, keys.get("weight") == name)
+            columns[name] = [array] * count if column is None else column
+        elif quantity:
             columns[name] = _npz_column(
                 path, name, array, count, shapes[quantity], keys.get(quantity) == name
             )

@@ -2,12 +2,12 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eqpot.errors import UserError
-from eqpot.structures.data import (
-    Dataset,
-)
+
+if TYPE_CHECKING:
+    from eqpot.structures.data import Dataset
 
 # Spellings recognised in a plain npz, besides a key given by name; labels.py knows more of the labels'
 SPELLINGS = {
@@ -39,7 +39,7 @@ class Source:
 
     name: str
     kind: str
-    dataset: Dataset
+    dataset: "Dataset"
     energy_unit: str
     length_unit: str
     notes: list[str] = field(default_factory=list)

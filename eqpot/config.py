@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from eqpot.errors import UserError
 from eqpot.presets import PRESETS as PRESETS  # known by this address
+from eqpot.setting_values import freeze, group_weights, scale, shifts
 from eqpot.settings import (
     HUGE,
     LONGEST,
@@ -55,31 +56,10 @@ def _time(value: Any) -> Any:
     return value
 
 
-def _shifts(value: Any) -> Any:
-    expected = '"least_squares" or a table of isolated-atom energies in eV such as {H = -13.6, C = -1028.5}'
-    if value == "least_squares":
-        return value
-    if not isinstance(value, Mapping) or not value:
-        raise ValueError(expected)
-    from ase.data import atomic_numbers
-
-    if not all(k in atomic_numbers and k != "X" and is_number(v) and abs(v) < HUGE for k, v in value.items()):
-        raise ValueError(expected)
-    return {k: float(v) for k, v in value.items()}
-
-
 def _auto(value: Any) -> Any:
     if value == "auto" or isinstance(value, bool):
         return value
     raise ValueError('"auto", true or false')
-
-
-def _scale(value: Any) -> Any:
-    if value == "force_rms":
-        return value
-    if is_number(value) and 0 < value < HUGE:
-        return float(value)
-    raise ValueError('"force_rms" or a positive number in eV')
 
 
 def parse_length(value: Any, timestep: float) -> int:
@@ -199,7 +179,7 @@ class LossConfig(Table):
     """The loss: weights of mean squared errors in energy, forces and stress."""
 
     section = "loss"
-    later = MappingProxyType({"errors": "per_atom"})
+    later = MappingProxyType({"errors": "per_atom", "group_weights": "none"})
 
     errors: str = option(
         "root_n",
@@ -217,6 +197,11 @@ class LossConfig(Table):
         "none",
         "balanced: the forces on every element count alike, however rare it is",
         choices=("none", "balanced"),
+    )
+    group_weights: Any = option(
+        "none",
+        "weights of frames by their group, times those in the data; such as {surface = 2.0, bulk = 0.5}",
+        parse=group_weights,
     )
     kind: str = option("squared", "huber grows linearly beyond huber_delta", choices=("squared", "huber"))
     huber_delta: float = option(
@@ -236,7 +221,7 @@ class TrainConfig(Table):
     """How the weights are found."""
 
     section = "train"
-    later = MappingProxyType({"optimizer": "adam", "schedule": "plateau"})
+    later = MappingProxyType({"optimizer": "adam", "schedule": "plateau", "freeze": (), "n_replay": 0})
 
     batch_size: int = option(
         0, "frames per step; 0: as many as have about 75 atoms, at least one", low=0, high=MANY
@@ -275,14 +260,19 @@ class TrainConfig(Table):
     seed: int = option(0, "of everything random: split, weights, order of frames", low=0, high=2**63 - 1)
     n_train: int = option(0, "frames to train on; 0: all that are left", low=0, high=MANY)
     n_valid: int = option(0, "frames to validate on; 0: a tenth of DATA, or all of --valid", low=0, high=MANY)
+    n_replay: int = option(0, "frames of --replay to train on as well; 0: all", low=0, high=MANY)
+    freeze: Any = option(
+        (), "of --from: weights that stay: embedding, radial, blocks, block1, ..., readout", parse=freeze
+    )
     dtype: str = option("float32", "precision of the weights and kernels", choices=("float32", "float64"))
     shifts: Any = option(
         "least_squares",
-        "energy per atom of each element, eV: fitted, or of IsolatedAtom frames; or a table {H = -13.6, ...}",
-        parse=_shifts,
+        "energy per atom of each element, eV: fitted, or of IsolatedAtom frames; or a table {H = -13.6, ...},"
+        " or parent: those of --from",
+        parse=shifts,
     )
     scale: Any = option(
-        "force_rms", "unit of the network's output: RMS of the training forces, or a number", parse=_scale
+        "force_rms", "unit of the network's output: RMS of the training forces, or a number", parse=scale
     )
 
     def __post_init__(self) -> None:

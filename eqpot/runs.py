@@ -43,6 +43,17 @@ def check_run(folder: str | Path, names: Sequence[str], overwrite: bool) -> list
     return held
 
 
+def keep_apart(folder: str | Path, names: Sequence[str], *read: Any) -> None:
+    """UserError where a new run would replace what it is made from; of `read` only paths are looked at."""
+    replaced = {(Path(folder) / name).resolve() for name in names}
+    for path in read:
+        if isinstance(path, str | Path) and Path(path).resolve() in replaced:
+            raise UserError(
+                f"{path}: expected a file that the run in {folder} does not replace; give another folder "
+                "with -o"
+            )
+
+
 def clear_run(hold: "Hold", names: Sequence[str], overwrite: bool) -> None:
     """Make the folder, hold it, and remove a run that is there; UserError as in `check_run`."""
     try:

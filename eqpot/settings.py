@@ -3,9 +3,9 @@
 import dataclasses
 import difflib
 import json
-import math
 import numbers
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from eqpot.errors import UserError
+from eqpot.setting_values import HUGE as HUGE  # known by this address
+from eqpot.setting_values import is_number
 
 # Limits for what nobody means, so that a slip, or a file of a stranger's, is told before it fills the memory.
 MANY = 10**9  # of anything counted
-HUGE = 1e12  # of any number
 LARGEST_FILE = 30_000  # bytes; settings take a few thousand, and tomllib a minute for a key of 100,000
 LONGEST = 80  # characters of a value in a message
 
@@ -28,14 +29,6 @@ def option(
     limits = {"low": low, "above": above, "high": high, "below": below}
     metadata = {"comment": comment, "choices": choices, "parse": parse, **limits}
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is one, finite as a float."""
-    try:
-        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def shown(value: Any) -> str:
@@ -155,9 +148,13 @@ class Table:
         return "\n".join(text) + "\n"
 
 
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
 def _toml_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k} = {_toml_value(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value)

@@ -33,6 +33,7 @@ from eqpot.structures.data import write_dataset
 
 SMALL = [f"--set=model.{key}={value}" for key, value in MODEL.items()]
 SHORT = [*SMALL, "--set=train.batch_size=3", "--n-valid=2", "--set=train.ema=0.9"]
+TUNE = ["--set=train.batch_size=3", "--n-valid=2", "--max-epochs=1"]
 ENSEMBLES = {
     "npt": ["--ensemble=npt", "--thermostat-time=10", "--barostat-time=50"],
     "nhc": ["--thermostat-time=10"],
@@ -51,6 +52,7 @@ def prepare() -> None:
     Trainer.elapsed = lambda self: 1.0  # the same bytes at every start
     data = toy_dataset(8)
     data.attrs["level_of_theory"] = "Lennard-Jones"
+    data.weight = np.linspace(0.5, 2, 8)
     write_dataset("data.h5", data)
     shutil.copy("data.h5", "toy.h5")
     _must(["fit", "toy.h5", "-o", "run", "--max-epochs=1", *SHORT])
@@ -141,6 +143,8 @@ READ_DATA = [
     *[["eval", "model.h5", "{}", "--json=errors.json"]] * 2,
     ["fit", "{}", "-o", "new", "--max-epochs=1", *SHORT],
     ["fit", "toy.h5", "--valid={}", "-o", "new", "--max-epochs=1", *SHORT],
+    ["fit", "{}", "--from=model.h5", "-o", "new", *TUNE],
+    ["fit", "toy.h5", "--from=model.h5", "--replay={}", "-o", "new", *TUNE],
     ["predict", "model.h5", "{}", "-o", "out.extxyz"],
     ["relax", "model.h5", "{}", "--fmax=9"],
     ["md", "model.h5", "{}", "-o", "new", "--length=2", *DYNAMICS],
@@ -152,6 +156,7 @@ READ_DATA = [
 READ_MODEL = [
     *[["info", "{}"]] * 4,
     *[["eval", "{}", "data.h5", "--json=errors.json"]] * 3,
+    ["fit", "toy.h5", "--from={}", "--freeze=radial", "-o", "new", *TUNE],
     ["predict", "{}", "one.extxyz", "-o", "out.extxyz"],
     ["predict", "model.h5", "{}", "one.extxyz", "-o", "out.extxyz"],
     ["relax", "{}", "one.extxyz", "--fmax=9"],
@@ -174,6 +179,8 @@ READ_STRUCTURE = [
     *[["analyze", "adf", "{}", "--triple=H-O-H", "--cutoff=3"]] * 2,
     *[["analyze", "msd", "{}", "--frame-time=1", "--blocks=1"]] * 3,
     *[["data", "convert", "{}", "out.h5"]] * 8,
+    ["fit", "{}", "-o", "new", "--max-epochs=1", *SHORT],
+    ["fit", "toy.h5", "--valid={}", "-o", "new", "--max-epochs=1", *SHORT],
 ]
 
 
@@ -184,12 +191,12 @@ def _command(random, templates: list[list[str]], name: str) -> list[str]:
 def data_set(random, folder: Path) -> Case:
     case = Case(_command(random, READ_DATA, "data.h5"), "data.h5", own=True)
     take(folder, case, "data.h5", "toy.h5", "model.h5")
-    return _damage_own(random, folder, case, ("energy", "forces", "stress", "group"))
+    return _damage_own(random, folder, case, ("energy", "forces", "stress", "weight", "group"))
 
 
 def model(random, folder: Path) -> Case:
     case = Case(_command(random, READ_MODEL, "model.h5"), "model.h5", own=True)
-    take(folder, case, "model.h5", "data.h5", "one.extxyz")
+    take(folder, case, "model.h5", "data.h5", "toy.h5", "one.extxyz")
     return _damage_own(random, folder, case)
 
 
@@ -226,7 +233,7 @@ def xyz(random, folder: Path) -> Case:
 
 def _foreign(random, folder: Path, name: str) -> Case:
     case = Case(_command(random, READ_STRUCTURE, name), name)
-    take(folder, case, name, "model.h5")
+    take(folder, case, name, "model.h5", "toy.h5")
     case.said = damage_file(random, folder / name, text=name.endswith("xyz"))
     return case
 
@@ -237,6 +244,8 @@ def npz(random, folder: Path) -> Case:
         random, ([], [], ["--energy-key=energy"], ["--allow-missing=energy"], ["--virial-key=stress"])
     )
     case = Case(["data", "convert", name, "out.h5", *more], name)
+    if random.random() < 0.2:
+        case.arguments = ["fit", name, "-o", "new", "--max-epochs=1", *more, *SHORT]
     take(folder, case, name)
     case.said = damage_npz(random, folder / name, folder.parent / "sound/bomb.npz")
     return case

@@ -20,13 +20,19 @@ from eqpot.settings import parse_setting, read_toml
 
 CHANGED = {
     "model": {"symmetry": "so3", "features": 7, "cutoff": 4.25, "self_connection": "residual", "zbl": True},
-    "loss": {"energy": 0.0, "kind": "huber", "element_weights": "balanced"},
+    "loss": {
+        "energy": 0.0,
+        "kind": "huber",
+        "element_weights": "balanced",
+        "group_weights": {"slab": 2.0, 'a slab, "cut"': 0.5},
+    },
     "train": {
         "optimizer": "adam",
         "amsgrad": True,
         "max_time": "45m",
         "shifts": {"H": -13.6, "C": -1028.5},
         "scale": 0.5,
+        "freeze": ["embedding", "block2"],
     },
 }
 
@@ -167,8 +173,8 @@ def test_the_preset_of_the_paper_is_all_that_version_0_1_did():
     later = {name: {k: v for k, v in paper[name].items() if k not in OLD[name]} for name in paper}
     assert later == {
         "model": {"isolated_atoms": "auto", "filter_order": 1, "node_products": False},
-        "loss": {"errors": "per_atom"},
-        "train": {"optimizer": "adam", "schedule": "plateau"},
+        "loss": {"errors": "per_atom", "group_weights": "none"},
+        "train": {"optimizer": "adam", "schedule": "plateau", "n_replay": 0, "freeze": ()},
     }
     assert {name: paper[name] | OLD[name] for name in paper} == paper
 

@@ -47,6 +47,7 @@ from eqpot.structures.gpu_graph import GpuVerletList
 from eqpot.structures.graph import VerletList
 from eqpot.training import soap
 from eqpot.training.adam import Adam, MovingAverage
+from eqpot.training.finetune import Parent
 from eqpot.training.gpu_steps import GpuFrames
 from eqpot.training.learner import Diverged
 from eqpot.training.soap import Place, Soap
@@ -315,12 +316,13 @@ def test_batches_made_on_the_gpu():
     """The same arrays as those collated on the host, and the labels of their atoms."""
     frames = Frames(mixed_dataset(), [1, 6, 8], 3.5)
     weights = np.random.default_rng(0).uniform(size=len(frames.dataset.numbers))
-    on_gpu = GpuFrames(frames, weights)
+    weights_of_frames = np.random.default_rng(1).uniform(size=len(frames))
+    on_gpu = GpuFrames(frames, weights, weights_of_frames)
     for chosen in ([3], [5, 0, 2], [1, 4]):
         expected, rows = frames.batch(chosen)
         plan, species_ptr = on_gpu.plan(np.array(chosen))
         E = expected.edge_count
-        got, labels, of_atoms = on_gpu.batch(there(plan), len(chosen), species_ptr, E + 3, 9.0)
+        got, labels, of_atoms, of_frames = on_gpu.batch(there(plan), len(chosen), species_ptr, E + 3, 9.0)
         for name in (
             "frame",
             "species",
@@ -340,6 +342,7 @@ def test_batches_made_on_the_gpu():
             pair = backends.to_host(getattr(labels, name)), getattr(known, name)
             assert np.array_equal(*pair, equal_nan=True), name
         assert np.array_equal(backends.to_host(of_atoms), weights[rows])
+        assert np.array_equal(backends.to_host(of_frames), weights_of_frames[chosen])
 
 
 @usable
@@ -362,22 +365,27 @@ def test_soap(monkeypatch):
 
 @usable
 @pytest.mark.parametrize(
-    ("optimizer", "isolated"),
+    ("optimizer", "isolated", "more"),
     [
-        ({"optimizer": "adam"}, "auto"),
-        ({"optimizer": "adam", "amsgrad": True}, True),
-        ({"optimizer": "soap"}, "auto"),
+        ({"optimizer": "adam"}, "auto", ""),
+        ({"optimizer": "adam", "amsgrad": True}, True, "weights"),
+        ({"optimizer": "adam"}, False, "freeze"),
+        ({"optimizer": "soap"}, "auto", "weights"),
+        ({"optimizer": "soap"}, False, "freeze"),
     ],
-    ids=["adam", "amsgrad", "soap"],
+    ids=["adam", "amsgrad, weights", "adam, freeze", "soap, weights", "soap, freeze"],
 )
-def test_training_steps(tmp_path, optimizer, isolated):
-    """Recorded steps on frames that stay on the GPU against plain ones on batches made on the host.
+def test_training_steps(tmp_path, optimizer, isolated, more):
+    """Recorded steps on frames that stay on the GPU against plain ones on batches made on the host; with
+    weights of frames, with some of the model's weights that stay.
 
     SOAP's first bases are those of one gradient: where it has no component, round-off chooses.
     """
-    same_loss, same_weights = (1e-6, 1e-2) if optimizer["optimizer"] == "soap" else (1e-9, 1e-7)
+    same_loss, same_weights = (1e-5, 1e-2) if optimizer["optimizer"] == "soap" else (1e-9, 1e-7)
     path = tmp_path / "data.h5"
-    write_dataset(path, mixed_dataset())
+    data = mixed_dataset()
+    data.weight = np.linspace(0.5, 3, 6) if more == "weights" else None
+    write_dataset(path, data)
     config = Config.from_dict(
         {
             "model": {**SMALL, "features": 2, "cutoff": 2.5, "isolated_atoms": isolated},
@@ -385,7 +393,14 @@ def test_training_steps(tmp_path, optimizer, isolated):
             "train": {"dtype": "float64", "n_train": 5, "n_valid": 1, **optimizer},
         }
     )
-    trainers = [Trainer.start(config, path, tmp_path / name, device="cuda") for name in ("host", "gpu")]
+    parent = None
+    if more == "freeze":
+        parent = Parent(Potential.create([1, 6], 1, "float64", **config.model.to_dict()), "parent.h5", "")
+        config = config.replace({"train": {"freeze": ["embedding", "radial", "block1"]}})
+    trainers = [
+        Trainer.start(config, path, tmp_path / name, device="cuda", parent=parent) for name in ("host", "gpu")
+    ]
+    before = backends.to_host(trainers[1].weights).copy()
     used = trainers[1].potential.fitted.pool.arrays()
     assert [id(x) for x in trainers[1]._gpu._memory()] == [id(x) for x in used]
     trainers[0]._gpu = None
@@ -395,6 +410,11 @@ def test_training_steps(tmp_path, optimizer, isolated):
             assert recorded[name] == pytest.approx(value, rel=same_loss, nan_ok=True), name
     for one, other in zip(*([t.weights, t.average.weights] for t in trainers), strict=True):
         check_close(backends.to_host(other), one, same_weights)
+    if more == "freeze":
+        held = backends.to_host(trainers[1]._free) == 0
+        after = backends.to_host(trainers[1].weights)
+        assert 0 < held.sum() < len(held) and np.array_equal(after[held], before[held])
+        assert (after != before)[~held].mean() > 0.8
     trainers[1].weights[:] = np.nan
     with pytest.raises(Diverged):
         trainers[1].step(np.array([0, 1]))

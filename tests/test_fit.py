@@ -350,6 +350,80 @@ def test_balanced_elements_count_alike():
     assert (element_weights(data, False) == 1).all()
 
 
+def test_weights_of_one_are_no_weights(data, tmp_path):
+    """The same bits, whether by the data or by settings."""
+    ones = replace(toy_dataset(), weight=np.ones(12))
+    write_dataset(tmp_path / "ones.h5", ones)
+    trainers = [
+        fitted(settings(), data, tmp_path / "plain"),
+        fitted(settings(), tmp_path / "ones.h5", tmp_path / "ones"),
+        fitted(settings({"group_weights": {"cold": 1}}), data, tmp_path / "group"),
+    ]
+    for trainer in trainers[1:]:
+        assert np.array_equal(trainer.weights, trainers[0].weights)
+        assert trainer.frame_weights is None and not any("weigh" in note for note in trainer.notes())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
+def test_weights_of_groups_are_those_of_their_frames(optimizer, data, tmp_path):
+    weighted = toy_dataset()
+    weighted.weight = np.where(weighted.group == "warm", 3.0, 0.5)
+    write_dataset(tmp_path / "weighted.h5", weighted)
+    loss = {"group_weights": {"warm": 3, "cold": 0.5}}
+    groups = fitted(settings(loss, optimizer=optimizer), data, tmp_path / "groups")
+    frames = fitted(settings(optimizer=optimizer), tmp_path / "weighted.h5", tmp_path / "frames")
+    plain = fitted(settings(optimizer=optimizer), data, tmp_path / "plain")
+    assert np.array_equal(groups.weights, frames.weights)
+    assert not np.array_equal(groups.weights, plain.weights)
+    assert "frames weigh 0.5 to 3 in the loss, and all alike in validation" in groups.notes()
+    config = settings(loss, optimizer=optimizer)
+    assert Config.from_toml(tmp_path / "groups/config.toml") == config
+    Trainer.resume(config.replace({"train": {"max_epochs": 5}}), tmp_path / "groups").run()
+
+
+def test_the_gradient_is_linear_in_the_weights_of_frames(data, tmp_path):
+    trainer = Trainer.start(settings({"element_weights": "balanced"}), data, tmp_path / "run")
+    batch, rows = trainer.train.batch([2, 5])
+    labels, elements = trainer.train.labels([2, 5], rows), trainer.atom_weights[rows]
+
+    def gradient(*frames):
+        weights = np.array(frames)
+        of_atoms = elements * weights[batch.frame]
+        return trainer.loss_gradient(batch, labels, of_atoms, weights)[2].copy()
+
+    first, second, both = gradient(1, 0), gradient(0, 1), gradient(0.25, 3)
+    assert both == pytest.approx(0.25 * first + 3 * second, abs=1e-5 * float(np.abs(both).max()))
+    plain = trainer.loss_gradient(batch, labels, elements)[2]
+    assert np.array_equal(gradient(1, 1), plain)
+
+
+def test_frames_of_weight_zero_are_left_out(data, tmp_path):
+    """Of training, of what is split off to validate, and of what shifts and scale are made from."""
+    spoiled = concatenate([toy_dataset(), toy_dataset(2, seed=9)])
+    spoiled.energy[12:], spoiled.forces[48:] = 1e6, 1e4
+    spoiled.weight = np.where(np.arange(14) < 12, 1.0, 0.0)
+    write_dataset(tmp_path / "spoiled.h5", spoiled)
+    without, spoiled = (
+        fitted(settings(), path, tmp_path / path.stem) for path in (data, tmp_path / "spoiled.h5")
+    )
+    assert np.array_equal(spoiled.weights, without.weights)
+    assert np.array_equal(spoiled.potential.shift, without.potential.shift)
+    cold = fitted(settings({"group_weights": {"warm": 0}}, n_valid=2), data, tmp_path / "cold")
+    assert set(cold.train.dataset.group) == {"cold"} and len(cold.train) == 4
+    with pytest.raises(UserError, match="expected frames of a weight above 0, found none"):
+        Trainer.start(settings({"group_weights": {"warm": 0, "cold": 0}}), data, tmp_path / "none")
+
+
+def test_a_group_that_is_not_there_is_named(data, tmp_path):
+    with pytest.raises(
+        UserError, match="loss.group_weights: .* found 'hot'; those of the data: 'cold', 'warm'"
+    ):
+        Trainer.start(settings({"group_weights": {"hot": 2}}), data, tmp_path / "run")
+    write_dataset(tmp_path / "bare.h5", replace(toy_dataset(), group=None))
+    with pytest.raises(UserError, match="found 'hot'; those of the data: none"):
+        Trainer.start(settings({"group_weights": {"hot": 2}}), tmp_path / "bare.h5", tmp_path / "run")
+
+
 def test_missing_labels(data, tmp_path):
     write_dataset(tmp_path / "bare.h5", replace(toy_dataset(), forces=None))
     with pytest.raises(UserError, match="bare.h5: forces: expected forces in the training frames"):

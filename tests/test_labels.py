@@ -1,6 +1,7 @@
 """Which arrays of a source are the labels: none is taken by a guess, and none is passed over in silence."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from eqpot.data_tools.convert import convert
 from eqpot.data_tools.labels import is_weight, meaning
 from eqpot.data_tools.units import force_unit, stress_unit
 from eqpot.errors import UserError
+from eqpot.structures.data import concatenate, read_dataset
 
 # CODATA 2014, as in ase.units, from outside ASE
 HARTREE, BOHR, KCAL_MOL, GPA = 27.2113860, 0.529177211, 0.0433641, 1 / 160.2176621
@@ -186,9 +188,62 @@ def test_energies_of_atoms_are_no_frames_energy(tmp_path, out):
 
 def test_weights_are_told(tmp_path, out):
     path = source(tmp_path, "energy=-1 config_weight=2 energy_weight=3", {"forces": FORCES})
-    assert convert(path, out).sources[0].notes == [
-        "weights in the data are not used: config_weight, energy_weight"
+    result = convert(path, out)
+    assert result.sources[0].notes == [
+        "weights of frames from config_weight",
+        "weights in the data are not used: energy_weight",
     ]
+    assert result.dataset.weight.tolist() == [2]
+
+
+def test_weights_of_frames(tmp_path, out):
+    """config_weight, or what is named; 1 where a frame has none; kept by the file and what is made of it."""
+    path = source(tmp_path, "energy=-1 config_weight=0.5 w=3", {"forces": FORCES}, frames=3)
+    path.write_text(path.read_text().replace("config_weight=0.5 ", "", 1))
+    result = convert(path, out)
+    assert result.dataset.weight.tolist() == [1, 0.5, 0.5]
+    assert result.sources[0].notes == ["weights of frames from config_weight; 1 of 1 frames without it"]
+    data = read_dataset(out)
+    assert data.weight.tolist() == [1, 0.5, 0.5] and data.subset([1]).weight.tolist() == [0.5]
+    assert data.atoms(2).info["config_weight"] == 0.5
+    plain = replace(data, weight=None)
+    assert concatenate([plain, data]).weight.tolist() == [1, 1, 1, 1, 0.5, 0.5]
+    named = convert(path, out, keys={"weight": "w"}, overwrite=True)
+    assert named.dataset.weight.tolist() == [3, 3, 3]
+    assert named.sources[0].notes[-1] == "weights in the data are not used: config_weight"
+
+
+@pytest.mark.parametrize(
+    ("comment", "keys", "words"),
+    [
+        ("config_weight=-1", {}, "frame 0, weight: expected a number from 0 to 1e.12, found -1"),
+        ("config_weight=nan", {}, "frame 0, weight: expected a number from 0 to 1e.12, found nan"),
+        ("w=heavy", {"weight": "w"}, "frame 0, weight: "),
+        ("", {"weight": "w"}, "weight: expected the key 'w', found energy, forces"),
+    ],
+)
+def test_what_is_no_weight(comment, keys, words, tmp_path, out):
+    refused(words, source(tmp_path, f"energy=-1 {comment}", {"forces": FORCES}), out, keys=keys)
+
+
+def test_a_config_weight_of_atoms_is_no_frames_weight(tmp_path, out):
+    path = source(tmp_path, "energy=-1", {"forces": FORCES, "config_weight": FORCES})
+    result = convert(path, out)
+    assert result.dataset.weight is None
+    assert result.sources[0].notes == ["weights in the data are not used: config_weight"]
+
+
+def test_weights_of_frames_in_an_npz(tmp_path, out):
+    np.savez(tmp_path / "a.npz", **arrays(config_weight=np.arange(4.0)))
+    assert convert(tmp_path / "a.npz", out).dataset.weight.tolist() == [0, 1, 2, 3]
+    np.savez(tmp_path / "a.npz", **arrays(config_weight=np.ones(3), w=np.arange(4.0)[:, None]))
+    named = convert(tmp_path / "a.npz", out, keys={"weight": "w"}, overwrite=True)
+    assert named.dataset.weight.tolist() == [0, 1, 2, 3]
+    plain = convert(tmp_path / "a.npz", out, overwrite=True)
+    assert plain.dataset.weight is None
+    assert plain.sources[0].notes == ["weights in the data are not used: config_weight"]
+    np.savez(tmp_path / "a.npz", **arrays(w=np.ones(3)))
+    refused("w: expected shape", tmp_path / "a.npz", tmp_path / "new.h5", keys={"weight": "w"})
 
 
 @pytest.mark.parametrize(

@@ -62,15 +62,17 @@ def test_huber_by_hand():
 
 @pytest.mark.parametrize("kind", ["squared", "huber"])
 @pytest.mark.parametrize("errors", ["root_n", "per_atom"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", ["none", "atoms", "atoms and frames"])
 def test_gradient_against_central_differences(kind, errors, weighted):
     config = LossConfig(errors, energy=0.7, forces=1.3, stress=2.1, kind=kind, huber_delta=0.8)
     prediction, target = sample(0), sample(1)
     target.energy[0] = np.nan
     target.forces[1, 2] = np.nan
     target.stress[1, 0, 1] = np.nan
-    weights = np.array([0.5, 2.0, 1.0, 0.1, 3.0]) if weighted else None
-    _, _, *gradients = loss_and_gradient(config, prediction, target, COUNTS, weights, VOLUMES)
+    weights = np.array([0.5, 2.0, 1.0, 0.1, 3.0]) if "atoms" in weighted else None
+    frames = np.array([0.3, 2.5]) if "frames" in weighted else None
+    of_batch = COUNTS, weights, VOLUMES, frames
+    _, _, *gradients = loss_and_gradient(config, prediction, target, *of_batch)
     step = 1e-6
     for array, gradient in zip(vars(prediction).values(), gradients, strict=True):
         assert gradient.shape == array.shape and gradient.dtype == np.float64
@@ -78,7 +80,7 @@ def test_gradient_against_central_differences(kind, errors, weighted):
             start, values = array[index], []
             for h in (step, -step):
                 array[index] = start + h
-                values.append(loss_and_gradient(config, prediction, target, COUNTS, weights, VOLUMES)[0])
+                values.append(loss_and_gradient(config, prediction, target, *of_batch)[0])
             array[index] = start
             assert abs((values[0] - values[1]) / (2 * step) - gradient[index]) < 1e-8
 
@@ -93,6 +95,23 @@ def test_unknown_labels_are_no_labels():
     alone = loss_and_gradient(config, first, known, COUNTS[:1], volumes=VOLUMES[:1])
     assert whole[0] == pytest.approx(alone[0], rel=1e-15)
     assert np.array_equal(whole[3][:2], alone[3]) and not whole[3][2:].any()
+
+
+def test_weights_of_frames_by_hand():
+    """Each term is linear in the weights, over counts that do not know them; none are ones."""
+    prediction, target = sample(0), sample(1)
+    plain = loss_and_gradient(LossConfig(), prediction, target, COUNTS, volumes=VOLUMES)
+    terms = []
+    for frames in ([1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.25, 3.0]):
+        weights = np.array(frames)
+        of_batch = COUNTS, np.repeat(weights, COUNTS), VOLUMES, weights
+        terms.append(loss_and_gradient(LossConfig(), prediction, target, *of_batch))
+    assert terms[0][0] == plain[0] and terms[0][1] == plain[1]
+    for ones, expected in zip(terms[0][2:], plain[2:], strict=True):
+        assert np.array_equal(ones, expected)
+    for name in ("energy", "forces", "stress"):
+        first, second, both = (found[1][name] for found in terms[1:])
+        assert first > 0 and both == pytest.approx(0.25 * first + 3 * second)
 
 
 def test_absent_arrays_add_nothing():

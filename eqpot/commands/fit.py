@@ -2,22 +2,40 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 
 import click
 
 from eqpot.commands.options import Whole, device_option, one_of
-from eqpot.config import PRESETS
+from eqpot.commands.sources import check_used, frames, is_data_set
+from eqpot.config import PRESETS, Config
+from eqpot.data_tools.options import reading, source_options
 from eqpot.errors import UserError
+from eqpot.settings import parse_setting, read_toml
 from eqpot.words import counted, say
 
+LIMITS = ("n_train", "n_valid", "max_epochs", "max_time", "seed")  # options that are settings of [train]
 STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
 
 
 @click.command()
-@click.argument("data", required=False, metavar="DATA.h5")
+@click.argument("data", nargs=-1, metavar="DATA...")
 @click.option("--valid", metavar="FILE", help="Validation frames; without it they are split off DATA.")
 @click.option("--n-train", type=Whole(), metavar="N", help="Frames to train on, drawn by the seed.")
 @click.option("--n-valid", type=Whole(), metavar="N", help="Frames to validate on, drawn by the seed.")
+@click.option(
+    "--from",
+    "parent",
+    metavar="MODEL.h5",
+    help="Fine-tune: begin with the weights of MODEL.h5, whose model settings are kept.",
+)
+@click.option("--replay", metavar="FILE", help="With --from: frames of its own data, trained on as well.")
+@click.option(
+    "--freeze",
+    multiple=True,
+    metavar="GROUP,...",
+    help="With --from: weights that stay, of embedding, radial, blocks (or block1, ...), readout.",
+)
 @click.option("--config", "settings", metavar="FILE.toml", help="Settings; see --show-config.")
 @click.option(
     "--preset",
@@ -38,51 +56,105 @@ STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
 @click.option("--overwrite", is_flag=True, help="Replace the run in DIR.")
 @click.option("--show-config", is_flag=True, help="Print all settings as TOML, and do nothing else.")
 @device_option
+@source_options(hidden=True)
 def fit(
-    data, valid, settings, preset, overrides, output, resume, overwrite, show_config, device, **options
+    data,
+    valid,
+    parent,
+    replay,
+    freeze,
+    settings,
+    preset,
+    overrides,
+    output,
+    resume,
+    overwrite,
+    show_config,
+    device,
+    **options,
 ) -> None:
-    """Train a potential on DATA.h5 (made by `eqpot data convert`).
+    """Train a potential on DATA.
+
+    DATA is a data set file (made by `eqpot data convert`), or any sources that `eqpot data convert` takes,
+    with its options for units, keys, types and missing labels; the run folder then keeps the frames.
 
     The learning rate falls to 0 before --max-epochs or --max-time, whichever comes first; without them it is
     cut at plateaus of the validation error, and the fit ends after many cuts, perhaps days.
 
+    With --from, weights, scale and mean neighbours are those of MODEL.h5; elements that it does not know get
+    fresh weights; the energies of atoms are fitted to what it leaves of the new energies (or kept: --set
+    train.shifts=parent), so that DATA may be of another level of theory; the learning rate begins at 0.002.
+
     The run folder gets model.h5 (best by validation force RMSE), checkpoint.h5, log.csv, config.toml and
     learning_curve.png.
     """
-    from eqpot.config import Config
-    from eqpot.settings import parse_setting, read_toml
-
     one_of(resume, overwrite)
-    config = Config.from_dict({"preset": preset or "default"})
+    limits = {key: options.pop(key) for key in LIMITS}
+    train = {key: value for key, value in limits.items() if value is not None}
+    if freeze:
+        train["freeze"] = ",".join(freeze)
+    given = _given(settings, preset, overrides, train)
+    tuned = None
     if resume:
+        _check_resumed(data, valid, **{"preset": preset, "from": parent, "replay": replay, "freeze": freeze})
         from eqpot.training.checkpoint import checkpoint_of
 
-        if preset is not None:
-            raise UserError("--preset: expected no preset with --resume, since a run keeps its settings")
-        config = Config.from_dict(checkpoint_of(output)[0]["config"])
+        config = Config.from_dict(checkpoint_of(output)[0]["config"]).replace(given)
+    elif parent is not None:
+        from eqpot.training.finetune import Parent
+
+        tuned = Parent.load(parent)
+        config = tuned.settings(given)
+    else:
+        config = Config.from_dict(given)
+    if show_config:
+        say(*config.to_toml().splitlines())
+        return
+    if not data and not resume:
+        raise click.UsageError("expected a data set: eqpot fit DATA.h5")
+    check_used([*data, valid, replay], options)
+
+    from eqpot.training.trainer import Trainer
+
+    if resume:
+        trainer = Trainer.resume(config, output, data[0] if data else None, valid, device)
+    else:
+        how, command = reading(options), shlex.join(["eqpot", *sys.argv[1:]])
+        data, valid, replay = (
+            None if source is None else frames(source, how)
+            for source in (data, None if valid is None else [valid], None if replay is None else [replay])
+        )
+        trainer = Trainer.start(config, data, output, valid, overwrite, command, device, tuned, replay)
+    _train(trainer)
+
+
+def _given(settings, preset, overrides, train) -> dict:
+    """Settings from a file, from --set and from options, as `Config.from_dict` takes them."""
+    given: dict = {} if preset is None else {"preset": preset}
     if settings is not None:
         Config.from_toml(settings)  # so that an error names the file
         tables = read_toml(settings)
         if preset not in (None, tables.get("preset", preset)):
             raise UserError(f"--preset: expected {tables['preset']}, as {settings} has it, found {preset}")
-        config = config.replace(tables)
-    for table, key, value in map(parse_setting, overrides):
-        config = config.replace({table: {key: value}})
-    config = config.replace({"train": {key: value for key, value in options.items() if value is not None}})
-    if show_config:
-        say(*config.to_toml().splitlines())
-        return
-    if data is None and not resume:
-        raise click.UsageError("expected a data set: eqpot fit DATA.h5")
+        given |= tables
+    for table, key, value in [*map(parse_setting, overrides), *(("train", *pair) for pair in train.items())]:
+        before = given.get(table)
+        given[table] = {**(before if isinstance(before, Mapping) else {}), key: value}
+    return given
 
-    from eqpot.training.trainer import Trainer
 
-    if resume:
-        trainer = Trainer.resume(config, output, data, valid, device)
-    else:
-        command = shlex.join(["eqpot", *sys.argv[1:]])
-        trainer = Trainer.start(config, data, output, valid, overwrite, command, device)
-    _train(trainer)
+def _check_resumed(data, valid, **new) -> None:
+    for name, value in new.items():
+        if value:
+            what = "preset" if name == "preset" else f"--{name}"
+            raise UserError(
+                f"--{name}: expected no {what} with --resume, since a run keeps its settings and beginning"
+            )
+    if len(data) > 1 or not all(map(is_data_set, [*data, *([valid] if valid else [])])):
+        raise UserError(
+            f"{data[0] if data else valid}: expected no source with --resume, since the run folder keeps its "
+            "frames"
+        )
 
 
 def _train(trainer) -> None:

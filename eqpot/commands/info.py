@@ -27,7 +27,8 @@ def info(model) -> None:
     }
     if "closest" in rows:
         rows["closest"] = "  ".join(f"{pair} {r:.3f} Å" for pair, r in rows["closest"].items())
-    if "valid forces rmse" in rows:
-        rows["valid forces rmse"] = f"{1000 * rows['valid forces rmse']:.4g} meV/Å"
+    for name in ("valid forces rmse", "parent valid forces rmse"):
+        if name in rows:
+            rows[name] = f"{1000 * rows[name]:.4g} meV/Å"
     width = max(map(len, rows))
     say(*(f"{key:<{width}}  {value}" for key, value in rows.items()))

@@ -101,8 +101,8 @@ def decide(config: Config, data: Dataset) -> Decision:
     """
     asked, shifts = config.model.isolated_atoms, config.train.shifts
     none = np.empty(0, np.int64)
-    if asked is False:
-        return Decision(False, shifts, none)
+    if asked is False or shifts == "parent":
+        return Decision(asked is True, shifts, none)
     frames = isolated_frames(data, config.model.cutoff)
     if len(frames) == len(data):
         frames = none

@@ -11,6 +11,7 @@ Layout (lengths in Å, energies in eV; ``frames`` structures with ``atoms`` atom
     /energy      float64 [frames]         eV       } optional; absent, or NaN in the frames
     /forces      float64 [atoms, 3]       eV/Å     } where it is unknown
     /stress      float64 [frames, 3, 3]   eV/Å^3   } positive under tension (ASE's sign)
+    /weight      float64 [frames]         optional weight of the frame's errors in a fit, from 0; else 1
     /group       str     [frames]         optional label, reported separately by an evaluation
 
 Arrays lie in the file itself, plain or compressed by deflate or lzf; none is a link. Other names are ignored.
@@ -46,6 +47,7 @@ ARRAYS = {
     "energy": Array(np.floating, ("frames",), unknown=True, optional=True),
     "forces": Array(np.floating, ("atoms", 3), unknown=True, optional=True),
     "stress": Array(np.floating, ("frames", 3, 3), unknown=True, optional=True),
+    "weight": Array(np.floating, ("frames",), optional=True),
 }
 LAYOUT = {
     "atom_ptr": Array(np.integer, ("frames + 1",), low=0),
@@ -72,6 +74,7 @@ class Dataset:
     energy: np.ndarray | None = None
     forces: np.ndarray | None = None
     stress: np.ndarray | None = None
+    weight: np.ndarray | None = None
     group: np.ndarray | None = None
     attrs: dict = field(default_factory=dict)
     path: str | None = None
@@ -129,7 +132,8 @@ class Dataset:
         return replace(self, atom_ptr=ptr, attrs=dict(self.attrs), **taken)
 
     def atoms(self, k: int) -> Atoms:
-        """Frame k as ase.Atoms: known labels in a SinglePointCalculator, group as info["config_type"]."""
+        """Frame k as ase.Atoms: known labels in a SinglePointCalculator, group and weight in info
+        as config_type and config_weight."""
         k = range(len(self))[k]
         rows = slice(self.atom_ptr[k], self.atom_ptr[k + 1])
         atoms = Atoms(self.numbers[rows], positions=self.positions[rows], cell=self.cell[k], pbc=self.pbc[k])
@@ -147,16 +151,22 @@ class Dataset:
             atoms.calc = SinglePointCalculator(atoms, **results)
         if self.group is not None and self.group[k]:
             atoms.info["config_type"] = str(self.group[k])
+        if self.weight is not None:
+            atoms.info["config_weight"] = float(self.weight[k])
         return atoms
 
 
 def concatenate(datasets: list[Dataset], attrs: dict | None = None) -> Dataset:
-    """All frames of several data sets, in order; a label that only some have is NaN for the others."""
+    """All frames of several data sets, in order; where only some have a label it is NaN for the others, and a
+    weight is 1."""
     sizes = np.concatenate([d.sizes for d in datasets])
     arrays = {name: np.concatenate([getattr(d, name) for d in datasets]) for name in GEOMETRY}
     for name in LABELS:
         if any(getattr(d, name) is not None for d in datasets):
             arrays[name] = np.concatenate([_or_unknown(d, name) for d in datasets])
+    if any(d.weight is not None for d in datasets):
+        weights = [np.ones(len(d)) if d.weight is None else d.weight for d in datasets]
+        arrays["weight"] = np.concatenate(weights)
     if any(d.group is not None for d in datasets):
         groups = [np.full(len(d), "", dtype=object) if d.group is None else d.group for d in datasets]
         arrays["group"] = np.concatenate(groups)
@@ -236,8 +246,20 @@ def validate(dataset: Dataset, name: str) -> None:
         _check_size(name, array, values, frame_of_atom if array == "positions" else None)
     for label in LABELS:
         _check_label(dataset, name, label)
+    _check_weight(dataset, name)
     for k in range(len(dataset)):
         _check_geometry(dataset, name, k)
+
+
+def _check_weight(dataset: Dataset, name: str) -> None:
+    if dataset.weight is None:
+        return
+    bad = np.flatnonzero(~((dataset.weight >= 0) & (dataset.weight <= MOST)))  # NaN as well
+    if len(bad):
+        raise UserError(
+            f"{name}: frame {bad[0]}, weight: expected a number from 0 to {MOST:g}, "
+            f"found {dataset.weight[bad[0]]:g}"
+        )
 
 
 def _check_shapes(dataset: Dataset, name: str) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from eqpot.network.model import Model
 from eqpot.potential import MOST_WEIGHT, PROVENANCE
 from eqpot.runs import check_hash, read_checkpoint, write_checkpoint
 from eqpot.schema import HASH, RANDOM, TABLE, TEXT, Array, Rule, either, integer, number
-from eqpot.structures.data import Dataset, read_dataset
+from eqpot.structures.data import MAX_NUMBER, Dataset, read_dataset
 
 CHECKPOINT = "checkpoint.h5"
 FORMAT, VERSION = "eqpot-checkpoint", 2
@@ -45,19 +45,6 @@ CONTENT: Rule = {
 STOPS = ("max_epochs", "max_time", "stop_patience", "min_learning_rate")
 
 
-@dataclass
-class Sources:
-    """What the run is made from: files, their hashes, and which frames were drawn from them."""
-
-    data: str
-    data_hash: str
-    train: np.ndarray
-    valid: np.ndarray
-    valid_data: str = ""
-    valid_hash: str = ""
-    command: str = ""
-
-
 def write(folder: Path, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Of a run, into its folder."""
     write_checkpoint(folder / CHECKPOINT, FORMAT, VERSION, content, arrays)
@@ -73,6 +60,8 @@ def checkpoint_of(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndar
         drawn, told = len(arrays[f"{part}_frames"]), content["provenance"].get(f"n_{part}")
         if told not in (None, drawn):
             raise UserError(f"{path}: {part}_frames: expected the {told} of the provenance, found {drawn}")
+    if ("parent" in content["provenance"]) != ("parent_species" in arrays):
+        raise UserError(f"{path}: parent_species: expected of a run with a parent alone, found otherwise")
     if state["best_epoch"] > state["epoch"]:
         raise UserError(
             f"{path}: state.best_epoch: expected at most epoch {state['epoch']}, found {state['best_epoch']}"
@@ -106,6 +95,7 @@ def _layout(content: Mapping[str, Any]) -> dict[str, Array]:
         "scale": Array(np.float64, ("elements",), above=0),
         "shift": Array(np.float64, ("elements",)),
         "mean_neighbours": Array(np.float64, low=1e-3, high=1e6),
+        "parent_species": Array(np.integer, ("known",), low=1, high=MAX_NUMBER, rising=True, optional=True),
     }
 
 

@@ -21,10 +21,11 @@ from eqpot.training.soap import Soap
 class GpuFrames:
     """The frames of a data set on the GPU, and batches made of them there.
 
-    atom_weights: of the atoms' force errors, by row of the data set.
+    atom_weights: of the atoms' force errors, by row of the data set; frame_weights: of the frames' other
+    errors, None where all are 1.
     """
 
-    def __init__(self, frames: Frames, atom_weights: np.ndarray):
+    def __init__(self, frames: Frames, atom_weights: np.ndarray, frame_weights: np.ndarray | None = None):
         data, Z = frames.dataset, frames.n_species
         alone = [collate([graph], Z) for graph in frames.graphs]
         self.counts = np.array([np.diff(b.species_ptr) for b in alone]).reshape(-1, Z)
@@ -51,6 +52,7 @@ class GpuFrames:
         self._labels = Labels(data.energy, None if data.forces is None else data.forces[rows], data.stress)
         self._labels = self._labels.on("cuda")
         self._weights = to_device(atom_weights[rows], "cuda")
+        self._frame_weights = None if frame_weights is None else to_device(frame_weights, "cuda")
 
     @staticmethod
     def fits(frames: Frames) -> bool:
@@ -66,7 +68,7 @@ class GpuFrames:
         return np.concatenate([chosen, starts, offsets.ravel()]), species_ptr
 
     def batch(self, plan, frames: int, species_ptr: np.ndarray, room: int, far: float):
-        """The batch, its labels and its atoms' weights, by a plan that is on the GPU.
+        """The batch, its labels, its atoms' and its frames' weights, by a plan that is on the GPU.
 
         frames: how many; room: edges at least as many as there are; far: length of those that are not, Å.
         """
@@ -101,15 +103,16 @@ class GpuFrames:
             forces=None if known.forces is None else known.forces[source],
             stress=None if known.stress is None else known.stress[chosen],
         )
-        return batch, labels, self._weights[source]
+        of_frames = None if self._frame_weights is None else self._frame_weights[chosen]
+        return batch, labels, self._weights[source], of_frames
 
 
 class GpuSteps:
     """The training steps of frames on the GPU, of arrays there.
 
-    gradient: of a batch, its labels and its atoms' weights: loss, its terms, gradient by the weights; memory:
-    the arrays that it works in; components: rows that an atom has in the tallest product of matrices, 3 of
-    vectors, 5 of second moments.
+    gradient: of a batch, its labels, its atoms' and its frames' weights: loss, its terms, gradient by the
+    weights; memory: the arrays that it works in; components: rows that an atom has in the tallest product of
+    matrices, 3 of vectors, 5 of second moments; frame_weights: as in `GpuFrames`.
     """
 
     def __init__(
@@ -119,11 +122,12 @@ class GpuSteps:
         optimizer: Adam | Soap,
         average: MovingAverage,
         weights: np.ndarray,
-        gradient: Callable[[Batch, Labels, np.ndarray], tuple],
+        gradient: Callable[[Batch, Labels, np.ndarray, np.ndarray | None], tuple],
         memory: Callable[[], list[np.ndarray]],
         components: int = 3,
+        frame_weights: np.ndarray | None = None,
     ):
-        self._frames, self._far = GpuFrames(frames, atom_weights), 2 * frames.cutoff
+        self._frames, self._far = GpuFrames(frames, atom_weights, frame_weights), 2 * frames.cutoff
         self._optimizer, self._average, self._weights = optimizer, average, weights
         self._gradient, self._memory, self._components = gradient, memory, components
         self._most = np.sort(frames.edges)[::-1].cumsum()  # edges of so many frames, at most
@@ -175,8 +179,9 @@ class GpuSteps:
         plan, *constants = there
 
         def compute():
-            batch, labels, atom_weights = self._frames.batch(plan, frames, species_ptr, room, self._far)
-            value, parts, gradient = self._gradient(batch, labels, atom_weights)
+            value, parts, gradient = self._gradient(
+                *self._frames.batch(plan, frames, species_ptr, room, self._far)
+            )
             small = xp.abs(gradient) < largest_gradient(gradient.dtype)
             finite = (small.all() & xp.isfinite(value)).astype(np.float64)
             if constants:

@@ -3,12 +3,11 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ase.data import chemical_symbols
 
 from eqpot.backend import moved, to_device, to_host
 from eqpot.config import Config
@@ -19,9 +18,10 @@ from eqpot.structures.frames import Frames, Labels
 from eqpot.structures.graph import Batch
 from eqpot.training import validation
 from eqpot.training.adam import Adam, MovingAverage, largest_gradient
+from eqpot.training.finetune import frozen
 from eqpot.training.loss import loss_and_gradient
 from eqpot.training.soap import Soap, matrices
-from eqpot.training.statistics import element_weights, require_forces
+from eqpot.training.statistics import element_weights, frame_weights, require_forces
 
 ATOMS_A_STEP = 75  # of batches of no given size
 StepDone = Callable[[float, Mapping[str, float]], None]
@@ -63,31 +63,46 @@ class Learner:
 
     device: "cpu", "cuda" or "auto"; where weights, gradients and what they are made from are kept. The same
     bits on one kind of device only.
+
+    potential: to go on with, of all elements; None: a fresh one; known: elements whose weights `train.freeze`
+    keeps as they are, of a parent's.
     """
 
-    def __init__(self, config: Config, train: Dataset, valid: Dataset, device: str = "cpu"):
+    def __init__(
+        self,
+        config: Config,
+        train: Dataset,
+        valid: Dataset,
+        device: str = "cpu",
+        potential: Potential | None = None,
+        known: Sequence[int] = (),
+    ):
         """Makes the frames' neighbour lists; UserError where they have no forces."""
         self.began = time.monotonic()
         self.config = config
         require_forces(train, "training")
         require_forces(valid, "validation")
-        self.train = Frames(train, train.species, config.model.cutoff)
-        self.valid = Frames(valid, train.species, config.model.cutoff)
+        species = sorted({*train.species, *(int(z) for z in known)})
+        self.train = Frames(train, species, config.model.cutoff)
+        self.valid = Frames(valid, species, config.model.cutoff)
         atoms = len(self.train.dataset.numbers) / len(self.train)
         self.batch_size = config.train.batch_size or max(1, round(ATOMS_A_STEP / atoms))
         self.stress = config.loss.stress > 0 and self.train.has_stress
         balanced = config.loss.element_weights == "balanced"
         self.atom_weights = element_weights(train, balanced)[train.numbers]
-        self.potential = Potential.create(
-            species=[chemical_symbols[z] for z in train.species],
-            seed=config.train.seed,
-            dtype=config.train.dtype,
-            device=device,
-            **config.model.to_dict(),
-        )
+        self.frame_weights = frame_weights(train, config.loss.group_weights)
+        if self.frame_weights is not None:
+            self.atom_weights = self.atom_weights * self.frame_weights[train.frame_of_atom]
+        if potential is None:
+            fresh = dict(seed=config.train.seed, dtype=config.train.dtype, **config.model.to_dict())
+            potential = Potential.create(species, **fresh)
+        self.potential = potential
+        self.potential.to(device)
         self.backend = self.potential.backend
         self.weights = self.potential.params.flat
-        self.optimizer = self._optimizer()
+        held = frozen(self.potential.model, config.train.freeze, species, known)
+        self._free = None if held is None else to_device((~held).astype(self.weights.dtype), self.backend)
+        self.optimizer = self._optimizer(held)
         self.average = MovingAverage(self.weights, config.train.ema, self.backend)
         self.best = self.weights.copy()
         self.random = np.random.default_rng([config.train.seed, 1])
@@ -107,6 +122,7 @@ class Learner:
                     gradient=self.loss_gradient,
                     memory=lambda: self.potential.fitted.pool.arrays(),  # of the pool at that time
                     components=self.potential.config.components,
+                    frame_weights=self.frame_weights,
                 )
 
     def epoch(self, step_done: StepDone) -> dict[str, float]:
@@ -134,8 +150,10 @@ class Learner:
         else:
             batch, rows = self.train.batch(chosen)
             batch, labels = moved(batch, self.backend), self.train.labels(chosen, rows).on(self.backend)
-            weights = to_device(self.atom_weights[rows], self.backend)
-            value, parts, gradient = self.loss_gradient(batch, labels, weights)
+            weights = [self.atom_weights[rows]]
+            weights += [] if self.frame_weights is None else [self.frame_weights[chosen]]
+            weights = [to_device(of, self.backend) for of in weights]
+            value, parts, gradient = self.loss_gradient(batch, labels, *weights)
             value, parts = float(value), {name: float(part) for name, part in parts.items()}
             largest = np.abs(gradient).max()  # NaN where one is
             finite = math.isfinite(value) and bool(largest < largest_gradient(gradient.dtype))
@@ -148,15 +166,18 @@ class Learner:
         return {"loss": value, **{f"loss_{name}": part for name, part in parts.items()}}
 
     def loss_gradient(
-        self, batch: Batch, labels: Labels, atom_weights: np.ndarray
+        self, batch: Batch, labels: Labels, atom_weights: np.ndarray, frame_weights: np.ndarray | None = None
     ) -> tuple[float, dict[str, float], np.ndarray]:
-        """Loss, its terms and its gradient by the weights, all where the potential is."""
+        """Loss, its terms and its gradient by the weights, zero by those that stay, all where the potential
+        is."""
 
         def loss(prediction: Labels):
-            counts, volumes = batch.atom_counts, batch.volume
-            return loss_and_gradient(self.config.loss, prediction, labels, counts, atom_weights, volumes)
+            of_batch = batch.atom_counts, atom_weights, batch.volume, frame_weights
+            return loss_and_gradient(self.config.loss, prediction, labels, *of_batch)
 
         (value, parts, *_), gradient = self.potential.loss_gradient(batch, loss, stress=self.stress)
+        if self._free is not None:
+            gradient *= self._free
         return value, parts, gradient
 
     def validate(self) -> dict[str, float | None]:
@@ -251,10 +272,13 @@ class Learner:
         self.random.bit_generator.state = stored["random"]
         self.state = State(**stored["state"])
 
-    def _optimizer(self) -> Adam | Soap:
+    def _optimizer(self, held: np.ndarray | None) -> Adam | Soap:
+        """held: weights that stay. Adam leaves what has no gradient exactly as it is, SOAP what is in no
+        matrix, or in one of other weights only."""
         if self.config.train.optimizer == "soap":
-            params = self.potential.params
-            return Soap(self.weights, matrices(self.potential.model, params.starts), self.backend)
+            places = matrices(self.potential.model, self.potential.params.starts)
+            places = places if held is None else [p for p in places if not held[p.index()].any()]
+            return Soap(self.weights, places, self.backend)
         return Adam(self.weights, self.config.train.amsgrad, self.backend)
 
 

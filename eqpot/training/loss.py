@@ -1,15 +1,16 @@
 """The loss of a batch and its derivative with respect to the predictions.
 
     L =   w_F · mean over known force components of  a_i rho(F - F*)              F in eV/Å
-        + w_E · mean over frames of known energy of      rho((E - E*) / sqrt(N))      E in eV, N atoms
-        + w_S · mean over known stress components of     rho((S - S*) V / sqrt(N))    S in eV/Å^3, V in Å^3
+        + w_E · mean over frames of known energy of  b_f rho((E - E*) / sqrt(N))      E in eV, N atoms
+        + w_S · mean over known stress components of b_f rho((S - S*) V / sqrt(N))    S in eV/Å^3, V in Å^3
 
 rho(x) = x^2, or Huber's: x^2 for |x| <= delta, and its tangent 2 delta |x| - delta^2 beyond. Errors that
 atoms make independently of each other add up like sqrt(N) in the energy and in the virial S V, so that
 energies of small and large structures count alike, and each about as much as the forces on an atom. With
 `errors = "per_atom"` the energy's error is divided by N and the stress taken as it is. The weights carry the
-inverse units, so L is a pure number. a_i is the weight of atom i's element. A NaN label is an unknown one: it
-adds nothing to a sum nor to the count that the sum is divided by.
+inverse units, so L is a pure number. b_f is the weight of frame f, 1 unless data or settings give another,
+and a_i that of atom i's element times its frame's; sums are divided by counts, not by weights. A NaN label is
+an unknown one: it adds nothing to a sum nor to the count that the sum is divided by.
 """
 
 import numpy as np
@@ -26,13 +27,14 @@ def loss_and_gradient(
     atom_counts: np.ndarray,
     atom_weights: np.ndarray | None = None,
     volumes: np.ndarray | None = None,
+    frame_weights: np.ndarray | None = None,
 ) -> tuple[float, dict[str, float], np.ndarray, np.ndarray, np.ndarray]:
     """Loss, its unweighted terms, and dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3], all float64.
 
     atom_counts[f] is N of each frame, atom_weights[n] are the a_i (None: all 1), volumes[f] are the V, needed
-    with stress alone. A term whose labels are missing is NaN among the terms, zero in the loss, and its
-    gradient zero. All arrays are of one backend; on a GPU loss and terms stay there too, as arrays of one
-    number, so that nobody waits for it here.
+    with stress alone, frame_weights[f] the b_f (None: all 1). A term whose labels are missing is NaN among
+    the terms, zero in the loss, and its gradient zero. All arrays are of one backend; on a GPU loss and terms
+    stay there too, as arrays of one number, so that nobody waits for it here.
     """
     like = next(x for x in (prediction.forces, prediction.energy) if x is not None)
     frames = len(atom_counts)
@@ -46,10 +48,11 @@ def loss_and_gradient(
             volumes = np.where(np.isnan(volumes), 1.0, volumes)
             per_stress = (per_energy / volumes)[:, None, None]
     a = none[1][:, :1] + 1 if atom_weights is None else atom_weights[:, None]
+    b, c = (1.0, 1.0) if frame_weights is None else (frame_weights, frame_weights[:, None, None])
 
-    energy, grad_energy = _term(config, prediction.energy, target.energy, none[0], per=per_energy)
+    energy, grad_energy = _term(config, prediction.energy, target.energy, none[0], per=per_energy, weight=b)
     forces, grad_forces = _term(config, prediction.forces, target.forces, none[1], weight=a)
-    stress, grad_stress = _term(config, prediction.stress, target.stress, none[2], per=per_stress)
+    stress, grad_stress = _term(config, prediction.stress, target.stress, none[2], per=per_stress, weight=c)
 
     parts = {"energy": energy, "forces": forces, "stress": stress}
     weights = {"energy": config.energy, "forces": config.forces, "stress": config.stress}

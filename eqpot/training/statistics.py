@@ -101,6 +101,26 @@ def element_weights(data: Dataset, balanced: bool) -> np.ndarray:
     return weights
 
 
+def frame_weights(data: Dataset, groups: str | Mapping[str, float] = "none") -> np.ndarray | None:
+    """Weight of each frame's errors, float64 [frames]: its own times its group's; None where all are 1."""
+    weights = np.ones(len(data)) if data.weight is None else data.weight.copy()
+    if groups != "none" and data.group is not None:
+        weights *= [groups.get(str(group), 1.0) for group in data.group]
+    return None if (weights == 1).all() else weights
+
+
+def check_groups(data: Dataset, groups: str | Mapping[str, float]) -> None:
+    """UserError at the weight of a group that no frame is in."""
+    there = [] if data.group is None else sorted({str(group) for group in data.group})
+    for group in () if groups == "none" else groups:
+        if group not in there:
+            found = ", ".join(repr(name) for name in there[:20]) or "none"
+            raise UserError(
+                f"{data.path}: loss.group_weights: expected groups of the data, found {group!r}; "
+                f"those of the data: {found}"
+            )
+
+
 def require_forces(data: Dataset, role: str) -> None:
     """UserError where no frame has forces."""
     if not data.known("forces").any():

@@ -5,6 +5,8 @@
     log.csv             a row per epoch
     config.toml         the settings
     learning_curve.png
+    converted.h5        the frames, where they were read from other files than a data set of eqpot's, or where
+                        some are replayed; converted_valid.h5 those to validate on
 
 All randomness (split, initial weights, order of the frames) follows from the seed, so a run repeats bit by
 bit; with `max_time` it follows the clock as well. A checkpoint holds the end of an epoch, the last one or,
@@ -13,7 +15,6 @@ after a kill, one shortly before it, and resuming from it gives the bits of a ru
 
 import dataclasses
 import math
-import os
 import time
 from contextlib import closing
 from importlib.metadata import version
@@ -26,27 +27,24 @@ from eqpot.backend import resolve
 from eqpot.config import Config
 from eqpot.errors import UserError
 from eqpot.files import replacing, shown
-from eqpot.network.isolated import decide
-from eqpot.runs import Hold, Watch, beginning, check_run, clear_run
-from eqpot.structures.data import Dataset, read_dataset, repeated
+from eqpot.potential import Potential
+from eqpot.runs import Hold, Watch, beginning, check_run, clear_run, keep_apart
+from eqpot.structures.data import Dataset, repeated
 from eqpot.structures.frames import Frames
 from eqpot.training import checkpoint, validation
-from eqpot.training.checkpoint import CHECKPOINT, Sources
+from eqpot.training.beginning import DATA, VALID, Beginning, begin
+from eqpot.training.checkpoint import CHECKPOINT
+from eqpot.training.finetune import Parent
 from eqpot.training.learner import Diverged, Learner
 from eqpot.training.log import COLUMNS, ERRORS, extend_log, read_log, write_log
 from eqpot.training.outlook import estimate, limit
-from eqpot.training.statistics import (
-    choose_frames,
-    closest,
-    energy_units,
-    left_open,
-    mean_neighbours,
-)
+from eqpot.training.sources import Sources
+from eqpot.training.statistics import closest, energy_units, mean_neighbours
 from eqpot.words import counted
 
 MODEL, LOG, SETTINGS, CURVE = "model.h5", "log.csv", "config.toml", "learning_curve.png"
 
-FILES = (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE)
+FILES = (MODEL, CHECKPOINT, LOG, SETTINGS, CURVE, DATA, VALID)
 
 
 class Trainer(Learner):
@@ -64,9 +62,11 @@ class Trainer(Learner):
         train: Dataset,
         valid: Dataset,
         device: str = "cpu",
+        potential: Potential | None = None,
     ):
         """Draws the frames of `sources` from the two data sets and makes their neighbour lists."""
-        super().__init__(config, train.subset(sources.train), valid.subset(sources.valid), device)
+        drawn = train.subset(sources.train), valid.subset(sources.valid)
+        super().__init__(config, *drawn, device, potential, sources.known)
         self.folder, self.sources = folder, sources
         self.rows: list[dict[str, float]] = []
         self.hold = Hold(folder)
@@ -78,36 +78,39 @@ class Trainer(Learner):
     def start(
         cls,
         config: Config,
-        data: str | Path,
+        data: str | Path | Dataset,
         folder: str | Path,
-        valid: str | Path | None = None,
+        valid: str | Path | Dataset | None = None,
         overwrite: bool = False,
         command: str = "",
         device: str = "cpu",
+        parent: Parent | None = None,
+        replay: str | Path | Dataset | None = None,
     ) -> Self:
-        """A new run; nothing is written before data and settings are found good."""
+        """A new run; nothing is written before data and settings are found good.
+
+        data, valid: data set files, or frames that the run folder keeps; parent: what it begins with, of
+        whose data `replay` has some.
+        """
         device = resolve(device)
         with Hold(folder) as hold:
             check_run(folder, FILES, overwrite)
-            train_data = read_dataset(data)
-            valid_data = train_data if valid is None else read_dataset(valid)
-            isolated = decide(config, train_data)
-            if isolated.exact:
-                config = config.replace({"model": {"isolated_atoms": True}})
-            chosen = choose_frames(config, train_data, None if valid is None else valid_data, isolated.told)
-            sources = Sources(os.path.abspath(data), train_data.hash, *chosen, command=command)
-            if valid is not None:
-                sources.valid_data, sources.valid_hash = os.path.abspath(valid), valid_data.hash
-            self = cls(config, Path(folder), sources, train_data, valid_data, device)
+            keep_apart(folder, FILES, data, valid, replay, parent.path if parent else None)
+            begun = begin(config, data, valid, command, parent, replay)
+            made = begun.config, Path(folder), begun.sources, begun.train, begun.valid, device
+            self = cls(*made, begun.potential)
             potential = self.potential
-            wanted = isolated.shifts, config.train.scale
-            potential.shift[:], potential.scale[:] = energy_units(self.train, potential.zbl, *wanted)
-            potential.mean_neighbours = mean_neighbours(self.train)
-            notes = {"shifts": isolated.note, "note": left_open(self.train.dataset, isolated.shifts)}
-            potential.provenance.update(self._provenance(train_data) | notes)
+            if parent is None:
+                wanted = begun.isolated.shifts, config.train.scale
+                potential.shift[:], potential.scale[:] = energy_units(self.train, potential.zbl, *wanted)
+                potential.mean_neighbours = mean_neighbours(self.train)
+            else:
+                begun.notes["parent_valid_forces_rmse"] = self.validate()["forces_rmse"]
             self.hold = hold
             clear_run(hold, FILES, overwrite)
             with beginning(hold, FILES):
+                begun.store(self.folder)
+                potential.provenance.update(self._provenance(begun, parent))
                 self._keep()
                 self._save()
                 self._write_settings()
@@ -136,15 +139,17 @@ class Trainer(Learner):
             if config.model.isolated_atoms == "auto":  # decided as the run began
                 config = config.replace({"model": {"isolated_atoms": began.model.isolated_atoms}})
             checkpoint.only_stops_differ(config, began, path)
-            sources = Sources(**stored["sources"], train=arrays["train_frames"], valid=arrays["valid_frames"])
+            drawn = {part: arrays[f"{part}_frames"] for part in ("train", "valid")}
+            sources = Sources(**stored["sources"], **drawn)
+            sources.known = arrays.get("parent_species", sources.known)
             if valid is not None and not sources.valid_data:
-                raise UserError(
-                    f"{path}: expected no --valid, since the run split {shown(sources.data)}, found {valid}"
-                )
-            train_data = checkpoint.same_file(data or sources.data, sources.data_hash, path)
+                split = shown(folder / sources.data)
+                raise UserError(f"{path}: expected no --valid, since the run split {split}, found {valid}")
+            train_data = checkpoint.same_file(data or folder / sources.data, sources.data_hash, path)
             valid_data = train_data
             if sources.valid_data:
-                valid_data = checkpoint.same_file(valid or sources.valid_data, sources.valid_hash, path)
+                there = valid or folder / sources.valid_data
+                valid_data = checkpoint.same_file(there, sources.valid_hash, path)
             checkpoint.check_drawn(sources.train, train_data, path)
             checkpoint.check_drawn(sources.valid, valid_data, path)
             self = cls(config, folder, sources, train_data, valid_data, device)
@@ -229,7 +234,7 @@ class Trainer(Learner):
         """What is legal but perhaps not meant."""
         lines = [frames.warning() for frames in (self.train, self.valid)]
         if self.config.loss.energy > 0 and not self.train.dataset.known("energy").any():
-            lines.append(f"{shown(self.sources.data)}: no energies; the potential learns from forces alone")
+            lines.append(f"{self._data()}: no energies; the potential learns from forces alone")
         if self.sources.valid_data and (same := repeated(self.train.dataset, self.valid.dataset).sum()):
             lines.append(
                 f"{self.valid.dataset.path}: {same} of {counted(len(self.valid), 'validation frame')} repeat "
@@ -246,13 +251,34 @@ class Trainer(Learner):
                 "loss.energy and loss.stress weigh errors of energy and virial by sqrt(N); "
                 "loss.errors=per_atom makes them weigh errors by atom, as version 0.1 did"
             )
-        return [line for line in (provenance.get("shifts"), provenance.get("note"), weights) if line]
+        lines = [*self._parent(), provenance.get("shifts"), provenance.get("note"), weights]
+        if self.frame_weights is not None:
+            low, high = self.frame_weights.min(), self.frame_weights.max()
+            lines.append(f"frames weigh {low:g} to {high:g} in the loss, and all alike in validation")
+        return [line for line in lines if line]
+
+    def _parent(self) -> list[str]:
+        """What is taken over from the parent, if there is one, and what that reaches on the validation
+        frames."""
+        found = self.potential.provenance
+        if "parent" not in found:
+            return []
+        rmse, replay = 1000 * found["parent_valid_forces_rmse"], found.get("replay")
+        stay = ", ".join(self.config.train.freeze)
+        return [
+            f"of {found['parent']}: {found['taken_over']}; F {rmse:.3g} meV/Å on the validation frames "
+            f"before the first step; learning rate {self.config.train.learning_rate:g}",
+            f"weights that stay as they are: {stay}" if stay else "",
+            f"replayed: {replay}" if replay else "",
+        ]
 
     def _keep(self) -> None:
         """Remember what `_save` is to write."""
         content, arrays = self.contents()
         sources = dataclasses.asdict(self.sources)
         drawn = {f"{part}_frames": sources.pop(part) for part in ("train", "valid")}
+        if len(known := sources.pop("known")):
+            drawn["parent_species"] = known
         self._kept = content | {"sources": sources}, drawn | arrays
 
     def _save(self) -> None:
@@ -269,8 +295,11 @@ class Trainer(Learner):
         self._kept, end = None, time.monotonic()
         self._next_save = end + 50 * (end - began)
 
-    def _provenance(self, data: Dataset) -> dict[str, Any]:
-        texts = {k: v for k, v in data.attrs.items() if k in ("source", "level_of_theory") and v}
+    def _provenance(self, begun: Beginning, parent: Parent | None) -> dict[str, Any]:
+        texts = {k: v for k, v in begun.train.attrs.items() if k in ("source", "level_of_theory") and v}
+        shortest = closest(self.train, self.potential.species)
+        for pair, r in (parent.potential.provenance.get("closest", {}) if parent else {}).items():
+            shortest[pair] = min(r, shortest.get(pair, r))
         return {
             "data": Path(self.sources.data).name,
             "data_hash": self.sources.data_hash,
@@ -282,18 +311,22 @@ class Trainer(Learner):
             "command": self.sources.command,
             "seed": self.config.train.seed,
             "version": version("eqpot"),
-            "closest": closest(self.train, self.potential.species),
+            "closest": shortest,
             "config": self.config.to_dict(),
+            **begun.notes,
         }
 
     def _diverged(self, found: Diverged) -> UserError:
         frames = [] if found.chosen is None else self.sources.train[found.chosen]
         where = f", frames {', '.join(map(str, frames))}" if len(frames) else ""
         return UserError(
-            f"{shown(self.sources.data)}{where}: training diverged in epoch {self.state.epoch + 1}: "
+            f"{self._data()}{where}: training diverged in epoch {self.state.epoch + 1}: "
             f"expected finite numbers, found {found.what}; {self.folder / CHECKPOINT} keeps epoch "
             f"{self.state.epoch}; try a lower train.learning_rate"
         )
+
+    def _data(self) -> str:
+        return shown(self.folder / self.sources.data)
 
     def _write_model(self) -> None:
         trained = self.weights.copy()

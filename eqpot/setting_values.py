@@ -1,0 +1,60 @@
+"""Values of settings that are more than a number or a word: checked, in the form that they are kept in."""
+
+import math
+import numbers
+import re
+from collections.abc import Mapping
+from typing import Any
+
+HUGE = 1e12  # of any number, so that a slip is told
+FROZEN = "embedding|radial|blocks|block[1-9][0-9]{0,3}|readout"  # groups of weights, as patterns
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one, finite as a float."""
+    try:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def shifts(value: Any) -> Any:
+    """Of `train.shifts`."""
+    expected = '"least_squares", "parent" or a table of isolated-atom energies in eV such as {H = -13.6}'
+    if value in ("least_squares", "parent"):
+        return value
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(expected)
+    from ase.data import atomic_numbers
+
+    if not all(k in atomic_numbers and k != "X" and is_number(v) and abs(v) < HUGE for k, v in value.items()):
+        raise ValueError(expected)
+    return {k: float(v) for k, v in value.items()}
+
+
+def scale(value: Any) -> Any:
+    """Of `train.scale`."""
+    if value == "force_rms":
+        return value
+    if is_number(value) and 0 < value < HUGE:
+        return float(value)
+    raise ValueError('"force_rms" or a positive number in eV')
+
+
+def group_weights(value: Any) -> Any:
+    """Of `loss.group_weights`."""
+    if value == "none":
+        return value
+    if isinstance(value, Mapping) and value and all(is_number(v) and 0 <= v < HUGE for v in value.values()):
+        return {str(k): float(v) for k, v in value.items()}
+    raise ValueError('"none" or a table of weights from 0 by group such as {surface = 2.0, bulk = 0.5}')
+
+
+def freeze(value: Any) -> tuple[str, ...]:
+    """Of `train.freeze`: a list, or a text with commas."""
+    names = value.split(",") if isinstance(value, str) else value
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        names = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+        if all(re.fullmatch(FROZEN, name) for name in names):
+            return names
+    raise ValueError("a list of embedding, radial, blocks (or block1, block2, ...), readout")
