@@ -275,7 +275,8 @@ def test_settings_are_the_parents(folder, parent):
     assert config.train.learning_rate == LEARNING_RATE and config.train.dtype == "float32"
     assert tuned(parent, learning_rate=0.01).train.learning_rate == 0.01
     assert parent.settings({"model": {"features": 4, "isolated_atoms": "auto"}}).model.features == 4
-    paper = parent.settings({"preset": "paper", "model": {"features": 4, "blocks": 2, "radial_width": 4}})
+    mine = parent.potential.config.to_dict()
+    paper = parent.settings({"preset": "paper", "model": mine})
     assert paper.train.optimizer == "adam" and paper.train.learning_rate == LEARNING_RATE
 
 
@@ -284,7 +285,7 @@ def test_settings_are_the_parents(folder, parent):
     [
         ({"model": {"features": 8}}, "model.features: expected 4, as .*model.h5 has it, found 8"),
         ({"model": {"isolated_atoms": True}}, "model.isolated_atoms: expected False"),
-        ({"preset": "accurate"}, "model.filter_order: expected 1"),
+        ({"preset": "accurate"}, "model.features: expected 4, as .*model.h5 has it, found 128"),
         ({"model": {"zzz": 8}}, "model.zzz: unknown key"),
     ],
 )

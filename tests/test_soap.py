@@ -69,8 +69,10 @@ def test_matrices_side_by_side_and_numbers_of_none(often):
 
 
 def test_places_are_all_matrices_once():
-    for settings in ({}, {"symmetry": "so3"}, {"l_max": 0}, {"radial_depth": 0}, {"radial_depth": 2}):
-        model = Model(ModelConfig(features=8, blocks=3, **settings), 3, 10.0)
+    kinds = {"symmetry": "so3"}, {"l_max": 0}, {"radial_depth": 0}, {"radial_depth": 2}, {"filter_order": 1}
+    for settings in ({}, *kinds, {"node_products": False}):
+        config = ModelConfig.from_dict(ModelConfig.completed({"features": 8, "blocks": 3, **settings}))
+        model = Model(config, 3, 10.0)
         params = Params(model.shapes(), "float32")
         found = np.concatenate([p.index().ravel() for p in matrices(model, params.starts)])
         outside = np.setdiff1d(np.arange(len(params.flat)), found)

@@ -40,8 +40,8 @@ STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
 @click.option(
     "--preset",
     type=click.Choice(tuple(PRESETS)),
-    help="Settings that --config and --set change: eqpot's defaults, a narrower network in 0.6 of the time, "
-    "a wider one in 2.2 times the time, or those of NequIP's preprint.",
+    help="Settings that --config and --set change: a narrower network in 0.6 of the time, eqpot's defaults, "
+    "a wider network in 2.2 times the time, or those of NequIP's preprint.",
 )
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="One setting, repeatable.")
 @click.option("-o", "--output", default="run", show_default=True, metavar="DIR", help="Run folder.")
