@@ -241,8 +241,8 @@ def test_lone_atoms():
 
 def test_repr_says_what_it_is():
     assert repr(Potential.create(["O", "H"], features=8, cutoff=4)) == (
-        "<Potential for H O: o3, l_max 1, filters of order 2, node products, 8 features, 2 blocks, cutoff 4 Å, "
-        "float32>"
+        "<Potential for H O: o3, l_max 1, filters of order 2, node products, 8 features, 2 blocks, "
+        "cutoff 4 Å, float32>"
     )
     papers = Potential.create(["O", "H"], features=8, cutoff=4, filter_order=1, node_products=False)
     assert repr(papers) == "<Potential for H O: o3, l_max 1, 8 features, 2 blocks, cutoff 4 Å, float32>"
