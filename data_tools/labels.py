@@ -213,7 +213,8 @@ def _tell(columns: Columns, chosen: dict[str, str], keys, meanings, notes: list[
     if weight:
         lacking = sum(value is None for value in columns[weight])
         notes.append(
-            f"weights of frames from {weight}" + f"; 1 of {lacking} frames without it" * bool(lacking)
+            f"weights of frames from {weight}"
+            + f"; {lacking} of {len(columns[weight])} frames have none and weigh 1" * bool(lacking)
         )
     weights = [name for name in columns if is_weight(name) and name != weight]
     if weights:

@@ -202,7 +202,9 @@ def test_weights_of_frames(tmp_path, out):
     path.write_text(path.read_text().replace("config_weight=0.5 ", "", 1))
     result = convert(path, out)
     assert result.dataset.weight.tolist() == [1, 0.5, 0.5]
-    assert result.sources[0].notes == ["weights of frames from config_weight; 1 of 1 frames without it"]
+    assert result.sources[0].notes == [
+        "weights of frames from config_weight; 1 of 3 frames have none and weigh 1"
+    ]
     data = read_dataset(out)
     assert data.weight.tolist() == [1, 0.5, 0.5] and data.subset([1]).weight.tolist() == [0.5]
     assert data.atoms(2).info["config_weight"] == 0.5

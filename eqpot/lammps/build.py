@@ -49,7 +49,7 @@ def build(headers: Path | None, compiler: str | None, output: Path | None, bigbi
         f'-DEQPOT_PYTHON="{sys.executable}"',
         SOURCE.name,  # without its folder, as errors show it
     ]
-    target = (output or of_version(lammps.version)) / NAME
+    target = (output or of_version(lammps.version)).resolve() / NAME  # the compiler runs in another folder
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -61,7 +61,8 @@ def build(headers: Path | None, compiler: str | None, output: Path | None, bigbi
         done = subprocess.run([*command, "-o", temporary], cwd=SOURCE.parent, capture_output=True, text=True)
         if done.returncode:
             said = done.stderr.splitlines() or ["no message"]
-            reason = next((line for line in said if "error" in line), said[0])
+            errors = [line for line in said if "error" in line and not line.startswith("collect2")]
+            reason = next(iter(errors), said[0])
             raise UserError(f"{SOURCE}: cannot be compiled for LAMMPS {lammps.version}: {reason}")
     return target
 
