@@ -90,7 +90,7 @@ class SharedCall(ForceCall):
         """As the function of this name, but the network's numbers x [n] in the place of energies."""
         n, rows, K = share.own, len(share.species), self.model.config.blocks
         edges = share.senders, share.receiver_ptr, share.edge_vec, NONE, NONE
-        graph = in_parts(Graph(share.species, share.species_ptr, *edges, NONE), n)
+        graph = in_parts(Graph(share.species, share.species_ptr, *edges, np.array([0, n])), n)
         work = self._buffers(n, share.edge_count, len(graph.parts) - 1, rows)
         self._run(graph, work, 0, 1)
         work.u[0, n:rows] = self._first[share.species[n:]]

@@ -217,9 +217,11 @@ class ForceCall:
 
 
 def in_parts(graph: Graph, n: int) -> Graph:
-    """The graph's first n atoms in a part for each thread that pays, of about as many edges each."""
+    """The graph's first n atoms, given as one part, in one for each thread that pays, of as many edges."""
     E = len(graph.senders)
-    threads = max(1, min(get_num_threads(), E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD))
+    threads = min(get_num_threads(), E // EDGES_PER_THREAD, n // ATOMS_PER_THREAD)
+    if threads <= 1:
+        return graph
     inside = np.searchsorted(graph.receiver_ptr, [E * t // threads for t in range(1, threads)])
     return graph._replace(parts=np.array([0, *inside, n]))
 
