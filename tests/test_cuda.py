@@ -370,10 +370,10 @@ def test_soap(monkeypatch):
         ({"optimizer": "adam"}, "auto", ""),
         ({"optimizer": "adam", "amsgrad": True}, True, "weights"),
         ({"optimizer": "adam"}, False, "freeze"),
-        ({"optimizer": "soap"}, "auto", "weights"),
+        ({"optimizer": "soap"}, "auto", ""),
         ({"optimizer": "soap"}, False, "freeze"),
     ],
-    ids=["adam", "amsgrad, weights", "adam, freeze", "soap, weights", "soap, freeze"],
+    ids=["adam", "amsgrad, weights", "adam, freeze", "soap", "soap, freeze"],
 )
 def test_training_steps(tmp_path, optimizer, isolated, more):
     """Recorded steps on frames that stay on the GPU against plain ones on batches made on the host; with
@@ -381,7 +381,7 @@ def test_training_steps(tmp_path, optimizer, isolated, more):
 
     SOAP's first bases are those of one gradient: where it has no component, round-off chooses.
     """
-    same_loss, same_weights = (1e-5, 1e-2) if optimizer["optimizer"] == "soap" else (1e-9, 1e-7)
+    same_loss, same_weights = (1e-6, 1e-2) if optimizer["optimizer"] == "soap" else (1e-9, 1e-7)
     path = tmp_path / "data.h5"
     data = mixed_dataset()
     data.weight = np.linspace(0.5, 3, 6) if more == "weights" else None

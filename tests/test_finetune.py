@@ -71,10 +71,12 @@ def test_what_is_taken_over(parent):
 
 
 def test_forces_of_known_elements_do_not_jump(folder, parent):
-    new = parent.extended((7,), seed=0, dtype="float32")
+    potential = Potential.load(parent.path)
+    potential.scale[:] *= 20  # two epochs taught hardly any forces
+    new = replace(parent, potential=potential).extended((7,), seed=0, dtype="float32")
     atoms = read_dataset(folder / "old.h5").atoms(3)
-    before, after = parent.potential.evaluate(atoms), new.evaluate(atoms)
-    assert np.abs(before.forces).max() > 0.01
+    before, after = potential.evaluate(atoms), new.evaluate(atoms)
+    assert np.abs(before.forces).max() > 0.1
     assert after.forces == pytest.approx(before.forces, abs=1e-6)
     assert after.energy == pytest.approx(before.energy, abs=1e-6)
 
