@@ -221,7 +221,9 @@ class TrainConfig(Table):
     """How the weights are found."""
 
     section = "train"
-    later = MappingProxyType({"optimizer": "adam", "schedule": "plateau", "freeze": (), "n_replay": 0})
+    later = MappingProxyType(
+        {"optimizer": "adam", "schedule": "plateau", "freeze": (), "n_replay": 0, "refit_shifts": False}
+    )
 
     batch_size: int = option(
         0, "frames per step; 0: as many as have about 75 atoms, at least one", low=0, high=MANY
@@ -270,6 +272,9 @@ class TrainConfig(Table):
         "energy per atom of each element, eV: fitted, or of IsolatedAtom frames; or a table {H = -13.6, ...},"
         " or parent: those of --from",
         parse=shifts,
+    )
+    refit_shifts: bool = option(
+        True, "fit the shifts anew at the end, to what the best weights leave of the training energies"
     )
     scale: Any = option(
         "force_rms", "unit of the network's output: RMS of the training forces, or a number", parse=scale

@@ -29,6 +29,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "cooldown": 0.3,
                 "ema": 0.999,
                 "max_epochs": 10_000,
+                "refit_shifts": False,
             },
         },
     }

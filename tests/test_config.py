@@ -174,7 +174,13 @@ def test_the_preset_of_the_paper_is_all_that_version_0_1_did():
     assert later == {
         "model": {"isolated_atoms": "auto", "filter_order": 1, "node_products": False},
         "loss": {"errors": "per_atom", "group_weights": "none"},
-        "train": {"optimizer": "adam", "schedule": "plateau", "n_replay": 0, "freeze": ()},
+        "train": {
+            "optimizer": "adam",
+            "schedule": "plateau",
+            "n_replay": 0,
+            "freeze": (),
+            "refit_shifts": False,
+        },
     }
     assert {name: paper[name] | OLD[name] for name in paper} == paper
 

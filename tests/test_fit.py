@@ -13,12 +13,12 @@ from eqpot.errors import UserError
 from eqpot.files import sha256
 from eqpot.potential import Potential
 from eqpot.runs import Watch, write_checkpoint
-from eqpot.structures.data import concatenate, write_dataset
+from eqpot.structures.data import Dataset, concatenate, write_dataset
 from eqpot.structures.frames import Frames
 from eqpot.training import checkpoint
 from eqpot.training.checkpoint import checkpoint_of
 from eqpot.training.learner import Diverged, State
-from eqpot.training.statistics import choose_frames, element_weights, energy_shifts
+from eqpot.training.statistics import choose_frames, element_weights, energy_shifts, shifts_left
 from eqpot.training.trainer import Trainer
 from eqpot.training.validation import errors, predict
 
@@ -116,6 +116,47 @@ def test_errors_fall_and_the_best_model_is_kept(data, tmp_path):
     found = errors(frames.dataset, predict(potential, frames))
     assert found["forces_rmse"] == pytest.approx(min(rmse), rel=1e-5)
     assert found == {k: v for k, v in trainer.report().items() if k in found}
+
+
+def test_shifts_are_fitted_anew_at_the_end(data, tmp_path):
+    """The best weights leave no mean error of the training energies; training itself goes as it went."""
+    trainer = fitted(settings(dtype="float64"), data, tmp_path / "anew")
+    plain = fitted(settings(dtype="float64", refit_shifts=False), data, tmp_path / "plain")
+    assert same_arrays(tmp_path / "anew/checkpoint.h5", tmp_path / "plain/checkpoint.h5")
+    error = {}
+    for name in ("anew", "plain"):
+        potential = Potential.load(tmp_path / name / "model.h5")
+        frames = Frames(trainer.train.dataset, potential.species, potential.config.cutoff)
+        left = frames.dataset.energy - predict(potential, frames, forces=False).energy
+        error[name] = abs(left.mean())
+        assert ("shifts_refit" in potential.provenance) == (name == "anew")
+    assert error["anew"] < 1e-10 < 1e-4 < error["plain"]
+    assert np.array_equal(plain.weights, trainer.weights)
+
+
+def test_shifts_that_are_given_stay(data, tmp_path):
+    table = {"H": -1.0, "O": -4.0}
+    trainer = fitted(settings(shifts=table, max_epochs=1), data, tmp_path / "run")
+    assert trainer.potential.shift.tolist() == [-1.0, -4.0]
+    trainer = fitted(
+        settings(shifts=table, max_epochs=1).replace({"model": {"isolated_atoms": False}}),
+        data,
+        tmp_path / "other",
+    )
+    assert trainer.potential.shift.tolist() == [-1.0, -4.0]
+
+
+def test_shifts_left_count_errors_as_the_loss_does():
+    """Squares of E - E' by N, times the frame's weight."""
+    four = toy_dataset(1, symbols="H4")
+    two = Dataset(np.array([0, 2]), four.numbers[:2], four.positions[:2], four.cell, four.pbc)
+    two = replace(two, energy=np.zeros(1), forces=np.zeros((2, 3)))
+    data = concatenate([replace(four, stress=None, group=None), two], {})
+    potential = Potential.create([1], dtype="float64", **MODEL)
+    frames = Frames(data, potential.species, potential.config.cutoff)
+    frames.dataset.energy[:] = predict(potential, frames, forces=False).energy + [0.1, 0.4]
+    expected = (0.1 * 4 / 4 + 3 * 0.4 * 2 / 2) / (4 * 4 / 4 + 3 * 2 * 2 / 2)
+    assert shifts_left(potential, frames, [1], np.array([1.0, 3.0])) == pytest.approx(expected)
 
 
 def test_run_folder_and_provenance(data, tmp_path):

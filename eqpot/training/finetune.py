@@ -29,8 +29,7 @@ from eqpot.network.model import Model
 from eqpot.network.params import Params
 from eqpot.structures.data import Dataset, repeated
 from eqpot.structures.frames import Frames
-from eqpot.training.statistics import energy_shifts
-from eqpot.training.validation import predict
+from eqpot.training.statistics import energy_shifts, shifts_left
 from eqpot.words import counted
 
 if TYPE_CHECKING:
@@ -125,8 +124,7 @@ class Parent:
             how = f"of {Path(self.path).name}"
         else:
             frames = Frames(data.subset(known), potential.species, potential.config.cutoff)
-            rest = frames.dataset.energy - predict(potential, frames).energy
-            shifts[places] += np.linalg.lstsq(frames.dataset.composition(tuple(fitted)), rest, rcond=None)[0]
+            shifts[places] += shifts_left(potential, frames, fitted)
             how = f"fitted to what {Path(self.path).name} leaves of the energies"
         changes = zip(symbols, shifts, shifts - potential.shift, strict=True)
         listed = ", ".join(f"{symbol} {shift:.6g} ({change:+.3g})" for symbol, shift, change in changes)

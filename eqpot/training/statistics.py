@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -14,7 +15,11 @@ from eqpot.kernels.edges import shortest_edges
 from eqpot.network.zbl import ZBL
 from eqpot.structures.data import Dataset, first_alike
 from eqpot.structures.frames import Frames
+from eqpot.training.validation import predict
 from eqpot.words import counted
+
+if TYPE_CHECKING:
+    from eqpot.potential import Potential
 
 
 def choose_frames(
@@ -89,6 +94,29 @@ def energy_shifts(data: Dataset, shifts: str | Mapping[str, float] = "least_squa
     if not known.any():
         return np.zeros(len(data.species))
     return np.linalg.lstsq(data.composition()[known], data.energy[known], rcond=None)[0]
+
+
+def shifts_left(
+    potential: "Potential",
+    frames: Frames,
+    elements: Sequence[int],
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """What the shifts of `elements` lack to give the energies of `frames`, eV, float64 [elements].
+
+    By least squares of the errors over the compositions, each error by sqrt(N) as in the loss, the shortest
+    solution where several fit. Zero where no energy is known.
+
+    weights: of the frames, by which the squares count.
+    """
+    known = frames.dataset.known("energy")
+    if not (known.any() and len(elements)):
+        return np.zeros(len(elements))
+    data = frames.dataset
+    rest = (data.energy - predict(potential, frames, forces=False).energy)[known]
+    rows = np.sqrt((1.0 if weights is None else weights[known]) / data.sizes[known])
+    compositions = data.composition(tuple(elements))[known]
+    return np.linalg.lstsq(rows[:, None] * compositions, rows * rest, rcond=None)[0]
 
 
 def element_weights(data: Dataset, balanced: bool) -> np.ndarray:

@@ -13,21 +13,27 @@ if TYPE_CHECKING:
     from eqpot.potential import Potential
 
 
-def predict(potential: "Potential", frames: Frames, max_edges: int = 20_000) -> Labels:
-    """Energies, forces and (where any frame has a label of it) stress, in the order of the data set, float64.
+def predict(potential: "Potential", frames: Frames, max_edges: int = 20_000, forces: bool = True) -> Labels:
+    """Energies, and with `forces` these and (where any frame has a label of it) stress, in the order of the
+    data set, float64.
 
     Frames are taken together up to `max_edges` edges, which bounds the memory.
     """
-    stress = frames.has_stress
+    stress = forces and frames.has_stress
     count, atoms = len(frames), len(frames.dataset.numbers)
-    result = Labels(np.empty(count), np.empty((atoms, 3)), np.empty((count, 3, 3)) if stress else None)
+    result = Labels(
+        np.empty(count),
+        np.empty((atoms, 3)) if forces else None,
+        np.empty((count, 3, 3)) if stress else None,
+    )
     group = (np.cumsum(frames.edges) - 1) // max_edges
     for k in np.unique(group):
         chosen = np.flatnonzero(group == k)
         batch, rows = frames.batch(chosen)
-        prediction = potential.predict(batch, forces=True, stress=stress)
+        prediction = potential.predict(batch, forces=forces, stress=stress)
         result.energy[chosen] = prediction.energy
-        result.forces[rows] = prediction.forces
+        if forces:
+            result.forces[rows] = prediction.forces
         if stress:
             result.stress[chosen] = prediction.stress
     return result
