@@ -218,7 +218,18 @@ def _tell(columns: Columns, chosen: dict[str, str], keys, meanings, notes: list[
         )
     weights = [name for name in columns if is_weight(name) and name != weight]
     if weights:
-        notes.append(f"weights in the data are not used: {', '.join(weights)}")
+        told = (name + _no_weights(columns[name]) * (name == WEIGHT) for name in weights)
+        notes.append(f"weights in the data are not used: {', '.join(told)}")
+
+
+def _no_weights(column: list) -> str:
+    """Why a column of weights is none, in brackets."""
+    for k, value in enumerate(column):
+        number = None if value is None else _numeric(value)
+        if value is not None and (number is None or number.size != 1):
+            found = repr(str(value)[:40]) if number is None else f"{number.size} numbers"
+            return f" (frame {k}: expected one number, found {found})"
+    return ""
 
 
 def _free_energy(columns: Columns, energy: str, free: str) -> str:

@@ -87,7 +87,9 @@ def msd(
     length = len(frames) // blocks
     lag = step * np.arange(length)
     if length < 4:
-        raise UserError(f"blocks: expected at least 4 frames in each of {blocks}, found {length}")
+        raise UserError(
+            f"blocks: expected at least 4 frames in each of {blocks}, found {length}; fewer blocks are longer"
+        )
     start, stop = fit or (0.1 * lag[-1], max(0.5 * lag[-1], 3 * step))
     fitted = (lag >= start * (1 - 1e-9)) & (lag <= stop * (1 + 1e-9)) & (lag > 0)
     if stop > lag[-1] * (1 + 1e-9) or np.count_nonzero(fitted) < 3:

@@ -181,6 +181,7 @@ READ_STRUCTURE = [
     *[["data", "convert", "{}", "out.h5"]] * 8,
     ["fit", "{}", "-o", "new", "--max-epochs=1", *SHORT],
     ["fit", "toy.h5", "--valid={}", "-o", "new", "--max-epochs=1", *SHORT],
+    ["eval", "model.h5", "{}", "--json=errors.json"],
 ]
 
 

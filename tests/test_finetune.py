@@ -95,9 +95,9 @@ def test_shifts_are_fitted_to_what_the_parent_leaves(change, folder, parent):
     potential = parent.extended(data.species, 0, "float32")
     shifts, told = parent.shifts(potential, data, "least_squares")
     assert shifts - parent.potential.shift == pytest.approx(change, abs=1e-6)
-    assert "fitted to what model.h5 leaves of the energies" in told
+    assert "fitted to what parent/model.h5 leaves of the energies" in told
     kept, told = parent.shifts(potential, data, "parent")
-    assert np.array_equal(kept, parent.potential.shift) and "shifts of model.h5" in told
+    assert np.array_equal(kept, parent.potential.shift) and "shifts of parent/model.h5" in told
     table, _ = parent.shifts(potential, data, {"H": -1.0, "O": -2.0})
     assert table.tolist() == [-1.0, -2.0]
 
@@ -123,7 +123,7 @@ def test_a_fit_of_another_level_with_a_new_element(folder, parent, tmp_path):
     assert before["energy_per_atom_rmse"] < 2
     trainer.run()
     provenance = Potential.load(tmp_path / "run/model.h5").provenance
-    assert provenance["parent"] == "model.h5"
+    assert provenance["parent"] == "parent/model.h5"
     assert provenance["parent_hash"] == sha256(folder / "parent/model.h5")
     assert provenance["taken_over"] == "weights, scale and mean neighbours; fresh weights for N"
     assert provenance["parent_valid_forces_rmse"] == before["forces_rmse"]
@@ -313,17 +313,17 @@ def test_on_the_command_line(folder, tmp_path, monkeypatch, capsys):
     assert main(["fit", str(folder / "new.h5"), "-o", "run", *files, *SHORT]) == 0
     said = capsys.readouterr().out
     for words in (
-        "note: of model.h5: weights, scale and mean neighbours; fresh weights for N; F ",
+        "note: of parent/model.h5: weights, scale and mean neighbours; fresh weights for N; F ",
         "before the first step; learning rate 0.002",
         "note: weights that stay as they are: embedding, radial",
         "note: replayed: 16 frames of ",
-        "fitted to what model.h5 leaves of the energies: H ",
+        "fitted to what parent/model.h5 leaves of the energies: H ",
     ):
         assert words in said
     assert main(["info", "run/model.h5"]) == 0
     told = capsys.readouterr().out
     hash = sha256("parent/model.h5")
-    assert f"parent hash               {hash}" in told and "parent                    model.h5" in told
+    assert f"parent hash               {hash}" in told and "parent                    parent/model.h5" in told
     assert main(["fit", "--resume", "-o", "run", "--max-epochs=3"]) == 0
     assert main(["fit", "--from=parent/model.h5", "--show-config"]) == 0
     assert "learning_rate = 0.002" in capsys.readouterr().out

@@ -232,7 +232,10 @@ def test_a_config_weight_of_atoms_is_no_frames_weight(tmp_path, out):
     path = source(tmp_path, "energy=-1", {"forces": FORCES, "config_weight": FORCES})
     result = convert(path, out)
     assert result.dataset.weight is None
-    assert result.sources[0].notes == ["weights in the data are not used: config_weight"]
+    unused = "weights in the data are not used: config_weight (frame 0: expected one number, found "
+    assert result.sources[0].notes == [unused + "6 numbers)"]
+    path = source(tmp_path, "energy=-1 config_weight=low", {"forces": FORCES})
+    assert convert(path, out, overwrite=True).sources[0].notes == [unused + "'low')"]
 
 
 def test_weights_of_frames_in_an_npz(tmp_path, out):
@@ -243,7 +246,7 @@ def test_weights_of_frames_in_an_npz(tmp_path, out):
     assert named.dataset.weight.tolist() == [0, 1, 2, 3]
     plain = convert(tmp_path / "a.npz", out, overwrite=True)
     assert plain.dataset.weight is None
-    assert plain.sources[0].notes == ["weights in the data are not used: config_weight"]
+    assert plain.sources[0].notes[0].endswith("config_weight (frame 0: expected one number, found 3 numbers)")
     np.savez(tmp_path / "a.npz", **arrays(w=np.ones(3)))
     refused("w: expected shape", tmp_path / "a.npz", tmp_path / "new.h5", keys={"weight": "w"})
 

@@ -325,7 +325,7 @@ REFUSED = {
         BOX + "pair_style eqpot m.h5 other.h5",
         "other.h5: expected elements and cutoff of the first",
     ),
-    "element": (BOX + MODEL + "pair_coeff * * H C N", "that the model has seen (H C O) or NULL, found N"),
+    "element": (BOX + MODEL + "pair_coeff * * H C N", "elements trained on (H C O) or NULL, found N"),
     "too few": (BOX + MODEL + "pair_coeff * * H", "for each of 3 atom types"),
     "a pair": (BOX + MODEL + "pair_coeff 1 2 H C O", "must start with * *"),
     "units": (
@@ -392,6 +392,15 @@ def said(wrong, plugins) -> dict[str, str]:
 @pytest.mark.parametrize("name", REFUSED)
 def test_wrong_scripts_end_with_a_line(said, name):
     assert REFUSED[name][1] in said[name] and said[name].count("\n") <= 1
+
+
+def test_what_may_not_be_meant_is_told(plugins, wrong):
+    """Elements in another order than the masses, a heavier isotope, one model twice: on one rank, once."""
+    script = "pair_style eqpot m.h5 m.h5\npair_coeff * * C H O\nmass 3 18\nrun 0\nrun 0\n"
+    done = launch(wrong, plugins, 2, BOX + script)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("WARNING: pair_style eqpot")]
+    told = ("m.h5: 2 of the 2 models are this one", "type 1 is C, and has the mass 1.008 of H", "type 2 is H")
+    assert len(lines) == 3 and all(text in line for text, line in zip(told, lines, strict=True)), done.stdout
 
 
 @pytest.mark.parametrize("name", ["no such model", "same place"])

@@ -96,7 +96,7 @@ def test_a_data_set_in_and_out_again(here):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["one.h5", "iron.xyz"], "iron.xyz: frame 1: numbers: expected elements that the model has seen"),
+        (["one.h5", "iron.xyz"], "iron.xyz: frame 1: numbers: expected elements trained on"),
         (["one.h5", "two.h5", "iron.xyz"], "iron.xyz: frame 1, one.h5: numbers: expected elements"),
         (["one.h5", "none.xyz"], "none.xyz: expected a trajectory, found no such file"),
         (["one.h5"], "expected one model or more and a file"),

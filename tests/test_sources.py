@@ -1,6 +1,8 @@
 """`eqpot fit` on any source that `eqpot data convert` takes: read, told and kept alike."""
 
+import json
 import shutil
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -57,6 +59,34 @@ def test_a_source_is_fitted_like_what_it_is_converted_to(folder, capsys):
     assert origin["data"] == "converted.h5" and origin["data_hash"] == sha256("two/converted.h5")
     assert origin["source"] == "a.extxyz, b.extxyz"
     assert not (folder / "one/converted.h5").exists() and not (folder / "two/converted_valid.h5").exists()
+
+
+def test_eval_takes_sources_too(folder, capsys):
+    fit("a.extxyz", "b.extxyz", "-o", "run")
+    for name in ("toy.h5", "all.extxyz", "toy.npz"):
+        capsys.readouterr()
+        units = ["--energy-unit=kcal/mol"] * name.endswith("npz")
+        assert main(["eval", "run/model.h5", name, *units, f"--json={name}.json"]) == 0
+        assert f"errors on the 12 frames of {name}" in capsys.readouterr().out
+    one, other, npz = (
+        json.loads(Path(f"{name}.json").read_text()) for name in ("toy.h5", "all.extxyz", "toy.npz")
+    )
+    for found in (other, npz):
+        assert found["forces_rmse"] == pytest.approx(one["forces_rmse"], rel=1e-5)
+    assert npz["stress_rmse"] is None
+    assert "--energy-unit: expected a source to be converted" in refused(
+        ["eval", "run/model.h5", "toy.h5", "--energy-unit=eV"], capsys
+    )
+
+
+def test_frames_of_weight_0_are_told(folder, capsys):
+    data = read_dataset("toy.h5")
+    data.weight[:3] = 0
+    data.weight[3:] = 0.5
+    write_dataset("some.h5", data)
+    fit("some.h5", "-o", "run")
+    said = capsys.readouterr().out
+    assert "note: 3 frames of weight 0 left out" in said and "note: frames weigh 0.5 each in the loss" in said
 
 
 def test_options_and_files_to_validate_on(folder, capsys):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eqpot.commands.options import device_option
+from eqpot.commands.sources import check_used, frames
+from eqpot.data_tools.options import reading, source_options
 from eqpot.words import counted, say
 
 if TYPE_CHECKING:
@@ -23,31 +25,38 @@ QUANTITIES = (
 
 @click.command("eval")
 @click.argument("model", metavar="MODEL.h5")
-@click.argument("data", metavar="DATA.h5")
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @click.option("--json", "json_file", metavar="FILE", help="Write the errors as JSON.")
 @click.option("--plots", metavar="DIR", help="Draw predicted against reference values.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE, and the pictures in DIR.")
 @device_option
-def evaluate(model, data, json_file, plots, overwrite, device) -> None:
-    """Errors of MODEL.h5 on the labelled frames of DATA.h5."""
+@source_options(hidden=True)
+def evaluate(model, data, json_file, plots, overwrite, device, **options) -> None:
+    """Errors of MODEL.h5 on the labelled frames of DATA.
+
+    DATA is a data set file, or any sources that `eqpot data convert` takes, with its options for units, keys,
+    types and missing labels (`eqpot data convert --help`).
+    """
     from eqpot.files import check_folder, check_output, write_json
     from eqpot.potential import Potential
     from eqpot.printing import show
-    from eqpot.structures.data import LABELS, read_dataset
+    from eqpot.structures.data import LABELS, Dataset, read_dataset
     from eqpot.training.validation import compare
 
     if json_file is not None:
         check_output(json_file, overwrite)
     if plots is not None:
         check_folder(plots, [f"{label}.png" for label in LABELS], overwrite)
+    check_used(data, options)
     potential = Potential.load(model, device)
-    dataset = read_dataset(data)
+    found = frames(data, reading(options))
+    dataset = found if isinstance(found, Dataset) else read_dataset(found)
     content, prediction, warning = compare(potential, dataset)
     if warning:
         say(f"warning: {warning}")
     if potential.provenance.get("note"):
         say(f"note: {potential.provenance['note']}")
-    show(*tables(content, f"errors on the {counted(len(dataset), 'frame')} of {data}"))
+    show(*tables(content, f"errors on the {counted(len(dataset), 'frame')} of {dataset.path}"))
     if json_file is not None:
         write_json(json_file, content)
         say(f"wrote {json_file}")

@@ -45,7 +45,7 @@ STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
 )
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="One setting, repeatable.")
 @click.option("-o", "--output", default="run", show_default=True, metavar="DIR", help="Run folder.")
-@click.option("--max-epochs", type=Whole(), metavar="N", help="Stop after N epochs.")
+@click.option("--max-epochs", type=Whole(), metavar="N", help="Stop after N epochs; 0: no limit.")
 @click.option(
     "--max-time",
     metavar="TIME",
@@ -76,7 +76,8 @@ def fit(
     """Train a potential on DATA.
 
     DATA is a data set file (made by `eqpot data convert`), or any sources that `eqpot data convert` takes,
-    with its options for units, keys, types and missing labels; the run folder then keeps the frames.
+    with its options for units, keys, types and missing labels (`eqpot data convert --help`); the run folder
+    then keeps the frames.
 
     The learning rate falls to 0 before --max-epochs or --max-time, whichever comes first; without them it is
     cut at plateaus of the validation error, and the fit ends after many cuts, perhaps days.

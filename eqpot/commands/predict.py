@@ -56,7 +56,10 @@ def predict(files, output, overwrite, device) -> None:
     check_trajectory(file)
     potentials = [Potential.load(model, device) for model in models]
     say(*(f"warning: {line}" for line in named_twice(models)))
-    say(*(f"note: {note}" for note in {p.provenance.get("note"): None for p in potentials} if note))
+    notes = {
+        note: model for model, p in zip(models, potentials, strict=True) if (note := p.provenance.get("note"))
+    }
+    say(*(f"note: {f'{model}: ' * (len(models) > 1)}{note}" for note, model in notes.items()))
     frames = atoms = 0
     close: list[str] = []
     with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as out, busy("predicting"):

@@ -12,6 +12,7 @@ import sysconfig
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from eqpot.errors import UserError
 from eqpot.files import replacing
@@ -49,21 +50,24 @@ def build(headers: Path | None, compiler: str | None, output: Path | None, bigbi
         f'-DEQPOT_PYTHON="{sys.executable}"',
         SOURCE.name,  # without its folder, as errors show it
     ]
-    target = (output or of_version(lammps.version)).resolve() / NAME  # the compiler runs in another folder
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(
-            f"{target.parent}: cannot be written ({e.strerror}); -o DIR takes another folder"
-        ) from e
     command += _python_library()
-    with replacing(target) as temporary:
-        done = subprocess.run([*command, "-o", temporary], cwd=SOURCE.parent, capture_output=True, text=True)
+    target = (output or of_version(lammps.version)) / NAME
+    with TemporaryDirectory() as scratch:
+        compiled = Path(scratch, NAME)
+        done = subprocess.run([*command, "-o", compiled], cwd=SOURCE.parent, capture_output=True, text=True)
         if done.returncode:
             said = done.stderr.splitlines() or ["no message"]
             errors = [line for line in said if "error" in line and not line.startswith("collect2")]
             reason = next(iter(errors), said[0])
             raise UserError(f"{SOURCE}: cannot be compiled for LAMMPS {lammps.version}: {reason}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise UserError(
+                f"{target.parent}: cannot be written ({e.strerror}); -o DIR takes another folder"
+            ) from e
+        with replacing(target) as temporary:
+            shutil.copy(compiled, temporary)
     return target
 
 

@@ -8,10 +8,13 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from ase.data import chemical_symbols
+from ase.data import atomic_masses, chemical_symbols
 
 from eqpot.errors import UserError
+from eqpot.files import named_twice
 from eqpot.words import plain
+
+ALIKE = 0.02  # of a mass: what scripts round it by; isotopes are told by more
 
 
 def told(error: BaseException) -> str:
@@ -50,6 +53,7 @@ class Pair:
                     f"{first.config.cutoff:g} Å, found {_elements(p)}, {p.config.cutoff:g} Å"
                 )
         self._fitted = [p.fitted for p in potentials]
+        self._same = named_twice(paths)
         self.species, self.cutoff = first.species, first.config.cutoff
         self.members, self.n_species = len(potentials), len(first.species)
 
@@ -70,10 +74,25 @@ class Pair:
         for name in names:
             if name != "NULL" and name not in symbols:
                 raise UserError(
-                    f"pair_coeff: expected elements that the model has seen ({' '.join(symbols)}) or NULL, "
-                    f"found {name}"
+                    f"pair_coeff: expected elements trained on ({' '.join(symbols)}) or NULL, found {name}"
                 )
         return [-1 if name == "NULL" else symbols.index(name) for name in names]
+
+    def doubts(self, masses: Sequence[float], types: Sequence[int]) -> list[str]:
+        """Lines about what may not be meant: a model twice, a type whose mass is that of another element.
+
+        masses: of the atom types, g/mol; types: what `species_of` returned.
+        """
+        own = atomic_masses[list(self.species)]
+        lines = list(self._same)
+        for k, (mass, species) in enumerate(zip(masses, types, strict=True)):
+            if species < 0 or abs(mass - own[species]) <= ALIKE * mass:
+                continue
+            like = int(np.argmin(abs(own - mass)))
+            if abs(mass - own[like]) <= ALIKE * mass:
+                said, meant = (chemical_symbols[self.species[place]] for place in (species, like))
+                lines.append(f"pair_coeff: type {k + 1} is {said}, and has the mass {mass:g} of {meant}")
+        return [plain(line) for line in lines]
 
     def steps(
         self,

@@ -217,6 +217,34 @@ class PairEqpot : public Pair {
           error->all(FLERR, "pair_style eqpot: expected special_bonds lj 1 1 1, found others, by which bonded "
                             "atoms would not see each other");
     neighbor->add_request(this, NeighConst::REQ_FULL);
+    if (comm->me == 0 && !doubted && atom->mass) {
+      try {
+        doubt();
+      } catch (Fault &fault) {
+        error->one(FLERR, fault.text);
+      }
+    }
+    doubted = true;
+  }
+
+  // What may not be meant, as warnings, once.
+  void doubt()
+  {
+    Lock lock;
+    PyObject *masses = checked(PyList_New(0)), *types = checked(PyList_New(0));
+    for (int type = 1; type <= atom->ntypes; type++) {
+      PyObject *mass = PyFloat_FromDouble(atom->mass[type]), *place = PyLong_FromLong(species_of_type[type]);
+      PyList_Append(masses, mass);
+      PyList_Append(types, place);
+      Py_DECREF(mass);
+      Py_DECREF(place);
+    }
+    PyObject *lines = checked(PyObject_CallMethod(model, "doubts", "OO", masses, types));
+    for (Py_ssize_t k = 0; k < PyList_Size(lines); k++)
+      error->warning(FLERR, std::string("pair_style eqpot: ") + PyUnicode_AsUTF8(PyList_GetItem(lines, k)));
+    Py_DECREF(masses);
+    Py_DECREF(types);
+    Py_DECREF(lines);
   }
 
   double init_one(int i, int j) override
@@ -274,6 +302,7 @@ class PairEqpot : public Pair {
   }
 
  private:
+  bool doubted = false;
   PyObject *model = nullptr;
   int members = 1, n_species = 0;
   double cutoff = 0, unit = 1;

@@ -129,9 +129,7 @@ def check_structure(
         z = int(numbers[np.argmin(known)])
         strange = chemical_symbols[z] if 0 <= z < len(chemical_symbols) else f"number {z}"
         learned = " ".join(chemical_symbols[z] for z in species)
-        raise UserError(
-            f"{name}: numbers: expected elements that the model has seen ({learned}), found {strange}"
-        )
+        raise UserError(f"{name}: numbers: expected elements trained on ({learned}), found {strange}")
     volume = abs(np.linalg.det(cell)) if np.all(pbc) else np.nan
     return index.astype(np.int64), volume
 

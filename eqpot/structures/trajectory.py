@@ -97,7 +97,8 @@ def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
                 f"{path}: frame {count}: cannot be read ({what}); those before it can, --frames :{count}"
             ) from error
     if not count:
-        raise UserError(f"{path}: expected a trajectory in a format that ASE reads, found {what}")
+        hint = f"; try `eqpot data convert {path} DATA.h5`" if path.suffix == ".npz" else ""
+        raise UserError(f"{path}: expected a trajectory in a format that ASE reads, found {what}{hint}")
 
 
 def _checked(path: Path, k: int, atoms: Atoms) -> Atoms:

@@ -15,6 +15,7 @@ from eqpot.structures.data import Dataset, concatenate, read_dataset, write_data
 from eqpot.training.finetune import Parent
 from eqpot.training.sources import Sources
 from eqpot.training.statistics import check_groups, choose_frames, frame_weights, left_open
+from eqpot.words import counted
 
 if TYPE_CHECKING:
     from eqpot.potential import Potential
@@ -69,7 +70,11 @@ def begin(
         sources.valid_data, sources.valid_hash = _origin(valid, apart, VALID)
     begun = Beginning(config, sources, train, train if apart is None else apart, isolated)
     chosen = train.subset(drawn)
-    begun.notes |= {"shifts": isolated.note, "note": left_open(chosen, isolated.shifts)}
+    begun.notes |= {
+        "left_out": _weightless(config, train),
+        "shifts": isolated.note,
+        "note": left_open(chosen, isolated.shifts, parent.name if parent else ""),
+    }
     if parent is not None:
         _tune(begun, parent, chosen, None if replay is None else _opened(replay))
     check_groups(begun.train, config.loss.group_weights)
@@ -112,6 +117,12 @@ def _left_out(config: Config, data: Dataset, isolated: Decision) -> np.ndarray:
     return left_out
 
 
+def _weightless(config: Config, data: Dataset) -> str:
+    weights = frame_weights(data, config.loss.group_weights)
+    count = 0 if weights is None else int((weights == 0).sum())
+    return f"{counted(count, 'frame')} of weight 0 left out" if count else ""
+
+
 def _tune(begun: Beginning, parent: Parent, chosen: Dataset, replay: Dataset | None) -> None:
     """Make the potential of its parent, and add frames to replay."""
     train = begun.config.train
@@ -119,7 +130,7 @@ def _tune(begun: Beginning, parent: Parent, chosen: Dataset, replay: Dataset | N
     potential.shift[:], told = parent.shifts(potential, chosen, begun.isolated.shifts)
     begun.potential, begun.sources.known = potential, np.array(parent.potential.species, np.int64)
     begun.notes |= {
-        "parent": Path(parent.path).name,
+        "parent": parent.name,
         "parent_hash": parent.hash,
         "taken_over": parent.told(potential),
         "shifts": "; ".join(filter(None, (begun.isolated.note, told))),

@@ -54,6 +54,11 @@ class Parent:
 
         return cls(Potential.load(path), str(path), sha256(path))
 
+    @property
+    def name(self) -> str:
+        """With its folder, since most are called model.h5."""
+        return str(Path(*Path(self.path).parts[-2:]))
+
     def settings(self, tables: Mapping[str, Mapping[str, Any]]) -> Config:
         """Settings of a fit from it, which `tables` (as of `Config.from_dict`) change.
 
@@ -121,11 +126,11 @@ class Parent:
             shifts[places] = energy_shifts(data, wanted)
             how = "from train.shifts or isolated atoms"
         elif not (known.any() and fitted):
-            how = f"of {Path(self.path).name}"
+            how = f"of {self.name}"
         else:
             frames = Frames(data.subset(known), potential.species, potential.config.cutoff)
             shifts[places] += shifts_left(potential, frames, fitted)
-            how = f"fitted to what {Path(self.path).name} leaves of the energies"
+            how = f"fitted to what {self.name} leaves of the energies"
         changes = zip(symbols, shifts, shifts - potential.shift, strict=True)
         listed = ", ".join(f"{symbol} {shift:.6g} ({change:+.3g})" for symbol, shift, change in changes)
         return shifts, f"shifts {how}: {listed} eV"

@@ -49,15 +49,17 @@ def final_error(errors: Sequence[float], epochs: float, cooldown: float) -> tupl
     return middle / SPREAD, middle * SPREAD
 
 
-def limit(training: float, validation: float, errors: Sequence[float] = ()) -> str:
+def limit(training: float, validation: float, errors: Sequence[float] = (), tuned: bool = False) -> str:
     """What limits a fit with these errors on frames that it has and has not seen, and what to change.
 
     errors: on the latter after each epoch at the full rate; where they still fell, time has limited it, too.
+    tuned: whether it has the size of a parent.
     """
     part, found = training / validation if validation > 0 else 1.0, np.asarray(errors, float)
     falling = len(found) >= LEAST and (found > 0).all() and 2 ** (BENT * _slope(found)) < WORTH
     if part > ALIKE:
-        return "time or size limits this fit: train it longer, or with more model.features"
+        larger = "begin with a larger model" if tuned else "with more model.features"
+        return f"time or size limits this fit: train it longer, or {larger}"
     if part < LEARNED and not falling:
         return "the frames limit this fit more than its time: more of them help most"
     return "time and frames limit this fit: both a longer one and more frames help"

@@ -204,8 +204,11 @@ def closest(frames: Frames, species: Sequence[int]) -> dict[str, float]:
     }
 
 
-def left_open(data: Dataset, shifts: str | Mapping[str, float]) -> str:
-    """What shifts fitted to these frames are good for, where that is not everything; else empty."""
+def left_open(data: Dataset, shifts: str | Mapping[str, float], parent: str = "") -> str:
+    """What shifts fitted to these frames are good for, where that is not everything; else empty.
+
+    parent: whose shifts they change.
+    """
     known = data.known("energy")
     if not known.any():
         return "the training frames have no energies: those that the model gives mean nothing"
@@ -215,8 +218,13 @@ def left_open(data: Dataset, shifts: str | Mapping[str, float]) -> str:
     elements, independent = compositions.shape[1], np.linalg.matrix_rank(compositions)
     if independent == elements:
         return ""
+    found = f"{counted(int(independent), 'independent composition')} of {elements} elements"
+    if parent:
+        return (
+            f"the training frames have {found}, which leaves open by how much the energy of each element "
+            f"differs from that in {parent}: energies of other compositions have its errors as well"
+        )
     return (
-        f"the training frames have {counted(int(independent), 'independent composition')} of {elements} "
-        "elements, which leaves the energy of each element open: energies of other compositions mean "
-        "nothing, unless train.shifts gives those of isolated atoms"
+        f"the training frames have {found}, which leaves the energy of each element open: energies of other "
+        "compositions mean nothing, unless train.shifts gives those of isolated atoms"
     )

@@ -245,9 +245,8 @@ class Trainer(Learner):
         which = f"{count} of {every} training frames" if count < every else counted(every, "training frame")
         full = self.config.train.learning_rate
         at_full_rate = [row["valid_forces_rmse"] for row in self.rows if row["learning_rate"] == full]
-        return (
-            f"F {1000 * training:.3g} meV/Å on {which}: {limit(training, self.state.best_rmse, at_full_rate)}"
-        )
+        limited = limit(training, self.state.best_rmse, at_full_rate, "parent" in self.potential.provenance)
+        return f"F {1000 * training:.3g} meV/Å on {which}: {limited}"
 
     def warnings(self) -> list[str]:
         """What is legal but perhaps not meant."""
@@ -270,10 +269,12 @@ class Trainer(Learner):
                 "loss.energy and loss.stress weigh errors of energy and virial by sqrt(N); "
                 "loss.errors=per_atom makes them weigh errors by atom, as version 0.1 did"
             )
-        lines = [*self._parent(), provenance.get("shifts"), provenance.get("note"), weights]
+        about_data = (provenance.get(key) for key in ("left_out", "shifts", "note"))
+        lines = [*self._parent(), *about_data, weights]
         if self.frame_weights is not None:
             low, high = self.frame_weights.min(), self.frame_weights.max()
-            lines.append(f"frames weigh {low:g} to {high:g} in the loss, and all alike in validation")
+            weigh = f"{low:g} to {high:g}" if low < high else f"{low:g} each"
+            lines.append(f"frames weigh {weigh} in the loss, and all alike in validation")
         return [line for line in lines if line]
 
     def _parent(self) -> list[str]:
