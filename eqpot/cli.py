@@ -153,7 +153,8 @@ class _Listened:
 
 
 def _invoke(arguments: list[str], debug: bool, asked: Sequence[bool] = ()) -> int:
-    """asked: not empty once a stop was asked for, of which modules being imported may make another error."""
+    """asked: not empty once a stop was asked for, of which C code that it comes through may make another
+    error, and who called that code a damaged file."""
     try:
         return cli.main(arguments, prog_name="eqpot", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as e:
@@ -164,12 +165,19 @@ def _invoke(arguments: list[str], debug: bool, asked: Sequence[bool] = ()) -> in
     except click.Abort:
         return 130
     except Exception as e:
-        if asked and not isinstance(e, UserError | OSError | MemoryError | click.ClickException):
+        if asked and not isinstance(_first(e), UserError | OSError | MemoryError | click.ClickException):
             return 130
         if debug:
             traceback.print_exc()
         _complain(_one_line(e))
         return 2
+
+
+def _first(error: BaseException) -> BaseException:
+    """What an error was made of."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _complain(text: str) -> None:

@@ -3,8 +3,8 @@
 Lengths in Å, times in ps, diffusivities in cm²/s.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase import Atoms
@@ -25,7 +25,7 @@ class Diffusivity:
 
     value: float  # cm²/s
     intercept: float  # of the line, Å²
-    error: float  # standard error of value from the blocks, cm²/s; NaN with one block
+    error: float  # standard error of value from the blocks or runs, cm²/s; NaN with one
     exponent: float  # of t in the mean square displacement: 1 where atoms diffuse, 2 where they fly
     along: tuple[float, float, float]  # x, y and z by themselves, cm²/s
 
@@ -36,7 +36,7 @@ class Msd:
 
     lag: np.ndarray  # [lags], ps, from 0
     msd: dict[str, np.ndarray]  # [lags], Å²
-    error: dict[str, np.ndarray]  # [lags], standard error from the blocks, Å²; NaN with one block
+    error: dict[str, np.ndarray]  # [lags], standard error from the blocks or runs, Å²; NaN with one
     diffusivity: dict[str, Diffusivity]
     fit: tuple[float, float]  # shortest and longest lag of the fit, ps
     along: dict[str, np.ndarray]  # [3, lags], of x, y and z by themselves, Å²
@@ -125,6 +125,45 @@ def msd(
         )
     ends = float(lag[fitted][0]), float(lag[fitted][-1])
     return Msd(lag, values, errors, diffusivities, ends, along, axes, count)
+
+
+def mean_of_runs(named: Mapping[str, Msd]) -> Msd:
+    """Of independent runs of the same system, by their names: errors are those of the mean over the runs.
+
+    UserError where elements, lags, their fit or directions differ.
+    """
+    runs = list(named.values())
+    first = runs[0]
+    for name, run in named.items():
+        for what in ("elements", "lags", "fit", "axes"):
+            mine, other = (_told(found, what) for found in (first, run))
+            if mine != other:
+                raise UserError(f"{name}: {what}: expected {mine} as of the first run, found {other}")
+    values, errors, along, diffusivities = {}, {}, {}, {}
+    fitted = (first.lag >= first.fit[0]) & (first.lag <= first.fit[1])
+    for symbol in first.msd:
+        parts = np.array([run.msd[symbol] for run in runs])
+        values[symbol], errors[symbol] = parts.mean(axis=0), _standard_error(parts)
+        along[symbol] = np.mean([run.along[symbol] for run in runs], axis=0)
+        found = [run.diffusivity[symbol] for run in runs]
+        diffusivities[symbol] = Diffusivity(
+            float(np.mean([d.value for d in found])),
+            float(np.mean([d.intercept for d in found])),
+            float(_standard_error(np.array([d.value for d in found]))),
+            _exponent(first.lag[fitted], values[symbol][fitted]),
+            tuple(np.mean([d.along for d in found], axis=0)),
+        )
+    return replace(first, msd=values, error=errors, diffusivity=diffusivities, along=along)
+
+
+def _told(found: Msd, what: str) -> str:
+    lag = found.lag
+    return {
+        "elements": " ".join(found.msd),
+        "lags": f"{len(lag)} of {lag[1]:g} ps",
+        "fit": f"{found.fit[0]:g}:{found.fit[1]:g} ps",
+        "axes": found.axes,
+    }[what]
 
 
 def _directions(atoms: Atoms, axes: str | None) -> tuple[np.ndarray, str]:

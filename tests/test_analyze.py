@@ -1,6 +1,7 @@
 """`eqpot analyze` against what can be worked out: ideal gases, perfect lattices, random walks."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import ase.io
@@ -14,7 +15,7 @@ from toy import toy_dataset
 
 from eqpot.analyze import BLUR_ANGLE, adf, peaks, rdf
 from eqpot.cli import main
-from eqpot.diffusion import CM2_PER_S, displacements, mean_square, msd
+from eqpot.diffusion import CM2_PER_S, displacements, mean_of_runs, mean_square, msd
 from eqpot.errors import UserError
 from eqpot.structures.data import write_dataset
 from eqpot.structures.trajectory import interval, read_trajectory, times
@@ -182,6 +183,24 @@ def test_a_random_walk_diffuses_as_it_should_and_the_error_bar_says_how_well():
     assert values.std() < 0.3 * expected
     assert 0.75 < np.sqrt((errors**2).mean()) / values.std() < 1.33
     assert np.mean([d.exponent for d in found]) == pytest.approx(1, abs=0.1)
+
+
+def test_runs_count_as_independent():
+    """Mean and standard error of four; what does not belong together is refused."""
+    four = {str(seed): msd(walk(seed, 100), blocks=1) for seed in range(4)}
+    mean = mean_of_runs(four)
+    values = np.array([run.diffusivity["Li"].value for run in four.values()])
+    assert mean.diffusivity["Li"].value == pytest.approx(values.mean())
+    assert mean.diffusivity["Li"].error == pytest.approx(values.std(ddof=1) / 2)
+    assert mean.msd["Li"] == pytest.approx(np.mean([run.msd["Li"] for run in four.values()], axis=0))
+    fitted = (mean.lag >= mean.fit[0]) & (mean.lag <= mean.fit[1])
+    slope, intercept = np.polyfit(mean.lag[fitted], mean.msd["Li"][fitted], 1)
+    assert 6 * mean.diffusivity["Li"].value / CM2_PER_S == pytest.approx(slope)  # means and lines commute
+    assert mean.diffusivity["Li"].intercept == pytest.approx(intercept)
+    with pytest.raises(UserError, match="b: lags: expected 100 of 0.01 ps as of the first run, found 50 of"):
+        mean_of_runs({"a": four["0"], "b": msd(walk(0, 50), blocks=1)})
+    with pytest.raises(UserError, match="b: fit: expected"):
+        mean_of_runs({"a": four["0"], "b": msd(walk(0, 100), blocks=1, fit=(0.1, 0.2))})
 
 
 def test_the_slope_is_exact_where_motion_is():
@@ -383,6 +402,17 @@ def test_msd_is_written(at_work, capsys):
     assert main(["analyze", "msd", f"{at_work}/untimed.extxyz", *every_other]) == 0
     assert "0.02 ps apart" in capsys.readouterr().out
     assert list(table("other.csv"))[:4] == ["lag (ps)", "S (Å²)", "S standard error (Å²)", "S x (Å²)"]
+    files = [f"{at_work}/walk.traj", f"{at_work}/untimed.extxyz"]
+    both = ["analyze", "msd", *files, "--frames", "1:41", "-o", "both"]
+    assert "--frame-time" in refused(both, capsys)
+    shutil.copy(files[0], "again.traj")
+    assert main(["analyze", "msd", files[0], "again.traj", "--frames", "1:41", "-o", "both"]) == 0
+    said = capsys.readouterr().out
+    assert "again.traj: 40 frames, 12 atoms, 0.01 ps apart" in said and "error from 2 runs" in said
+    assert table("both.csv")["Li standard error (Å²)"] == pytest.approx(0)  # of a run and its copy
+    assert "walk.traj: expected several runs, found one named twice" in refused(
+        ["analyze", "msd", files[0], files[0], "-o", "twice"], capsys
+    )
 
 
 def test_msd_says_what_counts(at_work, capsys):

@@ -805,8 +805,20 @@ def test_a_signal_while_modules_are_imported(number, delay, folder, tmp_path):
     assert not list(tmp_path.glob("run/.*"))
 
 
+def _made_of(cause, error):
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
-    ("raised", "status"), [(SystemError("lost"), 130), (ImportError("half"), 130), (UserError("full"), 2)]
+    ("raised", "status"),
+    [
+        (SystemError("lost"), 130),
+        (ImportError("half"), 130),
+        (_made_of(SystemError("lost"), UserError("damaged")), 130),  # as h5py's locks do
+        (UserError("full"), 2),
+        (_made_of(OSError("full"), UserError("full")), 2),
+    ],
 )
 def test_a_stop_that_became_another_error(raised, status, capsys, monkeypatch):
     def interrupted(*_, **__):
@@ -814,7 +826,7 @@ def test_a_stop_that_became_another_error(raised, status, capsys, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
         except KeyboardInterrupt:
-            raise raised from None
+            raise raised from raised.__cause__
 
     monkeypatch.setattr("eqpot.cli.cli.main", interrupted)
     assert main(["info", "x.h5"]) == status

@@ -95,12 +95,14 @@ def adf(trajectory, triple, cutoff, angle_bin, sine, frames, skip, frame_time, o
 
 
 @analyze.command()
-@click.argument("trajectory", metavar="TRAJECTORY")
+@click.argument("trajectories", nargs=-1, required=True, metavar="TRAJECTORY...")
 @click.option("--element", "elements", multiple=True, metavar="A", help="Repeatable. [all elements]")
 @click.option(
     "--fit", type=Lags(), metavar="START:STOP", help="Lags of the straight line, ps. [10 to 50 % of a block]"
 )
-@click.option("--blocks", type=Whole(1), default=5, show_default=True, help="Of time, for the errors.")
+@click.option(
+    "--blocks", type=Whole(1), metavar="N", help="Of time, for the errors. [5; 1 of each of several runs]"
+)
 @click.option(
     "--axes",
     type=Axes(),
@@ -111,22 +113,31 @@ def adf(trajectory, triple, cutoff, angle_bin, sine, frames, skip, frame_time, o
 @frame_options
 @output_options("msd")
 def msd(
-    trajectory, elements, fit, blocks, axes, unwrapped, frames, skip, frame_time, output, overwrite
+    trajectories, elements, fit, blocks, axes, unwrapped, frames, skip, frame_time, output, overwrite
 ) -> None:
     """Mean square displacement and diffusivity in TRAJECTORY.
 
     TRAJECTORY is any file that ASE reads, its frames at equal times apart. Atoms are followed across
     periodic boundaries, from each frame to the nearest image in the next, and the motion of the centre of
     mass is taken off. D = slope / 2d in d directions, not corrected for the size of the cell; ± is the
-    standard error, from blocks of time. PREFIX.csv has the mean square displacement, also along x, y and z by
+    standard error, from blocks of time, or, of several trajectories, equally long, from these runs. A block
+    is as long as the longest lag. PREFIX.csv has the mean square displacement, also along x, y and z by
     themselves, as D has in the table; PREFIX.png shows it.
     """
     from eqpot.plots import displacement
 
-    outputs = outputs_of(output, overwrite, trajectory)
-    atoms = read(trajectory, frames, skip, frame_time)
-    with named(trajectory):
-        found = diffusion.msd(atoms, frame_time, elements, fit, blocks, unwrapped, axes)
+    outputs = outputs_of(output, overwrite, *trajectories)
+    several = len(trajectories) > 1
+    blocks = blocks or (1 if several else 5)
+    runs, about = {}, []
+    for trajectory in trajectories:
+        if trajectory in runs:
+            raise UserError(f"{trajectory}: expected several runs, found one named twice")
+        atoms = read(trajectory, frames, skip, frame_time)
+        with named(trajectory):
+            runs[trajectory] = diffusion.msd(atoms, frame_time, elements, fit, blocks, unwrapped, axes)
+        about.append(_about(trajectory, atoms))
+    found = diffusion.mean_of_runs(runs) if several else runs[trajectories[0]]
     columns = {"lag (ps)": found.lag}
     for symbol in found.msd:
         columns[f"{symbol} (Å²)"] = found.msd[symbol]
@@ -137,9 +148,10 @@ def msd(
     displacement(found, outputs[1])
     _show(
         [
-            f"{_about(trajectory, atoms)}, {found.lag[1]:g} ps apart",
+            *about[:-1],
+            f"{about[-1]}, {found.lag[1]:g} ps apart",
             f"line fitted to lags of {found.fit[0]:g} to {found.fit[1]:g} ps, error from "
-            f"{counted(blocks, 'block')}",
+            + (counted(len(runs), "run") if several else counted(blocks, "block")),
             f"D = slope / {2 * found.dimensions}, along {found.axes}",
         ],
         ("element", "D, 1e-5 cm²/s", "±", "MSD ~ t to the power", "along x", "y", "z"),
