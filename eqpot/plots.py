@@ -75,6 +75,34 @@ def learning_curve(log: Mapping[str, Sequence[float]], path: str | Path) -> None
     _save(figure, path)
 
 
+def by_frames(rows: Mapping[int, Mapping[str, float | None]], path: str | Path) -> None:
+    """Validation RMSE of forces and energy by the number of training frames, and the power laws."""
+    from eqpot.training.by_frames import Law
+
+    panels = (
+        ("forces_rmse", "force RMSE, meV/Å"),
+        ("energy_per_atom_rmse", "energy RMSE, meV/atom"),
+    )
+    panels = [panel for panel in panels if all(row[panel[0]] for row in rows.values())]
+    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+    frames = np.array(list(rows))
+    for position, (key, label) in enumerate(panels, 1):
+        axes = _axes(figure, position, len(panels))
+        errors = np.array([row[key] for row in rows.values()])
+        law, ends = Law.of(frames, errors), np.array([frames[0], 2 * frames[-1]])
+        axes.plot(ends, 1000 * law(ends), color=INK, linewidth=1, linestyle="--")
+        axes.plot(frames, 1000 * errors, color=COLOURS[0], linewidth=0, marker="o")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([*frames, ends[-1]], [*map(str, frames), f"{ends[-1]}"])
+        axes.minorticks_off()
+        low, high = min(errors.min(), law(ends[-1])), max(errors.max(), law(ends[0]))
+        _log_scale(axes.yaxis, high / low)
+        axes.set_xlabel("training frames", color=INK)
+        axes.set_ylabel(label, color=INK)
+        axes.set_title(f"falls to the power {-law.exponent:.2f}", loc="left", fontsize=10, color=INK)
+    _save(figure, path)
+
+
 def thermo(log: Mapping[str, np.ndarray], atoms: int, path: str | Path) -> None:
     """Temperature and energy over the time of thermo.csv's columns; volume, pressure and the deviation of a
     committee where there are such and they change.

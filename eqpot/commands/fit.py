@@ -94,7 +94,7 @@ def fit(
     train = {key: value for key, value in limits.items() if value is not None}
     if freeze:
         train["freeze"] = ",".join(freeze)
-    given = _given(settings, preset, overrides, train)
+    given = settings_of(settings, preset, overrides, train)
     tuned = None
     if resume:
         _check_resumed(data, valid, **{"preset": preset, "from": parent, "replay": replay, "freeze": freeze})
@@ -129,7 +129,7 @@ def fit(
     _train(trainer)
 
 
-def _given(settings, preset, overrides, train) -> dict:
+def settings_of(settings, preset, overrides, train) -> dict:
     """Settings from a file, from --set and from options, as `Config.from_dict` takes them."""
     given: dict = {} if preset is None else {"preset": preset}
     if settings is not None:
