@@ -145,6 +145,7 @@ READ_DATA = [
     ["fit", "toy.h5", "--valid={}", "-o", "new", "--max-epochs=1", *SHORT],
     ["fit", "{}", "--from=model.h5", "-o", "new", *TUNE],
     ["fit", "toy.h5", "--from=model.h5", "--replay={}", "-o", "new", *TUNE],
+    ["learning-curve", "{}", "--frames=2,4", "-o", "new", "--max-epochs=1", *SHORT],
     ["predict", "model.h5", "{}", "-o", "out.extxyz"],
     ["relax", "model.h5", "{}", "--fmax=9"],
     ["md", "model.h5", "{}", "-o", "new", "--length=2", *DYNAMICS],

@@ -12,7 +12,7 @@ from toy import MODEL, toy_dataset
 from eqpot.cli import main
 from eqpot.errors import UserError
 from eqpot.runs import Watch
-from eqpot.structures.data import read_dataset, repeated, write_dataset
+from eqpot.structures.data import concatenate, read_dataset, repeated, write_dataset
 from eqpot.training import by_frames
 from eqpot.training.by_frames import Law
 from eqpot.training.checkpoint import checkpoint_of
@@ -85,6 +85,18 @@ def test_by_itself_it_takes_parts_of_all(folder):
     assert main(["learning-curve", "toy.h5", "--valid=valid.h5", *SHORT, "-o", "own"]) == 0
     assert by_frames.begun_in(Path("own")) == [3, 6, 12, 24]
     assert len(read_dataset("own/frames_valid.h5")) == 3  # --n-valid
+
+
+def test_where_a_fit_cannot_begin_nothing_is_left(folder, capsys):
+    """The one frame of another element is to validate on, and few frames know nothing of it."""
+    other = toy_dataset(1, symbols="H2N2", seed=3)
+    write_dataset("other.h5", concatenate([toy_dataset(20), other], {}))
+    write_dataset("nitrogen.h5", other)
+    for seed in range(3):
+        words = ["learning-curve", "other.h5", "--valid=nitrogen.h5", "--frames=2,20", *SHORT, "--n-valid=0"]
+        said = refused([*words, f"--seed={seed}"], capsys)
+        assert "expected elements trained on (H O), found N" in said
+        assert not Path("curve").exists()
 
 
 class Stop(Watch):

@@ -9,6 +9,7 @@ Frames are drawn by the seed, so that fewer are a part of more.
 
 import csv
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,17 +85,21 @@ def begin_all(
         folder.mkdir(parents=True)
     except OSError as e:
         raise UserError(f"{folder}: cannot be made a folder: {e.strerror}") from e
-    write_dataset(folder / FRAMES, pool)
-    write_dataset(folder / VALID, others)
-    for size in sizes:
-        own = config.replace({"train": {"n_train": size, "n_valid": 0}})
-        files = folder / FRAMES, folder / str(size), folder / VALID
-        Trainer.start(own, *files, command=command, device=device).hold.close()
-    if config.train.max_time:  # compiling is not to take time from the first fit
-        short = {"n_train": sizes[0], "n_valid": 1, "max_epochs": 1, "max_time": ""}
-        with TemporaryDirectory() as scratch:
-            files = folder / FRAMES, scratch, folder / VALID
-            Trainer.start(config.replace({"train": short}), *files, device=device).run()
+    try:
+        write_dataset(folder / FRAMES, pool)
+        write_dataset(folder / VALID, others)
+        for size in sizes:
+            own = config.replace({"train": {"n_train": size, "n_valid": 0}})
+            files = folder / FRAMES, folder / str(size), folder / VALID
+            Trainer.start(own, *files, command=command, device=device).hold.close()
+        if config.train.max_time:  # compiling is not to take time from the first fit
+            short = {"n_train": sizes[0], "n_valid": 1, "max_epochs": 1, "max_time": ""}
+            with TemporaryDirectory() as scratch:
+                files = folder / FRAMES, scratch, folder / VALID
+                Trainer.start(config.replace({"train": short}), *files, device=device).run()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return sizes
 
 
