@@ -70,7 +70,7 @@ def test_errors_by_frames(folder, capsys):
             assert float(row[key]) == pytest.approx(found[key])
         assert row["epochs"] == "3"
     assert (
-        "twice as many, 40, would give about " in said
+        "twice as many, 40, by fits as long, would give about " in said
         and "F goes as the number of frames to the power" in said
     )
     assert Path("curve/learning_curve.png").read_bytes()[:4] == b"\x89PNG"

@@ -48,7 +48,7 @@ class Sizes(click.ParamType):
 @click.option("--preset", type=click.Choice(tuple(PRESETS)), help="As for `eqpot fit`.")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="One setting, repeatable.")
 @click.option("-o", "--output", default="curve", show_default=True, metavar="DIR", help="Folder.")
-@click.option("--max-epochs", type=Whole(1), metavar="N", help="Of each fit: each frame is seen as often.")
+@click.option("--max-epochs", type=Whole(1), metavar="N", help="Of each fit.")
 @click.option("--max-time", metavar="TIME", help="Of each fit (seconds, or 90s, 45m, 2h).")
 @click.option("--seed", type=Whole(), metavar="N", help="Of everything random.")
 @click.option("--resume", is_flag=True, help="Go on with the fits in DIR.")
@@ -59,9 +59,10 @@ def learning_curve(
 ) -> None:
     """How errors fall with the number of training frames of DATA, and what twice as many would give.
 
-    A fit for each number, all validated on the same frames; fewer frames are a part of more. Each fit has
-    --max-epochs or --max-time: epochs compare how much the frames tell, equal times what a user waits for.
-    DATA is what `eqpot fit` takes. DIR gets the run folders, learning_curve.csv and learning_curve.png.
+    A fit for each number, all validated on the same frames; fewer frames are a part of more. Each fit ends
+    after --max-time, or after --max-epochs, in which each frame is seen as often: what is short tells more
+    about the fits than about the frames. DATA is what `eqpot fit` takes. DIR gets the run folders,
+    learning_curve.csv and learning_curve.png.
     """
     train = {key: value for key in LIMITS if (value := options.pop(key)) is not None}
     given = (data, valid, sizes, settings, preset, overrides, train)
@@ -115,7 +116,7 @@ def _run(folder: Path, sizes: list[int], device: str) -> None:
     error = "" if len(sizes) < 3 else f" ± {law.spread:.2g}"
     twice = 2 * sizes[-1]
     say(
-        f"F goes as the number of frames to the power {-law.exponent:.2f}{error}: twice as many, {twice}, "
-        f"would give about {1000 * law(twice):.3g} meV/Å"
+        f"F goes as the number of frames to the power {-law.exponent:.2f}{error}: twice as many, {twice}, by "
+        f"fits as long, would give about {1000 * law(twice):.3g} meV/Å"
     )
     say(f"wrote {folder / by_frames.TABLE} and {folder / by_frames.PICTURE}")
