@@ -188,6 +188,8 @@ def _train(trainer) -> None:
         )
     else:
         say(f"done: {reason}; best epoch {trainer.state.best_epoch}")
+        if moved := trainer.potential.provenance.get("shifts_refit"):
+            say(f"shifts moved {moved}")
     show(*tables(trainer.report(), f"errors on the {counted(len(trainer.valid), 'validation frame')}"))
     say(*filter(None, [trainer.verdict()]))
     say(f"model: {model}", f"evaluate it: eqpot eval {shlex.quote(str(model))} DATA.h5")
