@@ -109,10 +109,10 @@ def shifts_left(
 
     weights: of the frames, by which the squares count.
     """
-    known = frames.dataset.known("energy")
+    data = frames.dataset
+    known = data.known("energy")
     if not (known.any() and len(elements)):
         return np.zeros(len(elements))
-    data = frames.dataset
     rest = (data.energy - predict(potential, frames, forces=False).energy)[known]
     rows = np.sqrt((1.0 if weights is None else weights[known]) / data.sizes[known])
     compositions = data.composition(tuple(elements))[known]

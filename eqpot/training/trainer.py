@@ -212,7 +212,8 @@ class Trainer(Learner):
         those, and ends here again.
         """
         train, potential = self.config.train, self.potential
-        if not train.refit_shifts or train.shifts != "least_squares" or potential.config.isolated_atoms:
+        fitted = train.shifts == "least_squares" and not potential.config.isolated_atoms
+        if not (train.refit_shifts and fitted and self.train.dataset.known("energy").any()):
             return
         elements = self.train.dataset.species
         change = shifts_left(potential, self.train, elements, self.frame_weights)
