@@ -49,6 +49,7 @@ def _spelling(quantity: str, name: str) -> str:
 
 GPA = 1 / 160.21766  # eV/Å^3
 _THOMAS_FERMI = 0.7687 * 27.2114  # eV; an atom's electrons bind with about this times Z^(7/3), all of them
+FAR = 6.0  # Å; no bond is longer
 _CHECKED = 5000  # atoms, or some more, whose distances are compared with radii
 
 
@@ -91,6 +92,11 @@ def doubts(dataset: Dataset) -> list[str]:
             "become its shifts"
         )
     ratio, distance = _shortest(dataset)
+    if not distance and (dataset.sizes > 1).any():
+        notes.append(
+            f"warning: no two atoms are within {FAR:g} Å of each other; are lengths in another unit "
+            "(--length-unit)?"
+        )
     if distance and not (0.6 < ratio < 1.6 and 0.5 < distance < 4):
         notes.append(
             f"warning: shortest distances of {distance:.3g} Å, {ratio:.3g} times the covalent radii, are "
@@ -112,7 +118,7 @@ def _shortest(dataset: Dataset) -> tuple[float, float]:
     found = []
     for k in range(0, len(dataset), max(1, len(dataset.numbers) // _CHECKED)):
         radii = covalent_radii[dataset.numbers[dataset.atom_ptr[k] : dataset.atom_ptr[k + 1]]]
-        first, second, distance = frame_pairs(dataset, k, 6.0)
+        first, second, distance = frame_pairs(dataset, k, FAR)
         if len(distance):
             at = np.argmin(distance / (radii[first] + radii[second]))
             found.append((distance[at] / (radii[first[at]] + radii[second[at]]), distance.min()))

@@ -248,6 +248,29 @@ def test_replayed_frames(folder, parent, tmp_path):
     assert np.array_equal(alone.valid.dataset.positions, trainer.valid.dataset.positions)
 
 
+def test_frames_that_the_parent_was_not_fitted_to_are_told(folder, parent, tmp_path):
+    """By its own errors on them; of its own data nothing is said."""
+    made = tuned(parent), folder / "new.h5"
+    own = Trainer.start(*made, tmp_path / "own", parent=parent, replay=folder / "old.h5")
+    assert not any("ruins" in line for line in own.warnings())
+    energies, forces = read_dataset(folder / "old.h5"), read_dataset(folder / "old.h5")
+    energies.energy += 0.5 * energies.sizes
+    forces.forces *= 100
+    for k, other in enumerate((energies, forces)):
+        trainer = Trainer.start(*made, tmp_path / str(k), parent=parent, replay=other)
+        (told,) = (line for line in trainer.warnings() if "ruins" in line)
+        assert "expected data that " in told and "parent/model.h5 was fitted to, found its errors" in told
+
+
+def test_a_parent_that_is_better_is_told(folder, parent, tmp_path):
+    trainer = Trainer.start(tuned(parent), folder / "known.h5", tmp_path / "run", parent=parent)
+    trainer.run()
+    trainer.potential.provenance["parent_valid_forces_rmse"] = trainer.state.best_rmse * 1.01
+    assert "it is better" not in trainer.verdict()
+    trainer.potential.provenance["parent_valid_forces_rmse"] = trainer.state.best_rmse * 0.99
+    assert "parent/model.h5 had before the first step: it is better than this model" in trainer.verdict()
+
+
 def test_frames_that_are_not_replayed(folder, parent, tmp_path):
     """Those that are validated on."""
     known = folder / "known.h5"

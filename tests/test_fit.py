@@ -134,6 +134,25 @@ def test_shifts_are_fitted_anew_at_the_end(data, tmp_path):
     assert np.array_equal(plain.weights, trainer.weights)
 
 
+def test_a_loss_of_nothing_is_refused(data, tmp_path):
+    """Weights of labels that there are none of."""
+    unlabelled = replace(toy_dataset(), stress=None, energy=None)
+    for weights in ({"forces": 0}, {"forces": 0, "energy": 0}):
+        with pytest.raises(UserError, match="expected a weight above 0 of a label in the training frames"):
+            Trainer.start(settings(weights), unlabelled, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    fitted(settings({"forces": 0, "energy": 0}, max_epochs=1), data, tmp_path / "stress")
+
+
+def test_a_resume_that_does_nothing_changes_nothing(data, tmp_path):
+    fitted(settings(), data, tmp_path)
+    before = (tmp_path / "config.toml").read_bytes()
+    trainer = Trainer.resume(settings(max_epochs=2), tmp_path)
+    assert trainer.finished()
+    trainer.run()
+    assert (tmp_path / "config.toml").read_bytes() == before
+
+
 def test_shifts_that_are_given_stay(data, tmp_path):
     table = {"H": -1.0, "O": -4.0}
     trainer = fitted(settings(shifts=table, max_epochs=1), data, tmp_path / "run")

@@ -436,6 +436,9 @@ def test_implausible_forces_and_lengths_are_told(tmp_path, out):
     notes = convert(tmp_path / "b.xyz", out, overwrite=True).sources[0].notes
     assert len(notes) == 1 and "Bohr (--length-unit)" in notes[0]
     assert convert(tmp_path / "b.xyz", out, length_unit="Bohr", overwrite=True).sources[0].notes == []
+    (tmp_path / "far.xyz").write_text(water.replace("1.81", "9.6"))
+    notes = convert(tmp_path / "far.xyz", out, overwrite=True).sources[0].notes
+    assert len(notes) == 1 and "no two atoms are within 6 Å of each other" in notes[0]
 
 
 # ---------------------------------------------------------------- npz and DeePMD

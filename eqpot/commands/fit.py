@@ -21,7 +21,12 @@ STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
 @click.command()
 @click.argument("data", nargs=-1, metavar="DATA...")
 @click.option("--valid", metavar="FILE", help="Validation frames; without it they are split off DATA.")
-@click.option("--n-train", type=Whole(), metavar="N", help="Frames to train on, drawn by the seed.")
+@click.option(
+    "--n-train",
+    type=Whole(),
+    metavar="N",
+    help="Frames to train on, drawn by the seed; 0: all that are left.",
+)
 @click.option("--n-valid", type=Whole(), metavar="N", help="Frames to validate on, drawn by the seed.")
 @click.option(
     "--from",
@@ -29,7 +34,9 @@ STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
     metavar="MODEL.h5",
     help="Fine-tune: begin with the weights of MODEL.h5, whose model settings are kept.",
 )
-@click.option("--replay", metavar="FILE", help="With --from: frames of its own data, trained on as well.")
+@click.option(
+    "--replay", metavar="FILE", help="With --from: frames that it was fitted to, trained on as well."
+)
 @click.option(
     "--freeze",
     multiple=True,

@@ -138,8 +138,8 @@ def _tune(begun: Beginning, parent: Parent, chosen: Dataset, replay: Dataset | N
     if replay is None:
         return
     valid = begun.valid.subset(begun.sources.valid)
-    added, told = parent.replayed(replay, potential, valid, train.n_replay, train.seed)
-    begun.notes |= {"replay": told, "n_replay": len(added)}
+    added, told, doubt = parent.replayed(replay, potential, valid, train.n_replay, train.seed)
+    begun.notes |= {"replay": told, "replay_doubt": doubt, "n_replay": len(added)}
     first = len(begun.train)
     whole = concatenate([begun.train, added], begun.train.attrs)
     whole.path = begun.train.path

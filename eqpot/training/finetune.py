@@ -30,12 +30,14 @@ from eqpot.network.params import Params
 from eqpot.structures.data import Dataset, repeated
 from eqpot.structures.frames import Frames
 from eqpot.training.statistics import energy_shifts, shifts_left
+from eqpot.training.validation import errors, predict
 from eqpot.words import counted
 
 if TYPE_CHECKING:
     from eqpot.potential import Potential
 
 LEARNING_RATE = 0.002  # a fifth of a fresh fit's
+FOREIGN = 0.1  # eV/atom, more than a fit leaves: energies are of another level or other atoms
 REPLAY = "replay"  # group of the frames that are replayed
 
 
@@ -137,9 +139,9 @@ class Parent:
 
     def replayed(
         self, replay: Dataset, potential: "Potential", valid: Dataset, n_replay: int, seed: int
-    ) -> tuple[Dataset, str]:
+    ) -> tuple[Dataset, str, str]:
         """Frames of `replay` to train on as well, in a group of their own, with energies by the shifts of
-        `potential`, and a line about them.
+        `potential`, a line about them, and one that doubts that they are the parent's own, or none.
 
         Left out: isolated atoms, frames of weight 0, and what repeats frames to validate on. n_replay: how
         many are drawn, by the seed; 0: all. UserError at elements that the parent does not know.
@@ -166,6 +168,7 @@ class Parent:
             raise UserError(
                 f"{replay.path}: expected frames to replay, found only repeats of validation frames"
             )
+        doubt = self._doubt(drawn)
         energy = drawn.energy
         if energy is not None:
             before = dict(zip(self.potential.species, self.potential.shift, strict=True))
@@ -175,7 +178,20 @@ class Parent:
         group = np.full(len(drawn), REPLAY, dtype=object)
         count = counted(len(drawn), "frame")
         told = f"{count} of {replay.path}, in the group {REPLAY}, energies moved by the change of the shifts"
-        return replace(drawn, energy=energy, group=group), told
+        return replace(drawn, energy=energy, group=group), told, doubt
+
+    def _doubt(self, replay: Dataset) -> str:
+        """Whether frames are not what the parent was fitted to: its own errors on them tell."""
+        frames = Frames(replay, self.potential.species, self.potential.config.cutoff)
+        found = errors(frames.dataset, predict(self.potential, frames))
+        energy, forces = found["energy_per_atom_rmse"] or 0.0, found["forces_rmse"] or 0.0
+        own = self.potential.provenance.get("valid_forces_rmse", np.inf)
+        if energy < FOREIGN and forces < 5 * own:
+            return ""
+        return (
+            f"{replay.path}: expected data that {self.name} was fitted to, found its errors on them to be "
+            f"{1000 * forces:.3g} meV/Å and {1000 * energy:.3g} meV/atom: replaying them ruins it"
+        )
 
 
 def _by_element(model: Model) -> set[str]:

@@ -88,6 +88,7 @@ class Learner:
         atoms = len(self.train.dataset.numbers) / len(self.train)
         self.batch_size = config.train.batch_size or max(1, round(ATOMS_A_STEP / atoms))
         self.stress = config.loss.stress > 0 and self.train.has_stress
+        self._check_labels()
         balanced = config.loss.element_weights == "balanced"
         self.atom_weights = element_weights(train, balanced)[train.numbers]
         self.frame_weights = frame_weights(train, config.loss.group_weights)
@@ -124,6 +125,18 @@ class Learner:
                     components=self.potential.config.components,
                     frame_weights=self.frame_weights,
                 )
+
+    def _check_labels(self) -> None:
+        """UserError where the loss weighs no label that there is: all weights would do."""
+        energies = self.train.dataset.known("energy").any()
+        there = ["forces", *["energy"] * bool(energies), *["stress"] * self.train.has_stress]
+        weights = {name: getattr(self.config.loss, name) for name in there}
+        if not any(weights.values()):
+            found = ", ".join(f"loss.{name} {weight:g}" for name, weight in weights.items())
+            raise UserError(
+                f"{self.train.dataset.path}: expected a weight above 0 of a label in the training frames, "
+                f"found {found}"
+            )
 
     def epoch(self, step_done: StepDone) -> dict[str, float]:
         """One pass over the training frames in random order; returns the mean loss and its terms.

@@ -165,7 +165,8 @@ class Trainer(Learner):
             write_log(self.folder / LOG, self.rows)
             if self.state.best_epoch:
                 self._write_model()
-            self._write_settings()
+            if not self.finished():
+                self._write_settings()
         return self
 
     def run(self, watch: Watch | None = None) -> str:
@@ -235,7 +236,13 @@ class Trainer(Learner):
         return estimate(errors, self.done(), self.config.train.cooldown, self.elapsed(), forces)
 
     def verdict(self) -> str:
-        """What limited the fit; call it after `run`."""
+        """What limited the fit, or that its parent is better; call it after `run`."""
+        before = self.potential.provenance.get("parent_valid_forces_rmse", math.inf)
+        if self.state.best_rmse > before:
+            return (
+                f"warning: no epoch reached the F of {1000 * before:.3g} meV/Å on the validation frames that "
+                f"{self.potential.provenance['parent']} had before the first step: it is better than this model"
+            )
         count = min(len(self.train), max(len(self.valid), 20))
         chosen = np.linspace(0, len(self.train) - 1, count).astype(int)
         seen = Frames(self.train.dataset.subset(chosen), self.potential.species, self.config.model.cutoff)
@@ -252,6 +259,7 @@ class Trainer(Learner):
     def warnings(self) -> list[str]:
         """What is legal but perhaps not meant."""
         lines = [frames.warning() for frames in (self.train, self.valid)]
+        lines.append(self.potential.provenance.get("replay_doubt", ""))
         if self.config.loss.energy > 0 and not self.train.dataset.known("energy").any():
             lines.append(f"{self._data()}: no energies; the potential learns from forces alone")
         if self.sources.valid_data and (same := repeated(self.train.dataset, self.valid.dataset).sum()):
