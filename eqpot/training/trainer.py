@@ -241,7 +241,8 @@ class Trainer(Learner):
         if self.state.best_rmse > before:
             return (
                 f"warning: no epoch reached the F of {1000 * before:.3g} meV/Å on the validation frames that "
-                f"{self.potential.provenance['parent']} had before the first step: it is better than this model"
+                f"{self.potential.provenance['parent']} had before the first step: it is better than this "
+                "model"
             )
         count = min(len(self.train), max(len(self.valid), 20))
         chosen = np.linspace(0, len(self.train) - 1, count).astype(int)
