@@ -132,7 +132,7 @@ def write(folder: Path, rows: dict[int, dict[str, float | None]]) -> None:
     from eqpot.plots import by_frames
 
     with replacing(folder / TABLE) as temporary, open(temporary, "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["frames", *next(iter(rows.values()))])
-        table.writerows([size, *row.values()] for size, row in rows.items())
+        table, columns = csv.writer(file), (*COLUMNS, "epochs")  # not seconds: the same fits, the same file
+        table.writerow(["frames", *columns])
+        table.writerows([size, *(row[key] for key in columns)] for size, row in rows.items())
     by_frames(rows, folder / PICTURE)
