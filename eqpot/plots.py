@@ -77,7 +77,7 @@ def learning_curve(log: Mapping[str, Sequence[float]], path: str | Path) -> None
 
 def by_frames(rows: Mapping[int, Mapping[str, float | None]], path: str | Path) -> None:
     """Validation RMSE of forces and energy by the number of training frames, and the power laws."""
-    from eqpot.training.by_frames import Law
+    from eqpot.training.outlook import Law
 
     panels = (
         ("forces_rmse", "force RMSE, meV/Å"),

@@ -14,8 +14,8 @@ from eqpot.errors import UserError
 from eqpot.runs import Watch
 from eqpot.structures.data import concatenate, read_dataset, repeated, write_dataset
 from eqpot.training import by_frames
-from eqpot.training.by_frames import Law
 from eqpot.training.checkpoint import checkpoint_of
+from eqpot.training.outlook import Law
 from eqpot.training.trainer import Trainer
 
 SHORT = [*(f"--set=model.{key}={value}" for key, value in MODEL.items()), "--set=train.batch_size=3"]

@@ -92,6 +92,7 @@ def learning_curve(
 def _run(folder: Path, sizes: list[int], device: str) -> None:
     from eqpot.printing import PlainTable, show
     from eqpot.training import by_frames
+    from eqpot.training.outlook import Law
 
     say(f"fits with {', '.join(map(str, sizes))} training frames, in {folder}")
     rows = {}
@@ -112,7 +113,7 @@ def _run(folder: Path, sizes: list[int], device: str) -> None:
     for size, row in rows.items():
         table.add_row(str(size), *(f"{1000 * row[key]:.4g}" for key in known))
     show(table)
-    law = by_frames.Law.of(sizes, [row["forces_rmse"] for row in rows.values()])
+    law = Law.of(sizes, [row["forces_rmse"] for row in rows.values()])
     error = "" if len(sizes) < 3 else f" ± {law.spread:.2g}"
     twice = 2 * sizes[-1]
     say(

@@ -8,10 +8,8 @@ Frames are drawn by the seed, so that fewer are a part of more.
 """
 
 import csv
-import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,36 +22,10 @@ from eqpot.runs import Watch
 from eqpot.structures.data import Dataset, repeated, write_dataset
 from eqpot.training.beginning import begin
 from eqpot.training.checkpoint import CHECKPOINT, checkpoint_of
-from eqpot.training.trainer import Trainer
 
 FRAMES, VALID = "frames.h5", "frames_valid.h5"
 TABLE, PICTURE = "learning_curve.csv", "learning_curve.png"
 COLUMNS = ("forces_rmse", "energy_per_atom_rmse", "stress_rmse")
-
-
-@dataclass(frozen=True)
-class Law:
-    """error = factor x frames^-exponent, by least squares of the logarithms."""
-
-    factor: float
-    exponent: float
-    spread: float  # standard error of the exponent; NaN of two points
-
-    @classmethod
-    def of(cls, frames: Sequence[int], errors: Sequence[float]) -> "Law":
-        """UserError at an error that is no number above 0."""
-        if not all(math.isfinite(error) and error > 0 for error in errors):
-            raise UserError(f"errors: expected numbers above 0, found {min(errors):g}")
-        x, y = np.log(frames), np.log(errors)
-        slope, height = np.polyfit(x, y, 1)
-        rest = y - slope * x - height
-        spread = (
-            math.sqrt((rest @ rest) / (len(x) - 2) / np.sum((x - x.mean()) ** 2)) if len(x) > 2 else math.nan
-        )
-        return cls(math.exp(height), -float(slope), spread)
-
-    def __call__(self, frames: float) -> float:
-        return self.factor * frames**-self.exponent
 
 
 def begin_all(
@@ -70,6 +42,8 @@ def begin_all(
     sizes: none: an eighth, a fourth, a half and all of the frames. UserError where the folder is there, or
     there are too few frames.
     """
+    from eqpot.training.trainer import Trainer
+
     if folder.exists():
         raise UserError(f"{folder}: exists already; give --resume to go on there, or another folder with -o")
     most = {"train": {"n_train": max(sizes, default=0)}}
@@ -116,6 +90,8 @@ def begun_in(folder: Path) -> list[int]:
 
 def run(folder: Path, size: int, watch: Watch | None = None, device: str = "cpu") -> dict[str, float | None]:
     """Errors of the fit with that many frames, which goes on where it is not over."""
+    from eqpot.training.trainer import Trainer
+
     path = folder / str(size)
     trainer = Trainer.resume(Config.from_dict(checkpoint_of(path)[0]["config"]), path, device=device)
     trainer.run(watch)

@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
+from eqpot.errors import UserError
 from eqpot.words import duration
 
 FIRST = 0.1  # part of a run after which its end is estimated
@@ -15,6 +18,31 @@ BEGUN = 0.3  # of the forces themselves: an error above that, of a network hardl
 COOLED, BENT, SPREAD = 0.71, 0.8, 1.25
 LEARNED, ALIKE = 0.6, 0.85  # of the error on new frames: what is on training frames is little; about as large
 WORTH = 0.9  # what is left of the error after twice the time, where that is worth it
+
+
+@dataclass(frozen=True)
+class Law:
+    """error = factor x frames^-exponent, by least squares of the logarithms."""
+
+    factor: float
+    exponent: float
+    spread: float  # standard error of the exponent; NaN of two points
+
+    @classmethod
+    def of(cls, frames: Sequence[int], errors: Sequence[float]) -> Self:
+        """UserError at an error that is no number above 0."""
+        if not all(math.isfinite(error) and error > 0 for error in errors):
+            raise UserError(f"errors: expected numbers above 0, found {min(errors):g}")
+        x, y = np.log(frames), np.log(errors)
+        slope, height = np.polyfit(x, y, 1)
+        rest = y - slope * x - height
+        spread = (
+            math.sqrt((rest @ rest) / (len(x) - 2) / np.sum((x - x.mean()) ** 2)) if len(x) > 2 else math.nan
+        )
+        return cls(math.exp(height), -float(slope), spread)
+
+    def __call__(self, frames: float) -> float:
+        return self.factor * frames**-self.exponent
 
 
 def estimate(errors: Sequence[float], done: float, cooldown: float, seconds: float, forces: float) -> str:
