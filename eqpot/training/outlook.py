@@ -22,9 +22,9 @@ WORTH = 0.9  # what is left of the error after twice the time, where that is wor
 
 @dataclass(frozen=True)
 class Law:
-    """error = factor x frames^-exponent, by least squares of the logarithms."""
+    """error = factor x frames^-exponent, by least squares of the logarithms; calling it gives the error."""
 
-    factor: float
+    factor: float  # in the unit of the errors
     exponent: float
     spread: float  # standard error of the exponent; NaN of two points
 
