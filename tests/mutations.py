@@ -21,6 +21,7 @@ import numpy as np
 
 from eqpot import hdf5
 from eqpot.config import DynamicsConfig, LossConfig, ModelConfig, TrainConfig
+from eqpot.dynamics import restart
 
 LEGAL, ILLEGAL = True, False
 HUGE = 10**9  # rows that are declared and not there
@@ -169,6 +170,7 @@ VALUES = (None, True, False, "", "x", "nan", [], {}, [1], {"a": 1}, 0, -1, 2.5, 
 VALUES += (float("nan"), float("inf"), -float("inf"), [[[[]]]], "\x1b[31m", "[/b]", "a" * 3000, 1e-300)
 # Files of before lack these.
 LATER = {key for table in (ModelConfig, LossConfig, TrainConfig, DynamicsConfig) for key in table.later}
+LATER |= set(restart.LATER)
 # Keys that may be missing, or hold more than one kind of value, and free text.
 LOOSE = {"max_time", "shifts", "scale", "end_temperature", "length", "command", "first_conserved"}
 LOOSE |= {"isolated_atoms", "valid_data", "valid_hash", "best_rmse", "provenance"}
