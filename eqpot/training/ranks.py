@@ -13,22 +13,39 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from eqpot.config import Config
 from eqpot.errors import UserError
 from eqpot.stops import held
-from eqpot.structures.frames import Labels
+from eqpot.structures.frames import Frames, Labels
 from eqpot.training.validation import predict
 from eqpot.words import plain
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Comm
 
-    from eqpot.training.learner import Learner
+    from eqpot.potential import Potential
 
 Failure = tuple[type[BaseException], str]
+
+
+class Learner(Protocol):
+    """What ranks take of `eqpot.training.learner.Learner`."""
+
+    config: Config
+    train: Frames
+    valid: Frames
+    known: Sequence[int]
+    potential: "Potential"
+    weights: np.ndarray
+    ranks: "OneRank"
+
+    def sums(self, mine: np.ndarray, chosen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]: ...
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]: ...
 
 
 class OneRank:
@@ -36,12 +53,12 @@ class OneRank:
 
     size = 1
 
-    def gradient(self, learner: "Learner", chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gradient(self, learner: Learner, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Loss and its terms [4], and gradient, of the frames `chosen`."""
         values, gradients = zip(*learner.sums(chosen, chosen), strict=True)
         return in_order(values), in_order(gradients)
 
-    def predictions(self, learner: "Learner") -> Labels:
+    def predictions(self, learner: Learner) -> Labels:
         """Of the validation frames."""
         return _predictions(learner, slice(None))
 
@@ -56,7 +73,7 @@ class FirstRank(OneRank):
         self._comm, self.size = comm, comm.size
         self._awaited = False  # whether the others wait to hear how it went here
 
-    def begin(self, learner: "Learner") -> None:
+    def begin(self, learner: Learner) -> None:
         """Share the work of a learner from now on; its kernels are compiled here first, for all."""
         learner.sums(np.arange(1), np.arange(1))
         _predictions(learner, slice(1))
@@ -65,17 +82,17 @@ class FirstRank(OneRank):
         self._finish(lambda: None)
         learner.ranks = self
 
-    def gradient(self, learner: "Learner", chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gradient(self, learner: Learner, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._shared("gradient", learner, chosen)
 
-    def predictions(self, learner: "Learner") -> Labels:
+    def predictions(self, learner: Learner) -> Labels:
         return self._shared("predictions", learner, None)
 
     def close(self) -> None:
         """Let the others go, whatever they wait for."""
         self._tell("end", None)
 
-    def _shared(self, task: str, learner: "Learner", given: Any) -> Any:
+    def _shared(self, task: str, learner: Learner, given: Any) -> Any:
         compute, collect = TASKS[task]
         self._tell(task, given, learner.weights)
         own = compute(self._comm, learner, given)
@@ -100,7 +117,7 @@ class FirstRank(OneRank):
         return found
 
 
-def serve(comm: "Comm", begun: Callable[..., "Learner"]) -> None:
+def serve(comm: "Comm", begun: Callable[..., Learner]) -> None:
     """Do what the first rank asks for, at any other, until it needs no more.
 
     begun: makes a learner of what `FirstRank.begin` has sent.
@@ -170,11 +187,11 @@ def in_order(rows: Sequence[np.ndarray]) -> np.ndarray:
 # ---------------------------------------------------------------- gradients
 
 
-def _sums(comm: "Comm", learner: "Learner", chosen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _sums(comm: "Comm", learner: Learner, chosen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return learner.sums(chosen[share(comm, learner.train.dataset.sizes[chosen])], chosen)
 
 
-def _added(comm: "Comm", learner: "Learner", own: list[tuple]) -> tuple[np.ndarray, np.ndarray] | None:
+def _added(comm: "Comm", learner: Learner, own: list[tuple]) -> tuple[np.ndarray, np.ndarray] | None:
     """The sums of all ranks, added in their order, at the first one.
 
     Each rank adds one slice of all gradients, which no single one had the room and the time to take in.
@@ -196,17 +213,17 @@ def _added(comm: "Comm", learner: "Learner", own: list[tuple]) -> tuple[np.ndarr
 # ---------------------------------------------------------------- predictions
 
 
-def _predictions(learner: "Learner", part: slice) -> Labels:
+def _predictions(learner: Learner, part: slice) -> Labels:
     """Of a part of the validation frames; with `ordered_sums` one by one, since bits depend on the others."""
     together = {"max_edges": 1} if learner.config.train.ordered_sums else {}
     return predict(learner.potential, learner.valid, part=part, **together)
 
 
-def _predicted(comm: "Comm", learner: "Learner", _: None) -> Labels:
+def _predicted(comm: "Comm", learner: Learner, _: None) -> Labels:
     return _predictions(learner, share(comm, learner.valid.dataset.sizes))
 
 
-def _joined(comm: "Comm", learner: "Learner", own: Labels) -> Labels | None:
+def _joined(comm: "Comm", learner: Learner, own: Labels) -> Labels | None:
     """The predictions of all ranks, each of its share, at the first one."""
     mine, atom_ptr = share(comm, learner.valid.dataset.sizes), learner.valid.dataset.atom_ptr
     places = {"energy": mine, "forces": slice(atom_ptr[mine.start], atom_ptr[mine.stop]), "stress": mine}
