@@ -185,7 +185,7 @@ def test_a_run_goes_on_with_other_ranks(folder, two, four, ranks, monkeypatch):
 # ------------------------------------------------------------ ends
 
 WRONG = {
-    "no file": (["fit", "none.h5", *SHORT, "-o", "new"], None, 2, "none.h5: no such file"),
+    "no file": (["fit", "none.h5", *SHORT, "-o", "new"], None, 2, "none.h5: expected a data set file"),
     "no option": (["fit", "toy.h5", "--max-epoch=3"], None, 2, "No such option"),
     "no setting": (["fit", "toy.h5", "--set=model.cutof=4"], None, 2, "did you mean 'cutoff'"),
     "small batch": (
@@ -207,7 +207,7 @@ WRONG = {
 def ends(folder) -> dict[str, tuple[int, str]]:
     """Status and line of each of WRONG, in one launch of two ranks."""
     statuses, out, err = launch(folder, 2, [(words, trouble) for words, trouble, *_ in WRONG.values()])
-    lines = [line for line in err.splitlines() if not line.startswith("compiling")]
+    lines = [line for line in err.splitlines() if line and not line.startswith("compiling")]
     assert len(lines) == sum(status == 2 for *_, status, _ in WRONG.values()), err
     assert "stopped in epoch 3; continue with: eqpot fit --resume -o stopped --mpi" in out
     said = iter(lines)
