@@ -222,14 +222,8 @@ class TrainConfig(Table):
 
     section = "train"
     later = MappingProxyType(
-        {
-            "optimizer": "adam",
-            "schedule": "plateau",
-            "freeze": (),
-            "n_replay": 0,
-            "refit_shifts": False,
-            "ordered_sums": False,
-        }
+        {"optimizer": "adam", "schedule": "plateau", "freeze": (), "n_replay": 0}
+        | dict.fromkeys(("refit_shifts", "ordered_sums"), False)
     )
 
     batch_size: int = option(
