@@ -222,11 +222,15 @@ class TrainConfig(Table):
 
     section = "train"
     later = MappingProxyType(
-        {"optimizer": "adam", "schedule": "plateau", "freeze": (), "n_replay": 0, "refit_shifts": False}
+        {"optimizer": "adam", "schedule": "plateau", "freeze": (), "n_replay": 0}
+        | dict.fromkeys(("refit_shifts", "ordered_sums"), False)
     )
 
     batch_size: int = option(
         0, "frames per step; 0: as many as have about 75 atoms, at least one", low=0, high=MANY
+    )
+    ordered_sums: bool = option(
+        False, "add gradients frame by frame, so that any number of ranks finds the same bits; takes longer"
     )
     optimizer: str = option(
         "soap", "soap: Adam in the eigenbasis of each matrix's gradients", choices=("soap", "adam")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Self
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 AGAIN = 0.02  # s
@@ -14,6 +15,30 @@ AGAIN = 0.02  # s
 # Where an exception would be lost, or told as one of another kind: modules that are being imported, whose
 # initialisation in C swallows it, and functions that LLVM calls.
 DEAF = ("<frozen importlib._bootstrap>", os.path.join("llvmlite", "binding", "executionengine.py"))
+
+
+class held:
+    """A stop that is asked for inside waits until the end; `asked` tells that one does.
+
+    Where what was begun must be finished, such as a message to others who wait for it.
+    """
+
+    _inside: list["held"] = []
+    _answer: Callable[[], object] | None = None
+
+    @property
+    def asked(self) -> bool:
+        return held._answer is not None
+
+    def __enter__(self) -> Self:
+        self._inside.append(self)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._inside.pop()
+        if not self._inside and held._answer is not None:
+            answer, held._answer = held._answer, None
+            answer()
 
 
 def interrupt() -> None:
@@ -34,16 +59,21 @@ def answering(answer: Callable[[], object], at_once: bool = False) -> Iterator[N
     unraisable, raised = sys.unraisablehook, False
 
     def called(number: int, frame: FrameType | None) -> None:
-        nonlocal raised
         if os.getpid() != owner:  # a child by fork ends as if it had no handler
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         elif not at_once and _is_deaf(frame, outside):
             signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        elif held._inside:
+            held._answer = now
         else:
-            raised = True
-            answer()
-            raised = False
+            now()
+
+    def now() -> None:
+        nonlocal raised
+        raised = True
+        answer()
+        raised = False
 
     def lost(error) -> None:
         if issubclass(error.exc_type, KeyboardInterrupt):

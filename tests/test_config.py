@@ -180,6 +180,7 @@ def test_the_preset_of_the_paper_is_all_that_version_0_1_did():
             "n_replay": 0,
             "freeze": (),
             "refit_shifts": False,
+            "ordered_sums": False,
         },
     }
     assert {name: paper[name] | OLD[name] for name in paper} == paper

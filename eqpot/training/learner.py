@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,11 +19,13 @@ from eqpot.structures.graph import Batch
 from eqpot.training import validation
 from eqpot.training.adam import Adam, MovingAverage, largest_gradient
 from eqpot.training.finetune import frozen
-from eqpot.training.loss import loss_and_gradient
+from eqpot.training.loss import known_numbers, loss_and_gradient
+from eqpot.training.ranks import OneRank
 from eqpot.training.soap import Soap, matrices
 from eqpot.training.statistics import element_weights, frame_weights, require_forces
 
 ATOMS_A_STEP = 75  # of batches of no given size
+TERMS = ("energy", "forces", "stress")  # of the loss
 StepDone = Callable[[float, Mapping[str, float]], None]
 
 
@@ -79,7 +81,7 @@ class Learner:
     ):
         """Makes the frames' neighbour lists; UserError where they have no forces."""
         self.began = time.monotonic()
-        self.config = config
+        self.config, self.known, self.ranks = config, known, OneRank()
         require_forces(train, "training")
         require_forces(valid, "validation")
         species = sorted({*train.species, *(int(z) for z in known)})
@@ -111,6 +113,10 @@ class Learner:
         self.within = 0.0  # part of the epoch that is done
         self._gpu = None
         if self.backend == "cuda":
+            if config.train.ordered_sums:
+                raise UserError(
+                    "train.ordered_sums: expected false on a GPU, found true; --device cpu takes it"
+                )
             from eqpot.training.gpu_steps import GpuFrames, GpuSteps
 
             if GpuFrames.fits(self.train):
@@ -125,6 +131,15 @@ class Learner:
                     components=self.potential.config.components,
                     frame_weights=self.frame_weights,
                 )
+
+    @classmethod
+    def copy_of(
+        cls, config: Config, train: Dataset, valid: Dataset, known: Sequence[int], contents: tuple
+    ) -> Self:
+        """One of the same settings and frames, on a CPU, that stands where one with such `contents` did."""
+        copied = cls(config, train, valid, known=known)
+        copied.restore(*contents)
+        return copied
 
     def _check_labels(self) -> None:
         """UserError where the loss weighs no label that there is: all weights would do."""
@@ -161,13 +176,8 @@ class Learner:
         if self._gpu is not None:
             value, parts, gradient, finite = self._gpu.step(chosen, self.rate)
         else:
-            batch, rows = self.train.batch(chosen)
-            batch, labels = moved(batch, self.backend), self.train.labels(chosen, rows).on(self.backend)
-            weights = [self.atom_weights[rows]]
-            weights += [] if self.frame_weights is None else [self.frame_weights[chosen]]
-            weights = [to_device(of, self.backend) for of in weights]
-            value, parts, gradient = self.loss_gradient(batch, labels, *weights)
-            value, parts = float(value), {name: float(part) for name, part in parts.items()}
+            (value, *parts), gradient = self.ranks.gradient(self, chosen)
+            value, parts = float(value), dict(zip(TERMS, map(float, parts), strict=True))
             largest = np.abs(gradient).max()  # NaN where one is
             finite = math.isfinite(value) and bool(largest < largest_gradient(gradient.dtype))
             if finite:
@@ -178,15 +188,46 @@ class Learner:
             raise Diverged(f"a loss of {value:g} with a gradient of {largest:g}", chosen)
         return {"loss": value, **{f"loss_{name}": part for name, part in parts.items()}}
 
+    def sums(self, mine: np.ndarray, chosen: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What the frames `mine` add to the loss of all that are `chosen`: loss and its terms, float64 [4],
+        and gradient, which the next call may overwrite; of all together, or with `ordered_sums` of each."""
+        ordered, counts = self.config.train.ordered_sums, None
+        if ordered or len(mine) < len(chosen):
+            _, rows = self.train.batch(chosen)
+            counts = known_numbers(self.train.labels(chosen, rows))
+        pieces = np.split(mine, range(1, len(mine))) if ordered else [mine]
+        found = []
+        for piece in pieces if len(mine) else ():
+            value, parts, gradient = self._piece(piece, counts)
+            values = np.array([value, *(parts[name] for name in TERMS)], np.float64)
+            found.append((values, gradient if len(pieces) == 1 else gradient.copy()))
+        return found
+
+    def _piece(self, chosen: np.ndarray, counts: Mapping[str, int] | None) -> tuple:
+        """`loss_gradient` of frames."""
+        batch, rows = self.train.batch(chosen)
+        batch, labels = moved(batch, self.backend), self.train.labels(chosen, rows).on(self.backend)
+        frame_weights = None if self.frame_weights is None else self.frame_weights[chosen]
+        weights = (
+            None if of is None else to_device(of, self.backend)
+            for of in (self.atom_weights[rows], frame_weights)
+        )
+        return self.loss_gradient(batch, labels, *weights, counts)
+
     def loss_gradient(
-        self, batch: Batch, labels: Labels, atom_weights: np.ndarray, frame_weights: np.ndarray | None = None
+        self,
+        batch: Batch,
+        labels: Labels,
+        atom_weights: np.ndarray,
+        frame_weights: np.ndarray | None = None,
+        counts: Mapping[str, int] | None = None,
     ) -> tuple[float, dict[str, float], np.ndarray]:
         """Loss, its terms and its gradient by the weights, zero by those that stay, all where the potential
-        is."""
+        is; counts: as of `loss_and_gradient`."""
 
         def loss(prediction: Labels):
             of_batch = batch.atom_counts, atom_weights, batch.volume, frame_weights
-            return loss_and_gradient(self.config.loss, prediction, labels, *of_batch)
+            return loss_and_gradient(self.config.loss, prediction, labels, *of_batch, counts)
 
         (value, parts, *_), gradient = self.potential.loss_gradient(batch, loss, stress=self.stress)
         if self._free is not None:
@@ -198,7 +239,7 @@ class Learner:
         trained = self.weights.copy()
         self.weights[:] = self.average.weights
         try:
-            errors = validation.errors(self.valid.dataset, validation.predict(self.potential, self.valid))
+            errors = validation.errors(self.valid.dataset, self.ranks.predictions(self))
         finally:
             self.weights[:] = trained
         if not math.isfinite(errors["forces_rmse"]):

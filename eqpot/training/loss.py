@@ -13,11 +13,19 @@ and a_i that of atom i's element times its frame's; sums are divided by counts, 
 an unknown one: it adds nothing to a sum nor to the count that the sum is divided by.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from eqpot.backend import module_of
 from eqpot.config import LossConfig
 from eqpot.structures.frames import Labels
+
+
+def known_numbers(target: Labels) -> dict[str, int]:
+    """How many numbers are known of each label, by its name; 0 of those that there are not."""
+    arrays = {name: getattr(target, name) for name in ("energy", "forces", "stress")}
+    return {k: 0 if label is None else int((~np.isnan(label)).sum()) for k, label in arrays.items()}
 
 
 def loss_and_gradient(
@@ -28,13 +36,16 @@ def loss_and_gradient(
     atom_weights: np.ndarray | None = None,
     volumes: np.ndarray | None = None,
     frame_weights: np.ndarray | None = None,
+    counts: Mapping[str, int] | None = None,
 ) -> tuple[float, dict[str, float], np.ndarray, np.ndarray, np.ndarray]:
     """Loss, its unweighted terms, and dL/dE [f], dL/dF [n, 3], dL/dS [f, 3, 3], all float64.
 
     atom_counts[f] is N of each frame, atom_weights[n] are the a_i (None: all 1), volumes[f] are the V, needed
-    with stress alone, frame_weights[f] the b_f (None: all 1). A term whose labels are missing is NaN among
-    the terms, zero in the loss, and its gradient zero. All arrays are of one backend; on a GPU loss and terms
-    stay there too, as arrays of one number, so that nobody waits for it here.
+    with stress alone, frame_weights[f] the b_f (None: all 1). counts: `known_numbers` of the batch that these
+    frames are a part of, whose loss is the sum over its parts; None: they are all of it. A term whose labels
+    are missing is NaN among the terms, zero in the loss, and its gradient zero. All arrays are of one
+    backend; on a GPU loss and terms stay there too, as arrays of one number, so that nobody waits for it
+    here.
     """
     like = next(x for x in (prediction.forces, prediction.energy) if x is not None)
     frames = len(atom_counts)
@@ -50,10 +61,16 @@ def loss_and_gradient(
     a = none[1][:, :1] + 1 if atom_weights is None else atom_weights[:, None]
     b, c = (1.0, 1.0) if frame_weights is None else (frame_weights, frame_weights[:, None, None])
 
-    energy, grad_energy = _term(config, prediction.energy, target.energy, none[0], per=per_energy, weight=b)
-    forces, grad_forces = _term(config, prediction.forces, target.forces, none[1], weight=a)
-    stress, grad_stress = _term(config, prediction.stress, target.stress, none[2], per=per_stress, weight=c)
-
+    scales = {
+        "energy": (none[0], per_energy, b),
+        "forces": (none[1], 1.0, a),
+        "stress": (none[2], per_stress, c),
+    }
+    terms = {
+        name: _term(config, getattr(prediction, name), getattr(target, name), *of, counts and counts[name])
+        for name, of in scales.items()
+    }
+    (energy, grad_energy), (forces, grad_forces), (stress, grad_stress) = terms.values()
     parts = {"energy": energy, "forces": forces, "stress": stress}
     weights = {"energy": config.energy, "forces": config.forces, "stress": config.stress}
     present = {k: part for k, part in parts.items() if part is not None}
@@ -62,13 +79,16 @@ def loss_and_gradient(
     return value, parts, config.energy * grad_energy, config.forces * grad_forces, config.stress * grad_stress
 
 
-def _term(config: LossConfig, value, label, none, per=1.0, weight=1.0) -> tuple[tuple | None, np.ndarray]:
-    """mean(weight · rho((value - label) / per)) over the known labels, where none is known 0 and NaN,
-    and its derivative by `value`; None and `none` without labels."""
+def _term(
+    config: LossConfig, value, label, none, per, weight, count: int | None
+) -> tuple[tuple | None, np.ndarray]:
+    """sum(weight · rho((value - label) / per)) over the known labels, divided by `count` (None: of them),
+    where that is 0 0 and NaN, and its derivative by `value`; None and `none` without labels."""
     if value is None or label is None:
         return None, none
     known = ~np.isnan(label)
-    count = np.maximum(known.sum(), 1)
+    count = known.sum() if count is None else count
+    some, count = count > 0, np.maximum(count, 1)
     x = np.where(known, value.astype(np.float64) - label, 0.0) / per
     if config.kind == "huber":
         delta = config.huber_delta
@@ -78,4 +98,4 @@ def _term(config: LossConfig, value, label, none, per=1.0, weight=1.0) -> tuple[
     else:
         rho, slope = x * x, 2 * x
     mean = np.sum(weight * rho) / count
-    return (mean, np.where(known.any(), mean, np.nan)[()]), weight * slope / per / count
+    return (mean, np.where(some, mean, np.nan)[()]), weight * slope / per / count

@@ -87,11 +87,12 @@ class Trainer(Learner):
         device: str = "cpu",
         parent: Parent | None = None,
         replay: str | Path | Dataset | None = None,
+        ranks: int = 1,
     ) -> Self:
         """A new run; nothing is written before data and settings are found good.
 
         data, valid: data set files, or frames that the run folder keeps; parent: what it begins with, of
-        whose data `replay` has some.
+        whose data `replay` has some; ranks: how many are to share it, see `eqpot.training.ranks`.
         """
         device = resolve(device)
         with Hold(folder) as hold:
@@ -100,6 +101,7 @@ class Trainer(Learner):
             begun = begin(config, data, valid, command, parent, replay)
             made = begun.config, Path(folder), begun.sources, begun.train, begun.valid, device
             self = cls(*made, begun.potential)
+            self._check_ranks(ranks)
             potential = self.potential
             if parent is None:
                 wanted = begun.isolated.shifts, config.train.scale
@@ -222,6 +224,15 @@ class Trainer(Learner):
         told = ", ".join(f"{chemical_symbols[z]} {x:+.2g}" for z, x in zip(elements, change, strict=True))
         potential.provenance["shifts_refit"] = f"by {told} eV, after the last epoch"
         self._write_model()
+
+    def _check_ranks(self, count: int) -> None:
+        """UserError where some of so many ranks would have nothing to do."""
+        if self.batch_size < count:
+            raise UserError(
+                f"train.batch_size: expected a frame a step for each of {count} ranks, found "
+                f"{counted(self.batch_size, 'frame')} a step; start fewer ranks, or --set "
+                f"train.batch_size={count}, which may need another learning rate"
+            )
 
     def report(self) -> dict[str, Any]:
         """Errors of the best weights on the validation frames; call it after `run`."""

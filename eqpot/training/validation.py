@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from eqpot.potential import Potential
 
 
-def predict(potential: "Potential", frames: Frames, max_edges: int = 20_000, forces: bool = True) -> Labels:
+def predict(
+    potential: "Potential",
+    frames: Frames,
+    max_edges: int = 20_000,
+    forces: bool = True,
+    part: slice = slice(None),
+) -> Labels:
     """Energies, and with `forces` these and (where any frame has a label of it) stress, in the order of the
     data set, float64.
 
-    Frames are taken together up to `max_edges` edges, which bounds the memory.
+    Frames are taken together up to `max_edges` edges, which bounds the memory. part: frames whose predictions
+    are made; those of others are not.
     """
     stress = forces and frames.has_stress
     count, atoms = len(frames), len(frames.dataset.numbers)
@@ -26,9 +33,10 @@ def predict(potential: "Potential", frames: Frames, max_edges: int = 20_000, for
         np.empty((atoms, 3)) if forces else None,
         np.empty((count, 3, 3)) if stress else None,
     )
-    group = (np.cumsum(frames.edges) - 1) // max_edges
+    wanted = np.arange(count)[part]
+    group = (np.cumsum(frames.edges[wanted]) - 1) // max_edges
     for k in np.unique(group):
-        chosen = np.flatnonzero(group == k)
+        chosen = wanted[group == k]
         batch, rows = frames.batch(chosen)
         prediction = potential.predict(batch, forces=forces, stress=stress)
         result.energy[chosen] = prediction.energy
