@@ -47,7 +47,7 @@ def write_report(inspection: Inspection, path: str | Path) -> None:
     }
     page = Template(_read("report.html")).substitute(parts)
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files
 
 
 def _read(name: str) -> str:

@@ -357,18 +357,25 @@ def sound_numbers(case: Case, work: Path) -> dict[str, object]:
     if not memory.exists():
         folder = work / f"sound-{os.getpid()}"
         folder.mkdir()
-        clean = Case(case.arguments, results=case.results)
-        take(folder, clean, *case.files)
-        before = contents(folder)
-        outcome = execute(case.arguments, folder, work / f"logs-{os.getpid()}")
-        if outcome.status:
-            raise RuntimeError(f"eqpot {shlex.join(case.arguments)}: failed on sound files: {outcome.err}")
-        text = json.dumps(numbers(clean, outcome, before, folder))
-        shutil.rmtree(folder)
+        try:
+            text = json.dumps(_on_sound_files(case, folder, work / f"logs-{os.getpid()}"))
+        finally:
+            shutil.rmtree(folder)
         temporary = memory.with_suffix(f".{os.getpid()}")
         temporary.write_text(text)
         temporary.rename(memory)
     return json.loads(memory.read_text())
+
+
+def _on_sound_files(case: Case, folder: Path, logs: Path) -> dict[str, object]:
+    clean = Case(case.arguments, results=case.results)
+    take(folder, clean, *case.files)
+    before = contents(folder)
+    outcome = execute(case.arguments, folder, logs)
+    if outcome.status:
+        ended = outcome.ended or f"status {outcome.status}"
+        raise RuntimeError(f"eqpot {shlex.join(case.arguments)}: {ended} on sound files: {outcome.err}")
+    return numbers(clean, outcome, before, folder)
 
 
 def in_fork(action: Callable[[], None], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The data set file: what is written is what is read, and what must not be read is refused by name."""
 
+import os
 from dataclasses import replace
 from hashlib import sha256
 from importlib.resources import files
@@ -383,6 +384,13 @@ def test_numbers_whose_squares_leave_the_range_are_refused(name, frame, tmp_path
     values[2 if len(values) == 4 else dataset.atom_ptr[1]] *= 1e300
     with pytest.raises(UserError, match=f"a.h5: frame {frame}, {name}: expected numbers of at most 1e\\+12"):
         write_dataset(tmp_path / "a.h5", dataset)
+
+
+def test_names_of_other_bytes_than_text_are_kept_as_far_as_text_can(tmp_path):
+    """As of files whose names are in another encoding."""
+    path = tmp_path / os.fsdecode(b"a\xff.h5")
+    write_dataset(path, replace(toy_dataset(2), attrs={"source": "b\udcff.npz", "level_of_theory": "ωB97"}))
+    assert read_dataset(path).attrs == {"source": r"b\udcff.npz", "level_of_theory": "ωB97"}
 
 
 def test_an_attribute_of_other_bytes_than_text_is_refused(tmp_path):

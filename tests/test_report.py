@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from base64 import b64decode
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +123,12 @@ def test_neighbours_of_a_crystal(tmp_path, cells):
         assert sorted(j for j, *_ in mine) == sorted(j for j, _ in expected)
     inside = atoms.cell.scaled_positions(positions - origin)
     assert inside.min() > -1e-3 and inside.max() < 1.001
+
+
+def test_a_name_of_other_bytes_than_text(tmp_path):
+    found = replace(inspection(ethanol()), name="model.h5, a\udcff.xyz")
+    write_report(found, tmp_path / "report.html")
+    assert r"<title>model.h5, a\udcff.xyz" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_two_hundred_atoms_fit(tmp_path):

@@ -201,6 +201,11 @@ def read_dataset(path: str | os.PathLike) -> Dataset:
     return dataset
 
 
+def _in_utf8(text: str) -> str:
+    """Names of files may have bytes that are no text, which HDF5 cannot hold: these as `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def write_dataset(path: str | os.PathLike, dataset: Dataset) -> None:
     """Check ``dataset`` and write it, compressed, to ``path``: the whole file appears, or none of it.
 
@@ -212,7 +217,7 @@ def write_dataset(path: str | os.PathLike, dataset: Dataset) -> None:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
         for key, value in dataset.attrs.items():
-            file.attrs[key] = value
+            file.attrs[key] = _in_utf8(value) if isinstance(value, str) else value
         file.create_dataset("atom_ptr", data=dataset.atom_ptr.astype(np.int64), **options)
         for name, dtype in DTYPES.items():
             values = getattr(dataset, name)

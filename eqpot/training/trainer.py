@@ -380,7 +380,7 @@ class Trainer(Learner):
 
     def _write_settings(self) -> None:
         with replacing(self.folder / SETTINGS) as temporary:
-            temporary.write_text(self.config.to_toml())
+            temporary.write_text(self.config.to_toml(), encoding="utf-8")
 
     def _draw_at_times(self) -> None:
         """Drawing may take a hundredth of the time, and not more often than every 10 s."""
