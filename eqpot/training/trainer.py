@@ -17,7 +17,6 @@ import dataclasses
 import math
 import time
 from contextlib import closing
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,6 +40,7 @@ from eqpot.training.log import COLUMNS, ERRORS, extend_log, read_log, write_log
 from eqpot.training.outlook import estimate, limit
 from eqpot.training.sources import Sources
 from eqpot.training.statistics import closest, energy_units, mean_neighbours, shifts_left
+from eqpot.version import version
 from eqpot.words import counted
 
 MODEL, LOG, SETTINGS, CURVE = "model.h5", "log.csv", "config.toml", "learning_curve.png"
@@ -340,7 +340,7 @@ class Trainer(Learner):
             **{k: str(v) for k, v in texts.items()},
             "command": self.sources.command,
             "seed": self.config.train.seed,
-            "version": version("eqpot"),
+            "version": version(),
             "closest": shortest,
             "config": self.config.to_dict(),
             **begun.notes,
