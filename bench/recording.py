@@ -24,9 +24,8 @@ from eqpot.kernels.cuda import SIMULATED
 from eqpot.threads import most_threads
 from eqpot.timing import median_time
 
-LONG = (
-    64 if SIMULATED else 8192
-)  # rows and columns of a matrix product that a GPU is busy with for milliseconds
+# Rows and columns of a matrix product that a GPU is busy with for milliseconds.
+LONG = 64 if SIMULATED else 8192
 COPIED = 1 << (10 if SIMULATED else 28)  # float32 numbers of a copy
 
 

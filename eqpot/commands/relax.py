@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -111,9 +112,9 @@ def _chosen(files: Sequence[str], index: int | str, potential: Potential) -> lis
             name = f"{file}, frame {atoms.info['frame']}"
             potential.check(atoms, name)
             found.append((atoms, name))
-    names = [name for _, name in found]
-    if twice := next((name for name in names if names.count(name) > 1), ""):
-        raise UserError(f"{twice}: expected each structure once, found it more than once")
+    (name, count), *_ = Counter(name for _, name in found).most_common(1)
+    if count > 1:
+        raise UserError(f"{name}: expected each structure once, found it more than once")
     return found
 
 

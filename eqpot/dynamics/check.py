@@ -175,6 +175,8 @@ def _closer(potential: Potential, atoms: Atoms) -> Iterator[Finding]:
     distances, first, second = np.linalg.norm(graph.edge_vec, axis=1), graph.receivers, graph.senders
     for pair, known in closest(potential).items():
         one, other = pair.split("-")
+        if not {one, other} <= set(symbols):
+            continue
         r = np.where((symbols[first] == one) & (symbols[second] == other), distances, np.inf)
         if r.min(initial=np.inf) < known:
             a, b = first[r.argmin()], second[r.argmin()]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 
 import numpy as np
 from ase import Atoms
@@ -112,9 +113,8 @@ def unlike(potential: Potential, graph: FrameGraph, periodic: bool) -> str:
     species, known = potential.species, closest(potential)
     found = shortest_edges(graph.edge_vec, graph.senders, graph.receivers, graph.species, len(species))
     pairs = {
-        "-".join(chemical_symbols[species[k]] for k in (a, b)): found[a, b]
-        for a in range(len(species))
-        for b in range(a, len(species))
+        "-".join(chemical_symbols[species[k]] for k in pair): found[pair]
+        for pair in combinations_with_replacement(np.unique(graph.species).tolist(), 2)
     }
     ratios = {pair: r / known[pair] for pair, r in pairs.items() if pair in known}
     pair = min(ratios, key=ratios.get, default="")
