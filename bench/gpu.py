@@ -54,7 +54,7 @@ NO_CARD = "No card has run it yet, so there is no number to show.\n"
 
 
 def add(out: Path, row: Row) -> None:
-    """One line more, whole or not at all, whoever else writes; and on the screen."""
+    """One line more, in a single write, whoever else writes; and on the screen."""
     line = json.dumps(row, default=lambda number: number.item()) + "\n"
     number = os.open(out / ROWS, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
@@ -171,13 +171,14 @@ def _ask_together(waiting: list[str], out: Path, limit: Callable[[str], float], 
             _end(process)
 
 
-def _end(process: subprocess.Popen) -> int | None:
-    """Kill what still runs of a part, and its exit status; None where not even that ends it."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):
-        return process.wait(GRACE)
-    return -signal.SIGKILL
+def _end(process: subprocess.Popen) -> int:
+    """Its exit status, of a part that is killed where it still runs; the card's driver may hold even that."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+    return -signal.SIGKILL if process.returncode is None else process.returncode
 
 
 # ------------------------------------------------------------ the table
