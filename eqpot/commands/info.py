@@ -12,7 +12,6 @@ def info(model) -> None:
     from ase.data import chemical_symbols
 
     from eqpot.potential import Potential
-    from eqpot.training.beginning import DATA
 
     potential = Potential.load(model)
     say(*potential.config.to_toml().split("\n"))
@@ -26,8 +25,6 @@ def info(model) -> None:
         "scale, eV": " ".join(f"{s} {x:.4f}" for s, x in zip(symbols, potential.scale, strict=True)),
         **{k.replace("_", " "): v for k, v in potential.provenance.items() if k != "config" and v != ""},
     }
-    if rows.get("data") == DATA and "source" in rows:  # no file of the user's is called that
-        rows["data"] = rows.pop("source")
     if "closest" in rows:
         rows["closest"] = "  ".join(f"{pair} {r:.3f} Å" for pair, r in rows["closest"].items())
     for name in ("valid forces rmse", "parent valid forces rmse"):

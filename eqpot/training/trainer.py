@@ -331,9 +331,9 @@ class Trainer(Learner):
         for pair, r in (parent.potential.provenance.get("closest", {}) if parent else {}).items():
             shortest[pair] = min(r, shortest.get(pair, r))
         return {
-            "data": Path(self.sources.data).name,
+            "data": _name(self.sources.data, begun.train),
             "data_hash": self.sources.data_hash,
-            "valid": Path(self.sources.valid_data).name if self.sources.valid_data else "",
+            "valid": _name(self.sources.valid_data, begun.valid) if self.sources.valid_data else "",
             "valid_hash": self.sources.valid_hash,
             "n_train": len(self.train),
             "n_valid": len(self.valid),
@@ -385,3 +385,8 @@ class Trainer(Learner):
 
         columns = {k: [math.nan if row[k] is None else row[k] for row in self.rows] for k in COLUMNS}
         learning_curve(columns, self.folder / CURVE)
+
+
+def _name(path: str, frames: Dataset) -> str:
+    """Of a file; of frames that the run folder keeps, where they came from."""
+    return Path(frames.path if path in (DATA, VALID) else path).name
