@@ -47,7 +47,7 @@ test: $(VENV)/.installed-test
 	@$(MAKE) --no-print-directory test-sim
 
 # A process of its own: Numba looks for the simulator once, when it is imported.
-SIMULATED := tests/test_operators.py tests/test_golden.py tests/test_cuda.py tests/test_by_blocks.py "tests/test_docs.py::test_code_runs[10_new_operator]"
+SIMULATED := tests/test_operators.py tests/test_golden.py tests/test_cuda.py tests/test_by_blocks.py tests/test_bench_gpu.py "tests/test_docs.py::test_code_runs[10_new_operator]"
 
 test-sim: $(VENV)/.installed-test
 	NUMBA_ENABLE_CUDASIM=1 $(RUN) $(PYTEST) $(SIMULATED)

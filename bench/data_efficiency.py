@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import sys
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -29,6 +28,7 @@ from eqpot.potential import Potential
 from eqpot.structures.data import read_dataset, write_dataset
 from eqpot.training.trainer import Trainer
 from eqpot.training.validation import compare
+from eqpot.version import version
 
 RESULTS, PICTURE, RUNS = (
     HERE / "results" / "data_efficiency.json",
@@ -87,7 +87,7 @@ def fit(n: int, l_max: int, minutes: float, max_epochs: int | None, runs: Path) 
         "minutes": round(trainer.state.seconds / 60, 2),
         "command": command_line(),
         "settings": config.to_dict(),
-        "version": version("eqpot"),
+        "version": version(),
         "date": date.today().isoformat(),
     }
 

@@ -2,40 +2,42 @@
 
     python bench/operators.py                          # 1 and 2 threads, water of 1536 atoms, 64 features
     python bench/operators.py --only interaction gate  # or some; results accumulate in the JSON file
-    python bench/operators.py --device cuda            # on a GPU, water of 12,288 atoms
 
 Operations are counted from the formulas (`OPERATIONS`), for the operators that are arithmetic rather than
-traffic, and compared with a float32 matrix product: NumPy's of 2048 x 2048, on a GPU one of 8192 x 8192 (no
-TF32). Bytes are those of all arrays that a function takes, each once, compared with a copy of 256 MB, on a
-GPU of 2 GB. Before it is timed, every function is compared with the reference on the same inputs in float64.
+traffic, and compared with NumPy's float32 product of 2048 x 2048. Bytes are those of all arrays that a
+function takes, each once, compared with a copy of 256 MB. Before it is timed, every function is compared with
+the reference on the same inputs in float64.
 
-On a GPU the time is that of the kernels alone, however long their launches take, and `convolution` is timed,
-too, which evaluates in place of the radial network's last `dense` and of `interaction` or, as `convolution2`,
-of `interaction2`. It has no reference of its own (its test makes one of these) and is compared with itself in
-float64.
+`gpu.py` asks the same of a card. There the time is that of the kernels alone, however long their launches
+take, and `convolution` is timed, too, which evaluates in place of the radial network's last `dense` and of
+`interaction` or, as `convolution2`, of `interaction2`. It has no reference of its own (its test makes one of
+these) and is compared with itself in float64.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from statistics import median
 
 import numba
 import numpy as np
-from recording import Record, check_device, gpu_limits, gpu_seconds, matrix_rate, parser
+from ase import Atoms
+from recording import Record, matrix_rate, parser
 from rich.console import Console
 from rich.table import Table
 from workloads import need, structure
 
 from eqpot.backend import to_device, to_host
+from eqpot.kernels.cuda import SIMULATED
 from eqpot.network.model import PATHS
 from eqpot.network.ops import ON_HOST, SIGNATURES, WALKS, Operator, Signature, convolution, operators
 from eqpot.network.steps import PATH_OPERATIONS
 from eqpot.structures.graph import collate, frame_graph
 
-CHANNELS, BASIS, CUTOFF = 64, 8, 4.0
-SMALL, LARGE = "acac_15", {"cpu": "water_1536", "cuda": "water_12288"}
+CHANNELS, BASIS, CUTOFF = 4 if SIMULATED else 64, 8, 4.0
+SMALL, LARGE = "acac_15", "water_1536"
 TOLERANCE = 2e-5  # float32 against the reference in float64, relative to the largest number
 CONVOLUTION = Signature(
     "convolution",
@@ -80,9 +82,9 @@ OPERATIONS = {
 PER_ATOM = ("embedding", "node_products", "gate", "norm", "add", "dense")
 
 
-def workloads(name: str) -> dict[str, tuple[list, list, tuple]]:
-    """Operator -> (inputs, shapes of its outputs, static arguments): random numbers on a real graph."""
-    atoms, random = structure(name), np.random.default_rng(0)
+def workloads(atoms: Atoms) -> dict[str, Callable[[], tuple[list, list, tuple]]]:
+    """Operator -> what makes inputs, shapes of outputs, static arguments: random numbers on a real graph."""
+    random = np.random.default_rng(0)
     species = sorted(set(atoms.numbers.tolist()))
     graph = collate(
         [frame_graph(atoms.numbers, atoms.positions, atoms.cell[:], atoms.pbc, species, CUTOFF)], len(species)
@@ -98,38 +100,41 @@ def workloads(name: str) -> dict[str, tuple[list, list, tuple]]:
     r = np.linalg.norm(graph.edge_vec, axis=1)
     messages, messages2 = [(n, 2 * C), (n, 3, 3 * C)], [(n, 2 * C), (n, 3, 4 * C), (n, 5, C)]
     all_paths, D = np.array([*paths.tolist(), (5, 3), (6, 0)]), C // 2
-    seen, hidden = [normal(n, C), normal(n, 3, C), normal(E, 3), r], (normal(E, B), normal(E, B))
+
+    def seen() -> list:
+        return [normal(n, C), normal(n, 3, C), normal(E, 3), r]
 
     def radial(paths: np.ndarray) -> tuple:
-        return *hidden, normal(B, len(paths) * C), graph.senders, graph.receiver_ptr, paths, 0, 1.0
+        h, dh, W = normal(E, B), normal(E, B), normal(B, len(paths) * C)
+        return h, dh, W, graph.senders, graph.receiver_ptr, paths, 0, 1.0
 
     return {
-        "edge_geometry": ([graph.edge_vec], [(E,), (E, 3)], ()),
-        "radial_basis": ([r, np.pi * np.arange(1, B + 1)], [(E, B)], (CUTOFF, 6)),
-        "activation": ([normal(E, 6 * B)], [(E, 6 * B)], (0,)),
-        "dense": ([normal(n, 3, C), normal(1, C * C)], [(n, 3, C)], square),
-        "embedding": ([normal(len(species), C)], [(n, C)], (graph.species, graph.species_ptr)),
-        "interaction": (
+        "edge_geometry": lambda: ([graph.edge_vec], [(E,), (E, 3)], ()),
+        "radial_basis": lambda: ([r, np.pi * np.arange(1, B + 1)], [(E, B)], (CUTOFF, 6)),
+        "activation": lambda: ([normal(E, 6 * B)], [(E, 6 * B)], (0,)),
+        "dense": lambda: ([normal(n, 3, C), normal(1, C * C)], [(n, 3, C)], square),
+        "embedding": lambda: ([normal(len(species), C)], [(n, C)], (graph.species, graph.species_ptr)),
+        "interaction": lambda: (
             [normal(n, C), normal(n, 3, C), normal(E, 3), normal(E, 5 * C)],
             messages,
             (*indices, paths),
         ),
-        "edge_tensor": ([normal(E, 3)], [(E, 6)], ()),
-        "interaction2": (
+        "edge_tensor": lambda: ([normal(E, 3)], [(E, 6)], ()),
+        "interaction2": lambda: (
             [normal(n, C), normal(n, 3, C), normal(E, 3), normal(E, 6), normal(E, 7 * C)],
             messages2,
             (*indices, all_paths),
         ),
-        "node_products": (
+        "node_products": lambda: (
             [normal(n, 2 * D), normal(n, 3, 2 * D), normal(n, 5, 2 * D)],
             [(n, 4 * D), (n, 3, 3 * D)],
             (),
         ),
-        "gate": ([normal(n, 2 * C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
-        "norm": ([normal(n, C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
-        "add": ([normal(n, 2 * C), normal(n, 2 * C)], [(n, 2 * C)], (0, 2 * C)),
-        "convolution": (seen, [*messages, (n, 5, 0)], radial(paths)),
-        "convolution2": (seen, messages2, radial(all_paths)),
+        "gate": lambda: ([normal(n, 2 * C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
+        "norm": lambda: ([normal(n, C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
+        "add": lambda: ([normal(n, 2 * C), normal(n, 2 * C)], [(n, 2 * C)], (0, 2 * C)),
+        "convolution": lambda: (seen(), [*messages, (n, 5, 0)], radial(paths)),
+        "convolution2": lambda: (seen(), messages2, radial(all_paths)),
     }
 
 
@@ -209,8 +214,7 @@ def short(x: float) -> str:
 
 
 def table(rows: list[dict]) -> Table:
-    machine = rows[0]["machine"]
-    found = Table(title=f"Operators; {machine.get('gpu', machine['cpu'])}", title_justify="left")
+    found = Table(title=f"Operators; {rows[0]['machine']['cpu']}", title_justify="left")
     found.add_column("")
     for heading in ("threads", "µs", "ns per", "Gflop/s", "of peak", "GB/s", "of a copy"):
         found.add_column(heading, justify="right")
@@ -219,7 +223,7 @@ def table(rows: list[dict]) -> Table:
         bandwidth = r["bytes"] / r["seconds"]
         found.add_row(
             f"{r['operator']} {r['walk']}",
-            f"{r['threads'] or ''}",
+            f"{r['threads']}",
             short(1e6 * r["seconds"]),
             f"{short(1e9 * r['seconds'] / r['rows'])} {r['per']}",
             "" if flops is None else f"{flops / 1e9:.1f}",
@@ -231,40 +235,30 @@ def table(rows: list[dict]) -> Table:
 
 
 def main() -> None:
-    arguments = parser(__doc__, list(ARGUMENTS), 0.3, "function")
-    arguments.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    arguments.set_defaults(only=None)
-    options = arguments.parse_args()
-    device = options.device
-    check_device(arguments, device)
-    names = options.only or list(SIGNATURES if device == "cpu" else ARGUMENTS)
-    if device == "cpu" and not set(names) <= set(SIGNATURES):
-        arguments.error("convolution: expected --device cuda, found cpu")
-    need(SMALL, LARGE[device])
-    console, record = Console(width=130), Record(device)
-    small, large = workloads(SMALL), workloads(LARGE[device])
-    atoms, edges = (large[name][0][0].shape[0] for name in ("gate", "edge_geometry"))
-    for threads in options.threads if device == "cpu" else [None]:
-        if threads:
-            numba.set_num_threads(threads)
-        limits = gpu_limits() if threads is None else cpu_limits(threads)
-        where = "on the GPU" if threads is None else f"{threads} threads"
+    options = parser(__doc__, list(SIGNATURES), 0.3, "function").parse_args()
+    need(SMALL, LARGE)
+    console, record = Console(width=130), Record()
+    small, large = workloads(structure(SMALL)), workloads(structure(LARGE))
+    atoms, edges = (large[name]()[0][0].shape[0] for name in ("gate", "edge_geometry"))
+    for threads in options.threads:
+        numba.set_num_threads(threads)
+        limits = cpu_limits(threads)
+        where = f"{threads} threads"
         console.print(f"{where}: {limits['flops'] / 1e9:.0f} Gflop/s, {limits['bytes'] / 1e9:.0f} GB/s")
-        for name in names:
-            per = "atom" if name in PER_ATOM else "edge"
-            for walk in WALKS if name in SIGNATURES else ("fwd", "bwd"):
-                error = check(name, device, walk, *small[name])
+        for name in options.only:
+            per, (inputs, shapes, static) = "atom" if name in PER_ATOM else "edge", large[name]()
+            for walk in WALKS:
+                error = check(name, "cpu", walk, *small[name]())
                 if not error <= TOLERANCE:
                     sys.exit(f"{name} {walk}: expected an error below {TOLERANCE:g}, found {error:g}")
-                run, arrays, _ = call(name, device, walk, *large[name], "float32")
-                time_it = time_of if device == "cpu" else gpu_seconds
+                run, arrays, _ = call(name, "cpu", walk, inputs, shapes, static, "float32")
                 record.add(
                     f"{name} {walk}, {where}",
                     operator=name,
                     walk=walk,
                     threads=threads,
-                    seconds=time_it(run, options.seconds),
-                    operations=operations(name, walk, large[name][0]),
+                    seconds=time_of(run, options.seconds),
+                    operations=operations(name, walk, inputs),
                     bytes=sum(getattr(a, "nbytes", 0) for a in arrays),
                     rows=atoms if per == "atom" else edges,
                     per=per,

@@ -20,18 +20,19 @@ from workloads import HERE
 from eqpot.backend import array_module, resolve
 from eqpot.benchmark import machine
 from eqpot.errors import UserError
+from eqpot.kernels.cuda import SIMULATED
 from eqpot.threads import most_threads
+from eqpot.timing import median_time
 
-LONG = 8192  # rows and columns of a matrix product that a GPU is busy with for milliseconds
+# Rows and columns of a matrix product that a GPU is busy with for milliseconds.
+LONG = 64 if SIMULATED else 8192
+COPIED = 1 << (10 if SIMULATED else 28)  # float32 numbers of a copy
 
 
-def parser(
-    doc: str, names: Sequence[str], seconds: float, each: str, threads: bool = True
-) -> argparse.ArgumentParser:
+def parser(doc: str, names: Sequence[str], seconds: float, each: str) -> argparse.ArgumentParser:
     """--threads, --only and --seconds, under the first line of a script's docstring."""
     found = argparse.ArgumentParser(description=doc.split("\n")[0])
-    if threads:
-        found.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, most_threads())}))
+    found.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, most_threads())}))
     found.add_argument("--only", nargs="+", choices=names, default=list(names))
     found.add_argument("--seconds", type=float, default=seconds, help=f"for each {each}")
     return found
@@ -67,15 +68,18 @@ def matrix_rate(threads: int) -> float:
 
 def wait() -> None:
     """Until the GPU has done all that it was asked for."""
-    array_module("cuda").cuda.Device().synchronize()
+    if not SIMULATED:
+        array_module("cuda").cuda.Device().synchronize()
 
 
 def gpu_seconds(action: Callable[[], object], limit: float, repeats: int = 10) -> float:
     """Time of an action on the GPU alone, the median over series of `repeats` for about `limit` seconds.
 
     The calls of a series are queued while the GPU works on a long matrix product, so that it waits for none
-    of their launches.
+    of their launches. In the simulator the time of some calls.
     """
+    if SIMULATED:
+        return median_time(action, 0.0)
     cp, times = array_module("cuda"), []
     busy = cp.ones((LONG, LONG), np.float32)
     action()
@@ -97,7 +101,7 @@ def gpu_limits() -> dict[str, float]:
     second of a copy of 1 GiB (read and written)."""
     cp = array_module("cuda")
     a = cp.random.default_rng(0).random((LONG, LONG), np.float32)
-    source = cp.zeros(1 << 28, np.float32)
+    source = cp.zeros(COPIED, np.float32)
     target = cp.empty_like(source)
     return {
         "flops": 2 * LONG**3 / gpu_seconds(lambda: cp.matmul(a, a), 0.5),
@@ -109,7 +113,7 @@ def gpu_limits() -> dict[str, float]:
 
 
 def results_path(card: str | None = None) -> Path:
-    """Where this script's results go: those from a GPU into a file of each card's own."""
+    """Where this script's results go: those of a card into a file of its own."""
     stem = Path(sys.argv[0]).stem
     suffix = "_" + re.sub(r"[^a-z0-9]+", "_", card.lower()).strip("_") if card else ""
     return HERE / "results" / f"{stem}{suffix}.json"
@@ -118,9 +122,9 @@ def results_path(card: str | None = None) -> Path:
 class Record:
     """Results by name, those of earlier runs among them, each with machine and command."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        self.machine = machine(device)
-        self.path = results_path(self.machine.get("gpu"))
+    def __init__(self) -> None:
+        self.machine = machine()
+        self.path = results_path()
         self.results: dict[str, dict] = json.loads(self.path.read_text()) if self.path.exists() else {}
         self._common = {"machine": self.machine, "command": command_line()}
 

@@ -47,7 +47,7 @@ WATER = {
     "water_12288": (4, 4, 4),
     "water_24576": (4, 4, 8),
 }
-ON_GPU = {"water_98304": (8, 8, 8), "water_786432": (16, 16, 16)}  # too large for the CPU's benchmarks
+ON_GPU = {"water_98304": (8, 8, 8)}  # too large for the CPU's benchmarks
 NAMES = ("acac_15", "formate_cu110_52", "lips_83", *WATER)
 
 
@@ -78,10 +78,21 @@ def run_part(*parts: Callable[..., None]) -> None:
     sys.exit(2)
 
 
+def folder_of(name: str) -> str:
+    """The one of PUBLISHED that a workload comes from."""
+    return "water_pbe0ts" if name.startswith("water") else name.rpartition("_")[0]
+
+
 def need(*names: str) -> None:
     """End as `published` does, before anything is measured, where the data of a workload are missing."""
     for name in names:
-        published("water_pbe0ts" if name.startswith("water") else name.rpartition("_")[0])
+        published(folder_of(name))
+
+
+def is_here(name: str) -> bool:
+    """Whether the data of a workload are."""
+    folder = folder_of(name)
+    return (DATA / folder / PUBLISHED[folder][0]).exists()
 
 
 def acac() -> Path:

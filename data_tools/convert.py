@@ -24,7 +24,7 @@ from eqpot.data_tools.text import short
 from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 from eqpot.data_tools.values import as_floats, as_numbers, as_tensor
 from eqpot.errors import UserError
-from eqpot.files import check_output
+from eqpot.files import check_output, check_there
 from eqpot.structures.data import (
     LABELS,
     Dataset,
@@ -63,6 +63,7 @@ def convert(
 ) -> Conversion:
     """Convert ``sources`` into the data set file ``out``; ``how`` as in ``gather``."""
     sources = _several(sources)
+    check_there(sources)
     check_output(out, overwrite)
     if Path(out).suffix not in (".h5", ".hdf5"):
         raise UserError(f"{out}: expected a name that ends in .h5 for what is written")
@@ -153,10 +154,9 @@ def _places(parts: list[Source]) -> list[str]:
 
 
 def _read(path: str, keys: dict, type_map: Sequence[str] | None) -> Iterator["Found | Source"]:
+    check_there([path])
     if os.path.isdir(path):
         yield from read_deepmd(path, keys, type_map)
-    elif not os.path.exists(path):
-        raise UserError(f"{path}: no such file or folder")
     elif not os.path.isfile(path):
         raise UserError(f"{path}: expected a file or a folder, found a device or a pipe")
     elif path.endswith(".npz"):

@@ -1,6 +1,7 @@
 """Frames of folders of DeePMD systems."""
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +19,9 @@ def read_deepmd(path: str, keys: dict, type_map: Sequence[str] | None) -> Iterat
     """All frames of each `set.*` of each system in a folder."""
     systems = sorted(file.parent for file in Path(path).rglob("type.raw"))
     if not systems:
-        raise UserError(f"{path}: expected a DeePMD system (a folder with type.raw) in it, found none")
+        raise UserError(
+            f"{path}: expected a DeePMD system (a folder with type.raw) in it, found none{_hint(Path(path))}"
+        )
     for system in systems:
         sets = sorted(folder for folder in system.glob("set.*") if folder.is_dir())
         if not sets:
@@ -27,6 +30,20 @@ def read_deepmd(path: str, keys: dict, type_map: Sequence[str] | None) -> Iterat
         types = _integers(system / "type.raw")
         for folder in sets:
             yield _read_deepmd_set(folder, keys, types, elements, not (system / "nopbc").exists())
+
+
+def _hint(folder: Path) -> str:
+    """How to convert what the folder has instead: a few files by their names, more by their ending."""
+    for ending in (".extxyz", ".xyz", ".npz", ".traj", ".h5", ".hdf5"):
+        files = sorted(file for file in folder.rglob(f"*{ending}") if file.is_file())
+        if not files:
+            continue
+        names = [shlex.quote(str(file)) for file in files]
+        if len(names) > 3:
+            together = len({file.parent for file in files}) == 1
+            names = [f"{shlex.quote(str(files[0].parent))}/*{ending}" if together else f"{names[0]} ..."]
+        return f"; try `eqpot data convert {' '.join(names)} DATA.h5`"
+    return ""
 
 
 def _deepmd_elements(system: Path, type_map: Sequence[str] | None) -> np.ndarray:

@@ -4,7 +4,7 @@ import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import date
-from importlib.metadata import version
+from importlib import metadata
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from eqpot.errors import UserError
 from eqpot.potential import Potential
 from eqpot.threads import cores
 from eqpot.timing import median_time, seconds_of
+from eqpot.version import version
 
 SPACING = 3.107  # Å between molecules on a cubic grid: water of 1 g/cm^3
 TOLERANCE = 2e-5  # float32 forces against the float64 reference, relative to the largest
@@ -34,8 +35,8 @@ def machine(device: str = "cpu") -> dict[str, str | int]:
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": cores(),
         "python": platform.python_version(),
-        "eqpot": version("eqpot"),
-        "numba": version("numba"),
+        "eqpot": version(),
+        "numba": metadata.version("numba"),
         "date": date.today().isoformat(),
         **(card() if device == "cuda" else {}),
     }

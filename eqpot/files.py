@@ -245,6 +245,13 @@ def named_twice(paths: Sequence[str | Path]) -> list[str]:
     ]
 
 
+def check_there(paths: Iterable[str | Path]) -> None:
+    """UserError at what is not to be read because it is not there."""
+    for path in paths:
+        if not Path(path).exists():
+            raise UserError(f"{path}: no such file or folder")
+
+
 def check_output(path: str | Path, overwrite: bool = False) -> None:
     """UserError, before any work is done, where a file may not or cannot be written."""
     path = Path(path)

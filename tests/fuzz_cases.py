@@ -147,6 +147,7 @@ READ_DATA = [
     ["fit", "toy.h5", "--from=model.h5", "--replay={}", "-o", "new", *TUNE],
     ["learning-curve", "{}", "--frames=2,4", "-o", "new", "--max-epochs=1", *SHORT],
     ["predict", "model.h5", "{}", "-o", "out.extxyz"],
+    ["predict", "model.h5", "{}", "--against", "-o", "out.extxyz"],
     ["relax", "model.h5", "{}", "--fmax=9"],
     ["md", "model.h5", "{}", "-o", "new", "--length=2", *DYNAMICS],
     ["inspect", "model.h5", "{}", "--text"],
@@ -169,8 +170,9 @@ READ_MODEL = [
 ]
 READ_STRUCTURE = [
     ["relax", "model.h5", "{}", "--fmax=9"],
-    ["predict", "model.h5", "{}", "-o", "out.extxyz"],
+    ["predict", "model.h5", "{}", "--against", "-o", "out.extxyz"],
     ["relax", "model.h5", "{}", "--fmax=9", "--cell", "--index=0"],
+    ["relax", "model.h5", "{}", "toy.h5", "--fmax=9", "--index=:"],
     ["md", "model.h5", "{}", "-o", "new", "--length=2", *DYNAMICS],
     ["inspect", "model.h5", "{}", "--text"],
     ["explain", "model.h5", "{}"],

@@ -1,13 +1,13 @@
 """Cases of every operator of the table, and its four functions as functions of arrays.
 
 A case is an operator with inputs and static arguments. Cotangents and tangents are random directions.
+bench/gpu.py asks a card the same, where there is no pytest.
 """
 
 from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
-import pytest
 from graphs import GRAPHS, SPECIES_COUNT
 from tolerances import check_close
 
@@ -276,13 +276,8 @@ TYPICAL = [
     }
 ]
 
-# On a machine without a GPU the CUDA kernels have a process of their own, with Numba's simulator, and in it
-# all cases only for what the others follow from: that they equal the reference.
+# On a machine without a GPU the CUDA kernels have a process of their own, with Numba's simulator.
 USABLE = ["cuda"] if SIMULATED else [b for b in BACKENDS if b != "cuda" or not obstacle()]
-over_backends = pytest.mark.parametrize("backend", USABLE)
-over_cases = pytest.mark.parametrize("case", CASES, ids=str)
-over_enough_cases = pytest.mark.parametrize("case", TYPICAL if SIMULATED else CASES, ids=str)
-over_typical_cases = pytest.mark.parametrize("case", TYPICAL, ids=str)
 
 
 # ------------------------------------------------------------ the four walks, as functions
@@ -359,6 +354,3 @@ def size(a, b) -> float:
 def check_all(got, expected, tolerance, names):
     for name, x, y in zip(names, got, expected, strict=True):
         check_close(x, y, tolerance, what=name)
-
-
-# ------------------------------------------------------------ tests

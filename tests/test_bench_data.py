@@ -16,7 +16,7 @@ WATER = "water_pbe0ts/data_0/set.000/coord.npy"
     [
         ("force_call", ["--only", "water_192"], WATER, "deepmd-kit"),
         ("force_call", ["--only", "lips_83"], "lips/lips_200.npz", "matsciml"),
-        ("gpu", ["--only", "formate_cu110_52"], "formate_cu110/deal_0.05_selected.xyz", "DEAL"),
+        ("force_call", ["--only", "formate_cu110_52"], "formate_cu110/deal_0.05_selected.xyz", "DEAL"),
         ("training_step", [], "acac/train_300K.xyz", "BOTNet-datasets"),
         ("operators", [], "acac/train_300K.xyz", "BOTNet-datasets"),
         ("accuracy", ["ethanol", "--time", "1m"], "rmd17/rmd17_ethanol_train_01.npz", "rmd17-npz"),

@@ -140,3 +140,14 @@ def test_a_model_that_gives_no_numbers_is_refused(recwarn):
 
 def test_nan_never_passes():
     assert not Finding("", float("nan"), "", 1.0).passed and Finding("", float("nan"), "").passed
+
+
+def test_atoms_closer_than_in_training_are_named():
+    model = potential("float32")
+    atoms = Atoms("OHH", [[0, 0, 0], [0.7, 0, 0], [0, 0.95, 0]])
+    model.provenance["closest"] = {"H-O": 0.8, "H-H": 1.1, "C-O": 1.2}
+    (told,) = list(checks._closer(model, atoms))
+    assert told == Finding("H 1 and O 0 closer than in training (0.800 Å)", pytest.approx(0.7), "Å")
+    assert told.passed
+    model.provenance["closest"] = {"H-O": 0.6}
+    assert not list(checks._closer(model, atoms)) and not list(checks._closer(model, atoms[:1]))

@@ -30,7 +30,7 @@ from eqpot.potential import Potential
 from eqpot.stops import answering, interrupt
 from eqpot.structures.data import read_dataset, write_dataset
 from eqpot.structures.frames import Labels
-from eqpot.training.validation import errors, report
+from eqpot.training.validation import Errors, errors, report
 
 SMALL = [f"--set=model.{key}={value}" for key, value in MODEL.items()]
 SHORT = [*SMALL, "--set=train.batch_size=4", "--max-epochs=2", "--n-valid=3"]
@@ -150,7 +150,11 @@ def test_eval_writes_json_and_pictures(folder, tmp_path, capsys):
     assert content["frames"] == 12 and content["per_element"].keys() == {"H", "O"}
     assert content["per_group"].keys() == {"cold", "warm"}
     assert content["energy_mae"] == pytest.approx(4 * content["energy_per_atom_mae"])
-    assert "e.json: exists already" in refused(["eval", "none.h5", "none.h5", *options], capsys)
+    assert "none.h5: expected a model file" in refused(["eval", "none.h5", "none.h5", *options], capsys)
+    wrong = ["eval", str(folder / "run/model.h5"), "none.h5", *options]
+    assert "none.h5: expected a data set file" in refused(wrong, capsys)
+    wrong[2] = str(folder / "toy.h5")
+    assert "e.json: exists already" in refused(wrong, capsys)
     assert main(["eval", str(folder / "run/model.h5"), str(folder / "toy.h5"), *options, "--overwrite"]) == 0
     names = {p.name for p in (tmp_path / "plots").iterdir()}
     assert names == {"energy.png", "forces.png", "stress.png"}
@@ -191,6 +195,30 @@ def test_errors_leave_unknown_labels_out_but_not_nan_predictions():
         assert found["forces_mae"] == found["forces_rmse"] == np.inf
         prediction.forces[:] = number  # not as if nothing were labelled
         assert errors(data, prediction)["forces_rmse"] == np.inf
+
+
+def test_errors_of_frames_in_parts_are_those_of_all():
+    data, random = toy_dataset(7), np.random.default_rng(0)
+    data.energy[2], data.forces[4:8], data.stress[1:] = np.nan, np.nan, np.nan
+    noise = [random.normal(size=x.shape) for x in (data.energy, data.forces, data.stress)]
+    prediction = Labels(*(x + y for x, y in zip((data.energy, data.forces, data.stress), noise, strict=True)))
+    prediction = Labels(
+        *(np.nan_to_num(x) for x in (prediction.energy, prediction.forces, prediction.stress))
+    )
+    found = Errors()
+    for frames in ([0], [1, 2, 3], [4, 5], [6]):
+        atoms = np.isin(data.frame_of_atom, frames)
+        part = Labels(prediction.energy[frames], prediction.forces[atoms], prediction.stress[frames])
+        found.add(data.subset(np.array(frames)), part)
+    expected = report(data, prediction)
+    assert found.report().keys() == expected.keys() and found.report()["frames"] == 7
+    for key, value in found.report().items():
+        if not isinstance(value, dict):
+            assert value == pytest.approx(expected[key]), key
+            continue
+        assert list(value) == list(expected[key]), key
+        for name, row in value.items():
+            assert row == pytest.approx(expected[key][name]), name
 
 
 @pytest.mark.parametrize("command", [[], ["data"], ["analyze"]])

@@ -600,6 +600,30 @@ def test_an_existing_file_is_kept(tmp_path, out):
         convert(tmp_path / "a.npz", tmp_path)
 
 
+def test_a_missing_source_is_told_before_the_output(tmp_path, out):
+    out.write_text("something")
+    with pytest.raises(UserError, match="b.npz: no such file or folder"):
+        convert(tmp_path / "b.npz", out)
+    assert out.read_text() == "something"
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        (["a.xyz", "b.xyz"], r"found none; try `eqpot data convert \S+/a.xyz \S+/b.xyz DATA.h5`$"),
+        ([f"{k}.xyz" for k in range(5)], r"found none; try `eqpot data convert \S+/frames/\*.xyz DATA.h5`$"),
+        ([f"{k}/a.xyz" for k in range(5)], r"found none; try `eqpot data convert \S+/0/a.xyz ... DATA.h5`$"),
+        (["notes.txt"], "found none$"),
+    ],
+)
+def test_a_folder_of_other_files_gets_a_hint(files, hint, tmp_path, out):
+    for name in files:
+        path = tmp_path / "frames" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1\n\nH 0 0 0\n")
+    refused(f"frames: expected a DeePMD system .* in it, {hint}", tmp_path / "frames", out)
+
+
 def test_wrong_names_of_arrays_are_refused(tmp_path, out):
     np.savez(tmp_path / "a.npz", **PLAIN)
     refused("keys: expected one of .* found energie", tmp_path / "a.npz", out, keys={"energie": "E"})

@@ -13,15 +13,18 @@ from operator_cases import (
     check_all,
     inner,
     moved,
-    over_backends,
-    over_cases,
-    over_enough_cases,
-    over_typical_cases,
     size,
 )
 from tolerances import DIFFERENCE, IDENTITY, OPERATOR, check_close, derivative
 
+from eqpot.kernels.cuda import SIMULATED
 from eqpot.network.ops import SIGNATURES, operators
+
+over_backends = pytest.mark.parametrize("backend", USABLE)
+over_cases = pytest.mark.parametrize("case", CASES, ids=str)
+# In the simulator all cases only for what the others follow from: that they equal the reference.
+over_enough_cases = pytest.mark.parametrize("case", TYPICAL if SIMULATED else CASES, ids=str)
+over_typical_cases = pytest.mark.parametrize("case", TYPICAL, ids=str)
 
 
 @pytest.mark.parametrize("walk", ["fwd", "bwd", "fwd_tan", "bwd_tan"])

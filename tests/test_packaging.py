@@ -9,11 +9,15 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from eqpot.version import version
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("eqpot", "kernels", "data_tools")
@@ -314,3 +318,12 @@ def test_python_in_a_checkout_that_is_not_installed_imports_what_lies_there(tmp_
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == tmp_path / "kernels/products.py"
+
+
+def test_a_checkout_that_is_not_installed_knows_its_version(monkeypatch: pytest.MonkeyPatch):
+    def unknown(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", unknown)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert version() == project["version"]

@@ -1,15 +1,23 @@
 """`eqpot predict`: all frames of a file, the numbers of the calculator."""
 
+import re
+
 import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import fcc111
+from ase.build import molecule as molecule_of
+from ase.calculators.singlepoint import SinglePointCalculator
 from potentials import crystal, molecule, potential
 from runs import refused
 
 from eqpot import EqpotCalculator
+from eqpot.benchmark import water
 from eqpot.cli import main
 from eqpot.commands import predict as command
+from eqpot.dynamics.limits import unlike
+from eqpot.potential import Potential
 from eqpot.structures.data import read_dataset
 
 TOLERANCE = 1e-6  # positions in a file have eight decimals
@@ -81,6 +89,122 @@ def test_atoms_closer_than_in_training_are_told(here, capsys):
     assert told.endswith("predictions mean little there (2 frames of this kind in all)")
 
 
+def labelled() -> list[Atoms]:
+    """Frames with some labels, in two groups."""
+    frames, random = [atoms.copy() for atoms in FRAMES[:4]], np.random.default_rng(0)
+    for k, atoms in enumerate(frames):
+        results = {"energy": random.normal(), "forces": random.normal(size=(len(atoms), 3))}
+        if atoms.pbc.all():
+            results["stress"] = random.normal(size=6)
+        if k < 2:
+            del results[("energy", "forces")[k]]
+        atoms.info["config_type"] = "odd" if k % 2 else "even"
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    return frames
+
+
+@pytest.mark.parametrize("atoms", [1, 2000])
+def test_errors_are_those_of_eval(atoms, here, monkeypatch, capsys):
+    """As `eval` prints them, of a text and of a data set, however many frames are taken together."""
+    monkeypatch.setattr(command, "ATOMS", atoms)
+    ase.io.write("labelled.extxyz", labelled())
+    missing = [f"--allow-missing={label}" for label in ("energy", "forces", "stress")]
+    assert main(["data", "convert", "labelled.extxyz", "labelled.h5", *missing]) == 0
+    capsys.readouterr()
+    assert main(["eval", "one.h5", "labelled.h5"]) == 0
+    expected = capsys.readouterr().out.replace("labelled.h5", "FILE")
+    expected = expected[expected.index("errors on the 4 frames of FILE") :]
+    assert "by element" in expected and "RMSE by group" in expected and "stress" in expected
+    for file in ("labelled.extxyz", "labelled.h5"):
+        assert main(["predict", "one.h5", file, "--against", "--overwrite"]) == 0
+        found = capsys.readouterr().out.replace(file, "FILE")
+        assert found[found.index("errors on the 4 frames of FILE") :] == expected
+    against = ase.io.read("predicted.extxyz", ":")
+    assert main(["predict", "one.h5", "labelled.extxyz", "-o", "without.extxyz"]) == 0
+    for one, other in zip(against, ase.io.read("without.extxyz", ":"), strict=True):
+        assert one.info == other.info and (one.get_forces() == other.get_forces()).all()
+
+
+def test_against_no_labels(here, capsys):
+    text = refused(["predict", "one.h5", "frames.extxyz", "--against"], capsys)
+    assert "frames.extxyz: --against: expected energy, forces or stress" in text and "found no labels" in text
+    assert len(ase.io.read("predicted.extxyz", ":")) == len(FRAMES)
+
+
+def test_a_label_that_is_no_number_is_told(here, capsys):
+    lines = ["2", 'Properties=species:S:1:pos:R:3 energy="so low"', "H 0 0 0", "O 0 0 1"]
+    (here / "wrong.extxyz").write_text("\n".join(lines) + "\n")
+    text = refused(["predict", "one.h5", "wrong.extxyz", "--against"], capsys)
+    assert "wrong.extxyz: frame 0, energy: expected numbers, found 'so low'" in text
+    assert not (here / "predicted.extxyz").exists()
+
+
+def test_lengths_in_another_unit_are_doubted(here, capsys):
+    """Once, and not those of molecules and crystals as they are."""
+    assert main(["predict", "one.h5", "frames.extxyz"]) == 0
+    assert "are its lengths" not in capsys.readouterr().out
+    bohr = [atoms.copy() for atoms in FRAMES]
+    for atoms in bohr:
+        atoms.set_cell(atoms.cell / 0.529177)
+        atoms.positions /= 0.529177
+    ase.io.write("bohr.extxyz", bohr)
+    assert main(["predict", "one.h5", "bohr.extxyz", "-o", "out.extxyz"]) == 0
+    (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("note: "))
+    assert told.startswith("note: bohr.extxyz: frame 1: atoms have ")
+    assert "in training 11: are its lengths in Å? (" in told and told.endswith(" of this kind in all)")
+
+
+WATER = molecule_of("H2O")
+
+
+def scaled(atoms: Atoms, factor: float) -> Atoms:
+    atoms = atoms.copy()
+    atoms.set_cell(factor * atoms.cell[:])
+    atoms.positions *= factor
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("atoms", "words"),
+    [
+        (water(3), ""),
+        (WATER, ""),
+        (Atoms("O"), ""),
+        (Atoms("OH", [[0, 0, 0], [0, 0, 1.0]]), ""),
+        (water(2), ""),
+        (scaled(water(3), 1.8897), "atoms have [2-9].* neighbours within 5 Å, in training 55"),
+        (scaled(water(2), 0.4), "atoms have .* neighbours within 5 Å, in training 55"),
+        (scaled(WATER, 1.8897), "no two atoms are as close as in training: H-O 1.83 Å, there 0.9 Å"),
+        (Atoms("OH", [[0, 0, 0], [0, 0, 9.0]]), "atoms have 0 neighbours within 5 Å"),
+    ],
+    ids=[
+        "box",
+        "molecule",
+        "atom",
+        "pair",
+        "small box",
+        "box in Bohr",
+        "nm",
+        "molecule in Bohr",
+        "far apart",
+    ],
+)
+def test_what_is_unlike_training(atoms, words):
+    made = Potential.create(["H", "O"], features=2, blocks=1)
+    made.mean_neighbours = 55.0
+    made.provenance["closest"] = {"H-H": 1.3, "H-O": 0.9, "O-O": 2.4}
+    told = unlike(made, made.graph(atoms), atoms.pbc.any())
+    assert re.match(words, told) if words else told == ""
+
+
+def test_half_a_crystal_is_no_other_unit():
+    """A thin slab under a model of the bulk."""
+    made = Potential.create(["Cu"], features=2, blocks=1)
+    made.mean_neighbours, made.provenance["closest"] = 42.0, {"Cu-Cu": 2.2}
+    slab = fcc111("Cu", (2, 2, 2), vacuum=8)
+    assert unlike(made, made.graph(slab), True) == ""
+
+
 def test_a_data_set_in_and_out_again(here):
     """What is written is what `convert` takes for labels, and a data set is read like any other file."""
     ase.io.write("crystals.extxyz", [crystal(), crystal(12)])
@@ -100,6 +224,12 @@ def test_a_data_set_in_and_out_again(here):
         (["one.h5", "two.h5", "iron.xyz"], "iron.xyz: frame 1, one.h5: numbers: expected elements"),
         (["one.h5", "none.xyz"], "none.xyz: expected a trajectory, found no such file"),
         (["one.h5"], "expected one model or more and a file"),
+        (
+            ["one.h5", "none.xyz", "-o", "frames.extxyz"],
+            "none.xyz: expected a trajectory, found no such file",
+        ),
+        (["none.h5", "frames.extxyz", "-o", "frames.extxyz"], "none.h5: expected a model file"),
+        (["one.h5", "frames.extxyz", "-o", "frames.extxyz"], "frames.extxyz: exists already"),
         (["one.h5", "frames.extxyz", "-o", "out.h5"], "out.h5: expected a name that ends in .extxyz or .xyz"),
         (["one.h5", "frames.extxyz", "-o", "one.extxyz/out.xyz"], "the folder one.extxyz does not exist"),
     ],

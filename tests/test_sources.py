@@ -1,6 +1,7 @@
 """`eqpot fit` on any source that `eqpot data convert` takes: read, told and kept alike."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -56,8 +57,15 @@ def test_a_source_is_fitted_like_what_it_is_converted_to(folder, capsys):
     assert same_arrays("one/model.h5", "two/model.h5")
     assert same_arrays("two/converted.h5", "converted.h5")
     origin = Potential.load("two/model.h5").provenance
-    assert origin["data"] == "converted.h5" and origin["data_hash"] == sha256("two/converted.h5")
+    assert origin["data"] == "a.extxyz and 1 more" and origin["data_hash"] == sha256("two/converted.h5")
     assert origin["source"] == "a.extxyz, b.extxyz"
+    capsys.readouterr()
+    assert main(["info", "two/model.h5"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^data +a.extxyz and 1 more$", told, re.MULTILINE) and "converted.h5" not in told
+    assert re.search(r"^source +a.extxyz, b.extxyz$", told, re.MULTILINE)
+    assert main(["info", "one/model.h5"]) == 0  # a file of that name that is the user's
+    assert re.search(r"^data +converted.h5$", capsys.readouterr().out, re.MULTILINE)
     assert not (folder / "one/converted.h5").exists() and not (folder / "two/converted_valid.h5").exists()
 
 

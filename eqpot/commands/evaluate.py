@@ -43,14 +43,14 @@ def evaluate(model, data, json_file, plots, overwrite, device, **options) -> Non
     from eqpot.structures.data import LABELS, Dataset, read_dataset
     from eqpot.training.validation import compare
 
-    if json_file is not None:
-        check_output(json_file, overwrite)
-    if plots is not None:
-        check_folder(plots, [f"{label}.png" for label in LABELS], overwrite)
     check_used(data, options)
     potential = Potential.load(model, device)
     found = frames(data, reading(options))
     dataset = found if isinstance(found, Dataset) else read_dataset(found)
+    if json_file is not None:
+        check_output(json_file, overwrite)
+    if plots is not None:
+        check_folder(plots, [f"{label}.png" for label in LABELS], overwrite)
     content, prediction, warning = compare(potential, dataset)
     if warning:
         say(f"warning: {warning}")

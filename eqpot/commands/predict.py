@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from eqpot.potential import Potential
+    from eqpot.structures.data import Dataset
+    from eqpot.structures.frames import Labels
 
 ATOMS = 2000  # taken together
 
@@ -28,9 +30,10 @@ ATOMS = 2000  # taken together
     metavar="OUT.extxyz",
     help="The result.",
 )
+@click.option("--against", is_flag=True, help="Print the errors, too, where FILE has labels.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 @device_option
-def predict(files, output, overwrite, device) -> None:
+def predict(files, output, against, overwrite, device) -> None:
     """Energies, forces and stress of all frames of FILE, as extxyz.
 
     FILE is any file that ASE reads, or a data set; it is read, and OUT written, a few frames at a time. OUT
@@ -38,39 +41,59 @@ def predict(files, output, overwrite, device) -> None:
     (eV/Å³, positive under tension), under the names that ASE knows, and the number of the frame in FILE.
     Several models are a committee: the results are means; energy_std and forces_std are standard deviations
     from these, divided by the number of models. Frames with atoms so close that `eqpot md` would stop are
-    told.
+    told, and those that look as if their lengths were not in Å. --against takes labels under the names that
+    ASE knows, in eV and Å; `eqpot eval` takes others.
     """
     if len(files) < 2:
         raise click.UsageError("expected one model or more and a file: eqpot predict MODEL.h5 FILE")
     from ase.io.extxyz import write_extxyz
 
+    from eqpot.commands.evaluate import tables
     from eqpot.files import check_output, named_twice, replacing
     from eqpot.potential import Potential
-    from eqpot.printing import busy
+    from eqpot.printing import busy, show
     from eqpot.structures.trajectory import check_trajectory, iterate
+    from eqpot.training.validation import Errors
 
     *models, file = files
     if not output.endswith((".extxyz", ".xyz")):
         raise UserError(f"{output}: expected a name that ends in .extxyz or .xyz")
-    check_output(output, overwrite)
     check_trajectory(file)
     potentials = [Potential.load(model, device) for model in models]
+    check_output(output, overwrite)
     say(*(f"warning: {line}" for line in named_twice(models)))
     notes = {
         note: model for model, p in zip(models, potentials, strict=True) if (note := p.provenance.get("note"))
     }
     say(*(f"note: {f'{model}: ' * (len(models) > 1)}{note}" for note, model in notes.items()))
     frames = atoms = 0
-    close: list[str] = []
+    close, odd, errors = [], [], Errors()
     with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as out, busy("predicting"):
-        for some in _together(iterate(file)):
-            for structure in _predicted(models, potentials, some, file, close):
+        for some in _together(iterate(file, labelled=against)):
+            labels = _labels(some, file) if against else None
+            done = list(_predicted(models, potentials, some, file, close, odd))
+            for structure in done:
                 write_extxyz(out, structure)
+            if labels is not None:
+                errors.add(labels, _as_labels(done))
             frames, atoms = frames + len(some), atoms + sum(map(len, some))
+    if odd:
+        say(f"note: {odd[0]}: are its lengths in Å?{_more(odd)}")
     if close:
-        more = f" ({counted(len(close), 'frame')} of this kind in all)" if len(close) > 1 else ""
-        say(f"warning: {close[0]}, from what training showed: predictions mean little there{more}")
+        say(f"warning: {close[0]}, from what training showed: predictions mean little there{_more(close)}")
     say(f"wrote {output}: {counted(frames, 'frame')}, {counted(atoms, 'atom')}")
+    if against:
+        content = errors.report()
+        if all(content[f"{label}_mae"] is None for label in ("energy", "forces", "stress")):
+            raise UserError(
+                f"{file}: --against: expected energy, forces or stress under the names that ASE knows, found "
+                "no labels; eqpot eval takes other names"
+            )
+        show(*tables(content, f"errors on the {counted(frames, 'frame')} of {file}"))
+
+
+def _more(lines: list[str]) -> str:
+    return f" ({counted(len(lines), 'frame')} of this kind in all)" if len(lines) > 1 else ""
 
 
 def _together(frames: Iterable[Atoms]) -> Iterator[list[Atoms]]:
@@ -85,16 +108,76 @@ def _together(frames: Iterable[Atoms]) -> Iterator[list[Atoms]]:
         yield some
 
 
+def _labels(frames: list[Atoms], file: str) -> Dataset:
+    """The frames with the labels that they carry, NaN where they have none.
+
+    UserError at labels that are no finite numbers of the right shape.
+    """
+    import numpy as np
+
+    from eqpot.structures.data import Dataset
+
+    def label(atoms: Atoms, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        found = atoms.calc.results.get(name) if atoms.calc else None
+        if found is None:
+            return np.full(shape, np.nan)
+        where = f"{file}: frame {atoms.info['frame']}, {name}"
+        try:
+            values = np.asarray(found, float)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: expected numbers, found {str(found)[:40]!r}") from error
+        if name == "stress" and values.shape == (6,):
+            values = values[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
+        if values.shape != shape or not np.isfinite(values).all():
+            what = "NaN or infinity" if values.shape == shape else f"shape {values.shape}"
+            raise UserError(f"{where}: expected finite numbers of shape {shape}, found {what}")
+        return values if name != "stress" or atoms.pbc.all() else np.full(shape, np.nan)
+
+    groups = np.array([str(atoms.info.pop("config_type", "")) for atoms in frames], dtype=object)
+    return Dataset(
+        atom_ptr=np.concatenate([[0], np.cumsum([len(atoms) for atoms in frames])]),
+        numbers=np.concatenate([atoms.numbers for atoms in frames]),
+        positions=np.concatenate([atoms.positions for atoms in frames]),
+        cell=np.array([atoms.cell[:] for atoms in frames]),
+        pbc=np.array([atoms.pbc for atoms in frames]),
+        energy=np.array([label(atoms, "energy", ()) for atoms in frames]),
+        forces=np.concatenate([label(atoms, "forces", (len(atoms), 3)) for atoms in frames]),
+        stress=np.array([label(atoms, "stress", (3, 3)) for atoms in frames]),
+        group=groups,
+    )
+
+
+def _as_labels(done: list[Atoms]) -> Labels:
+    """The predictions of some frames."""
+    import numpy as np
+    from ase.stress import voigt_6_to_full_3x3_stress
+
+    from eqpot.structures.frames import Labels
+
+    results, unknown = [atoms.calc.results for atoms in done], np.full(6, np.nan)
+    return Labels(
+        np.array([found["energy"] for found in results]),
+        np.concatenate([found["forces"] for found in results]),
+        np.array([voigt_6_to_full_3x3_stress(found.get("stress", unknown)) for found in results]),
+    )
+
+
 def _predicted(
-    models: list[str], potentials: list[Potential], frames: list[Atoms], file: str, close: list[str]
+    models: list[str],
+    potentials: list[Potential],
+    frames: list[Atoms],
+    file: str,
+    close: list[str],
+    odd: list[str],
 ) -> Iterator[Atoms]:
-    """The frames with results; adds to `close` a line for each with atoms closer than dynamics allows."""
+    """The frames with results; adds to `close` a line for each with atoms closer than dynamics allows, to
+    `odd` one for each that is unlike training."""
     import numpy as np
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
     from eqpot.config import DynamicsConfig
-    from eqpot.dynamics.limits import closer_than, closest_approach
+    from eqpot.dynamics.limits import closer_than, closest_approach, unlike
 
     names = [f"{file}: frame {atoms.info['frame']}" for atoms in frames]
     species = potentials[0].species
@@ -106,6 +189,8 @@ def _predicted(
         if p is potentials[0]:
             told = [closer_than(limits, graph, species) for graph in graphs]
             close += [f"{name}: {line}" for name, line in zip(names, told, strict=True) if line]
+            told = [unlike(p, graph, a.pbc.any()) for graph, a in zip(graphs, frames, strict=True)]
+            odd += [f"{name}: {line}" for name, line in zip(names, told, strict=True) if line]
         found.append(p.of_graphs(graphs))
     for atoms, name, results in zip(frames, names, zip(*found, strict=True), strict=True):
         energies = np.array([r.energy for r in results])

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from eqpot.calculator import EqpotCalculator
 from eqpot.config import DynamicsConfig
 from eqpot.dynamics.ensembles import draw_momenta, freedom, integrator
+from eqpot.dynamics.limits import closest
 from eqpot.errors import UserError
 from eqpot.memory import peak_memory
 from eqpot.potential import Potential, Result
@@ -72,6 +73,7 @@ def check(potential: Potential, atoms: Atoms) -> Iterator[Finding]:
     yield _permutation(potential, shaken, found, random)
     for pair in combinations_with_replacement(sorted(set(atoms.numbers.tolist())), 2):
         yield from _dimer(potential, pair)
+    yield from _closer(potential, atoms)
     yield from _dynamics(potential, atoms)
     yield Finding("memory beyond the program's", (peak_memory() - program) / 1e6, "MB")
 
@@ -165,6 +167,21 @@ def _dimer(potential: Potential, pair: tuple[int, int]) -> Iterator[Finding]:
     turn = float(attracted.max(initial=0))
     remedy = "" if potential.config.zbl else "a fit with --set model.zbl=true adds repulsion there"
     yield Finding(f"{name}: attract at distances up to", turn, "Å", round(r.min(), 2) - 0.01, remedy)
+
+
+def _closer(potential: Potential, atoms: Atoms) -> Iterator[Finding]:
+    """For each pair of elements the two atoms that are closer than any in training, where there are such."""
+    graph, symbols = potential.graph(atoms), np.array(atoms.get_chemical_symbols())
+    distances, first, second = np.linalg.norm(graph.edge_vec, axis=1), graph.receivers, graph.senders
+    for pair, known in closest(potential).items():
+        one, other = pair.split("-")
+        if not {one, other} <= set(symbols):
+            continue
+        r = np.where((symbols[first] == one) & (symbols[second] == other), distances, np.inf)
+        if r.min(initial=np.inf) < known:
+            a, b = first[r.argmin()], second[r.argmin()]
+            name = f"{one} {a} and {other} {b} closer than in training ({known:.3f} Å)"
+            yield Finding(name, float(r.min()), "Å")
 
 
 def _dynamics(potential: Potential, atoms: Atoms) -> Iterator[Finding]:

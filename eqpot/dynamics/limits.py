@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 
 import numpy as np
 from ase import Atoms
@@ -15,6 +16,8 @@ from eqpot.structures.graph import Batch, FrameGraph
 
 SHORTER = "; perhaps a shorter --timestep does better"
 COMPRESSED = 0.5  # closest approach without training data, in sums of covalent radii
+FEW, MANY = 1 / 3, 3.0  # neighbours of an atom, in those of training; a surface has half of a crystal's
+APART = 1.7  # closest approach in those of training; molecules at rest have up to 1.4, in Bohr 1.9 and more
 
 
 class Limits:
@@ -93,6 +96,31 @@ def closer_than(limits: np.ndarray, graph: FrameGraph | Batch, species: Sequence
     a, b = np.unravel_index(np.argmin(found / limits), found.shape)
     pair = " and ".join(chemical_symbols[species[k]] for k in (a, b))
     return f"expected {pair} at least {limits[a, b]:.3f} Å apart, found {found[a, b]:.3f} Å"
+
+
+def unlike(potential: Potential, graph: FrameGraph, periodic: bool) -> str:
+    """What makes a structure look as if its lengths were in another unit than Å; empty where nothing does.
+
+    Far fewer or more neighbours than in training, or no two atoms as close as there. An atom of a molecule
+    cannot have more neighbours than there are other atoms, whatever it had in training.
+    """
+    n, cutoff, usual = len(graph.species), potential.config.cutoff, potential.mean_neighbours
+    mean, expected = len(graph.senders) / max(n, 1), usual if periodic else min(usual, n - 1)
+    if expected < 1:
+        return ""
+    if not FEW * expected <= mean <= MANY * usual:
+        return f"atoms have {mean:.3g} neighbours within {cutoff:g} Å, in training {usual:.3g}"
+    species, known = potential.species, closest(potential)
+    found = shortest_edges(graph.edge_vec, graph.senders, graph.receivers, graph.species, len(species))
+    pairs = {
+        "-".join(chemical_symbols[species[k]] for k in pair): found[pair]
+        for pair in combinations_with_replacement(np.unique(graph.species).tolist(), 2)
+    }
+    ratios = {pair: r / known[pair] for pair, r in pairs.items() if pair in known}
+    pair = min(ratios, key=ratios.get, default="")
+    if not pair or not APART < ratios[pair] < math.inf:
+        return ""
+    return f"no two atoms are as close as in training: {pair} {pairs[pair]:.3g} Å, there {known[pair]:.3g} Å"
 
 
 def _longest(vectors: np.ndarray) -> float:

@@ -48,8 +48,11 @@ def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]
     return frames
 
 
-def iterate(path: str | Path) -> Iterator[Atoms]:
-    """All frames one after another, as in `read_trajectory`; but for data sets they are read as it goes."""
+def iterate(path: str | Path, labelled: bool = False) -> Iterator[Atoms]:
+    """All frames one after another, as in `read_trajectory`; but for data sets they are read as it goes.
+
+    labelled: the calculator stays, with labels where there are some, and `config_type` in info.
+    """
     path = Path(path)
     check_trajectory(path)
     if is_hdf5(path):
@@ -58,7 +61,7 @@ def iterate(path: str | Path) -> Iterator[Atoms]:
     else:
         numbered = _ase_frames(path)
     for k, atoms in numbered:
-        yield _checked(path, k, atoms)
+        yield _checked(path, k, atoms, labelled)
 
 
 def read_frame(path: str | Path, index: int = -1) -> Atoms:
@@ -101,7 +104,7 @@ def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
         raise UserError(f"{path}: expected a trajectory in a format that ASE reads, found {what}{hint}")
 
 
-def _checked(path: Path, k: int, atoms: Atoms) -> Atoms:
+def _checked(path: Path, k: int, atoms: Atoms, labelled: bool) -> Atoms:
     name = f"{path}: frame {k}"
     if len(atoms) == 0:
         raise UserError(f"{name}: expected a structure, found no atoms")
@@ -111,10 +114,10 @@ def _checked(path: Path, k: int, atoms: Atoms) -> Atoms:
         if not np.isfinite(values).all():
             raise UserError(f"{name}, {array}: expected finite numbers, found NaN or infinity")
     check_cell(atoms.cell[:], atoms.pbc, name)
-    info = {"frame": k}
-    if "time_ps" in atoms.info:
-        info["time_ps"] = atoms.info["time_ps"]
-    atoms.calc, atoms.info = None, info
+    kept = ("time_ps", "config_type") if labelled else ("time_ps",)
+    atoms.info = {"frame": k} | {key: atoms.info[key] for key in kept if key in atoms.info}
+    if not labelled:
+        atoms.calc = None
     return atoms
 
 

@@ -17,7 +17,6 @@ import dataclasses
 import math
 import time
 from contextlib import closing
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,6 +40,7 @@ from eqpot.training.log import COLUMNS, ERRORS, extend_log, read_log, write_log
 from eqpot.training.outlook import estimate, limit
 from eqpot.training.sources import Sources
 from eqpot.training.statistics import closest, energy_units, mean_neighbours, shifts_left
+from eqpot.version import version
 from eqpot.words import counted
 
 MODEL, LOG, SETTINGS, CURVE = "model.h5", "log.csv", "config.toml", "learning_curve.png"
@@ -342,16 +342,16 @@ class Trainer(Learner):
         for pair, r in (parent.potential.provenance.get("closest", {}) if parent else {}).items():
             shortest[pair] = min(r, shortest.get(pair, r))
         return {
-            "data": Path(self.sources.data).name,
+            "data": _name(self.sources.data, begun.train),
             "data_hash": self.sources.data_hash,
-            "valid": Path(self.sources.valid_data).name if self.sources.valid_data else "",
+            "valid": _name(self.sources.valid_data, begun.valid) if self.sources.valid_data else "",
             "valid_hash": self.sources.valid_hash,
             "n_train": len(self.train),
             "n_valid": len(self.valid),
             **{k: str(v) for k, v in texts.items()},
             "command": self.sources.command,
             "seed": self.config.train.seed,
-            "version": version("eqpot"),
+            "version": version(),
             "closest": shortest,
             "config": self.config.to_dict(),
             **begun.notes,
@@ -396,3 +396,8 @@ class Trainer(Learner):
 
         columns = {k: [math.nan if row[k] is None else row[k] for row in self.rows] for k in COLUMNS}
         learning_curve(columns, self.folder / CURVE)
+
+
+def _name(path: str, frames: Dataset) -> str:
+    """Of a file; of frames that the run folder keeps, where they came from."""
+    return Path(frames.path if path in (DATA, VALID) else path).name

@@ -1,5 +1,6 @@
 """Errors of a potential against the labels of a data set."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,21 +48,73 @@ def predict(
     return result
 
 
+class Errors:
+    """Errors of frames that come in parts; sums are all that it keeps."""
+
+    def __init__(self) -> None:
+        self._all, self._groups = _Sums(), {}
+        self._elements: dict[int, np.ndarray] = {}  # number, |error| and its square, of components of forces
+        self._atoms: Counter[int] = Counter()
+
+    def add(self, dataset: Dataset, prediction: Labels) -> None:
+        """Some frames more; labels that are missing are None or NaN."""
+        self._all.add(dataset, prediction)
+        difference = _difference(prediction.forces, dataset.forces)
+        for z in np.unique(dataset.numbers).tolist():
+            atoms = dataset.numbers == z
+            found = _sums(None if difference is None else difference[atoms])
+            self._elements[z] = self._elements.get(z, 0) + found
+            self._atoms[z] += int(atoms.sum())
+        if dataset.group is None:
+            return
+        for name in set(dataset.group):
+            frames = np.flatnonzero(dataset.group == name)
+            rows = np.isin(dataset.frame_of_atom, frames)
+            stress = None if prediction.stress is None else prediction.stress[frames]
+            part = Labels(prediction.energy[frames], prediction.forces[rows], stress)
+            self._groups.setdefault(name, _Sums()).add(dataset.subset(frames), part)
+
+    def report(self) -> dict[str, Any]:
+        """What the function `report` returns."""
+        per_element = {
+            chemical_symbols[z]: {**_mae_rmse("forces", found), "atoms": self._atoms[z]}
+            for z, found in sorted(self._elements.items())
+        }
+        per_group = {str(name) or "(none)": self._groups[name].report() for name in sorted(self._groups)}
+        return {**self._all.report(), "per_element": per_element, "per_group": per_group}
+
+
+class _Sums:
+    """Of one set of frames."""
+
+    def __init__(self) -> None:
+        self._frames, self._sums = 0, dict.fromkeys(("energy", "energy_per_atom", "forces", "stress"), 0)
+
+    def add(self, dataset: Dataset, prediction: Labels) -> None:
+        energy = _difference(prediction.energy, dataset.energy)
+        differences = (
+            energy,
+            None if energy is None else energy / dataset.sizes,
+            _difference(prediction.forces, dataset.forces),
+            _difference(prediction.stress, dataset.stress),
+        )
+        for name, difference in zip(self._sums, differences, strict=True):
+            self._sums[name] = self._sums[name] + _sums(difference)
+        self._frames += len(dataset)
+
+    def report(self) -> dict[str, float | int | None]:
+        found = {key: x for name, sums in self._sums.items() for key, x in _mae_rmse(name, sums).items()}
+        return {**found, "frames": self._frames}
+
+
 def errors(dataset: Dataset, prediction: Labels) -> dict[str, float | int | None]:
     """MAE and RMSE of energy (eV), energy per atom, force components (eV/Å) and stress components (eV/Å^3).
 
     None where nothing is labelled. All nine stress components count.
     """
-    energy = _difference(prediction.energy, dataset.energy)
-    per_atom = None if energy is None else energy / dataset.sizes
-    found = {
-        "energy": energy,
-        "energy_per_atom": per_atom,
-        "forces": _difference(prediction.forces, dataset.forces),
-        "stress": _difference(prediction.stress, dataset.stress),
-    }
-    report = {key: value for name, x in found.items() for key, value in _mae_rmse(name, x).items()}
-    return {**report, "frames": len(dataset)}
+    sums = _Sums()
+    sums.add(dataset, prediction)
+    return sums.report()
 
 
 def _difference(value: np.ndarray | None, label: np.ndarray | None) -> np.ndarray | None:
@@ -72,30 +125,24 @@ def _difference(value: np.ndarray | None, label: np.ndarray | None) -> np.ndarra
     return np.where(np.isnan(label), np.nan, difference)
 
 
-def _mae_rmse(name: str, difference: np.ndarray | None) -> dict[str, float | None]:
+def _sums(difference: np.ndarray | None) -> np.ndarray:
+    """How many are known, and the sums of their sizes and of their squares."""
     known = np.array([]) if difference is None else difference[~np.isnan(difference)]
-    if not len(known):
+    return np.array([len(known), np.abs(known).sum(), (known**2).sum()])
+
+
+def _mae_rmse(name: str, sums: np.ndarray) -> dict[str, float | None]:
+    count, absolute, squares = sums
+    if not count:
         return {f"{name}_mae": None, f"{name}_rmse": None}
-    return {f"{name}_mae": float(np.abs(known).mean()), f"{name}_rmse": float(np.sqrt((known**2).mean()))}
+    return {f"{name}_mae": float(absolute / count), f"{name}_rmse": float(np.sqrt(squares / count))}
 
 
 def report(dataset: Dataset, prediction: Labels) -> dict[str, Any]:
     """`errors` of all frames, with `per_element` (forces) and `per_group` (everything)."""
-    difference = _difference(prediction.forces, dataset.forces)
-    per_element = {}
-    for z in np.unique(dataset.numbers):
-        atoms = dataset.numbers == z
-        found = _mae_rmse("forces", None if difference is None else difference[atoms])
-        per_element[chemical_symbols[z]] = {**found, "atoms": int(atoms.sum())}
-    per_group = {}
-    if dataset.group is not None:
-        for name in sorted(set(dataset.group)):
-            frames = np.flatnonzero(dataset.group == name)
-            rows = np.isin(dataset.frame_of_atom, frames)
-            stress = None if prediction.stress is None else prediction.stress[frames]
-            part = Labels(prediction.energy[frames], prediction.forces[rows], stress)
-            per_group[str(name) or "(none)"] = errors(dataset.subset(frames), part)
-    return {**errors(dataset, prediction), "per_element": per_element, "per_group": per_group}
+    found = Errors()
+    found.add(dataset, prediction)
+    return found.report()
 
 
 def compare(potential: "Potential", dataset: Dataset) -> tuple[dict[str, Any], Labels, str | None]:
