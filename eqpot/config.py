@@ -191,7 +191,10 @@ class LossConfig(Table):
         1.0, "weight of the squared error in force components, (eV/angstrom)^-2", low=0, high=HUGE
     )
     stress: float = option(
-        1.0, "weight of the squared error in virial or stress components, where labelled", low=0, high=HUGE
+        0.01,
+        "weight of the squared error in virial or, per_atom, stress components, of which 1 is usual then",
+        low=0,
+        high=HUGE,
     )
     element_weights: str = option(
         "none",
@@ -207,6 +210,12 @@ class LossConfig(Table):
     huber_delta: float = option(
         0.01, "where Huber's loss turns linear, in the unit of each error", above=0, high=HUGE
     )
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """As for every table; and the stress itself, not the virial, weighs 1 where nothing else is said."""
+        found = super().completed(values)
+        return {"stress": 1.0, **found} if found.get("errors") == "per_atom" else found
 
     def __post_init__(self) -> None:
         super().__post_init__()

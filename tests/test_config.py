@@ -186,6 +186,13 @@ def test_the_preset_of_the_paper_is_all_that_version_0_1_did():
     assert {name: paper[name] | OLD[name] for name in paper} == paper
 
 
+def test_errors_by_atom_weigh_the_stress_by_1_where_nothing_else_is_said():
+    """The default is for the virial, whose errors are some hundred times larger."""
+    assert Config().loss.stress == 0.01
+    for table, expected in (({}, 1.0), ({"stress": 0.01}, 0.01), ({"stress": 0}, 0.0)):
+        assert Config.from_dict({"loss": {"errors": "per_atom", **table}}).loss.stress == expected
+
+
 def test_whole_tables_of_version_0_1_mean_what_they_did(tmp_path):
     """Settings that were added later are then what they were, in a file, over others, and in a checkpoint."""
     paper = Config.from_dict({"preset": "paper"})

@@ -314,7 +314,8 @@ def test_a_step_takes_about_as_many_atoms_of_any_frames(given, expected, data, t
 
 
 @pytest.mark.parametrize(
-    ("loss", "told"), [({}, 0), ({"energy": 5.0}, 1), ({"energy": 5.0, "errors": "per_atom"}, 0)]
+    ("loss", "told"),
+    [({}, 0), ({"energy": 5.0}, 1), ({"stress": 1.0}, 1), ({"energy": 5.0, "errors": "per_atom"}, 0)],
 )
 def test_weights_that_meant_something_else_are_told(loss, told, data, tmp_path):
     notes = Trainer.start(settings(loss), data, tmp_path).notes()

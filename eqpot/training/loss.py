@@ -6,7 +6,9 @@
 
 rho(x) = x^2, or Huber's: x^2 for |x| <= delta, and its tangent 2 delta |x| - delta^2 beyond. Errors that
 atoms make independently of each other add up like sqrt(N) in the energy and in the virial S V, so that
-energies of small and large structures count alike, and each about as much as the forces on an atom. With
+energies of small and large structures count alike, and each about as much as the forces on an atom. A
+virial sums forces times distances, so that its errors are larger by a length; the default weight of 0.01
+measures them in units of 10 Å (bench/accuracy.md has how it was chosen). With
 `errors = "per_atom"` the energy's error is divided by N and the stress taken as it is. The weights carry the
 inverse units, so L is a pure number. b_f is the weight of frame f, 1 unless data or settings give another,
 and a_i that of atom i's element times its frame's; sums are divided by counts, not by weights. A NaN label is

@@ -285,7 +285,8 @@ class Trainer(Learner):
         """Where shifts are from and what they are good for, what weights mean, where that is not as usual."""
         provenance, loss = self.potential.provenance, self.config.loss
         weights = ""
-        if loss.errors == "root_n" and (loss.energy not in (0, 1) or loss.stress not in (0, 1)):
+        usual = loss.energy in (0, type(loss).energy) and loss.stress in (0, type(loss).stress)
+        if loss.errors == "root_n" and not usual:
             weights = (
                 "loss.energy and loss.stress weigh errors of energy and virial by sqrt(N); "
                 "loss.errors=per_atom makes them weigh errors by atom, as version 0.1 did"
