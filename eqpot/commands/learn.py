@@ -33,7 +33,11 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Begin with a data set instead of shaken structures, or with models; repeatable.",
 )
-@click.option("--preset", type=click.Choice(tuple(PRESETS)), help="Of the models, as for `eqpot fit`. [fast]")
+@click.option(
+    "--preset",
+    type=click.Choice(tuple(PRESETS)),
+    help="Of the models, as for `eqpot fit`. [fast, or as --from]",
+)
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="As for `eqpot fit`.")
 @click.option("--resume", is_flag=True, help="Go on with the run in DIR; only limits may be changed.")
 @click.option(
@@ -55,7 +59,7 @@ def learn(structures, output, given, preset, overrides, resume, imported, **opti
     """
     wanted = {name: options.pop(name) for name in LearnConfig.__dataclass_fields__}
     settings = {name: value for name, value in wanted.items() if value is not None}
-    check_used([imported, *(path for path in given if _is_source(path))], options)
+    check_used([imported, *given], options)
     if resume:
         if structures or given or preset or overrides:
             raise UserError(
@@ -68,22 +72,21 @@ def learn(structures, output, given, preset, overrides, resume, imported, **opti
             raise UserError("--import: expected --resume -o DIR, the run whose frames were exported")
         if not structures:
             raise click.UsageError("expected a structure: eqpot learn STRUCTURE --reference emt")
-        fit = settings_of(None, preset or "fast", overrides, {})
-        run, labels = _started(structures, output, given, fit, settings, reading(options)), None
+        models = [path for path in given if _is_model(path)]
+        fit = settings_of(None, preset or (None if models else "fast"), overrides, {})
+        data = [path for path in given if path not in models]
+        run = _started(structures, output, models, data, fit, settings, reading(options))
+        labels = None
     _learn(run, labels)
 
 
-def _is_source(path: str) -> bool:
-    return not is_data_set(path)
-
-
 def _started(
-    structures, output: str, given, fit: dict[str, Any], settings: dict[str, Any], how: dict[str, Any]
+    structures, output: str, models, given, fit: dict[str, Any], settings: dict[str, Any], how: dict[str, Any]
 ) -> Learning:
     from eqpot.files import read_structure
     from eqpot.learning.reference import relative
     from eqpot.learning.rounds import Learning
-    from eqpot.structures.data import concatenate, read_dataset
+    from eqpot.structures.data import concatenate
     from eqpot.structures.trajectory import read_frame
 
     if "reference" in settings:
@@ -92,11 +95,7 @@ def _started(
         settings["export"] = os.path.relpath(settings["export"], output)
     config = LearnConfig.from_dict(settings)
     found = [read_frame(path) if is_data_set(path) else read_structure(path) for path in structures]
-    models = [path for path in given if _is_model(path)]
-    data = []
-    for path in (path for path in given if path not in models):
-        source = frames([path], how)
-        data.append(read_dataset(source) if isinstance(source, str) else source)
+    data = [_data(path, how) for path in given]
     command = shlex.join(["eqpot", *sys.argv[1:]])
     return Learning.start(config, fit, found, output, concatenate(data) if data else None, models, command)
 
@@ -118,7 +117,6 @@ def _is_model(path: str) -> bool:
 
 def _resumed(output: str, settings: dict[str, Any], imported: str | None, how: dict[str, Any]):
     from eqpot.learning.rounds import Learning
-    from eqpot.structures.data import read_dataset
 
     run = Learning.resume(output, **settings)
     if imported is None:
@@ -127,8 +125,14 @@ def _resumed(output: str, settings: dict[str, Any], imported: str | None, how: d
         raise UserError(
             "--import: expected a run with --export, whose frames were exported, found a reference"
         )
-    source = frames([imported], how)
-    return run, read_dataset(source) if isinstance(source, str) else source
+    return run, _data(imported, how)
+
+
+def _data(path: str, how: dict[str, Any]):
+    from eqpot.structures.data import read_dataset
+
+    source = frames([path], how)
+    return read_dataset(source) if isinstance(source, str) else source
 
 
 def _learn(run: Learning, labels) -> None:

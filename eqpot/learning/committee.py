@@ -52,6 +52,11 @@ def model_paths(folder: Path, members: int) -> list[Path]:
     return [folder / f"model_{m + 1}.h5" for m in range(members)]
 
 
+def left_out_rmse(models: Sequence[Path]) -> float:
+    """Mean error of forces (RMSE, eV/Å) of models on the frames that each was validated on."""
+    return float(np.mean([Potential.load(path).provenance["valid_forces_rmse"] for path in models]))
+
+
 def fit(
     config: Config,
     steps: int,

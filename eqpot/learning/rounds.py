@@ -23,7 +23,7 @@ from ase import Atoms
 
 from eqpot.config import Config
 from eqpot.errors import UserError
-from eqpot.files import remove_stale, shown, write_json
+from eqpot.files import check_folder, remove_stale, shown, write_json
 from eqpot.learning import committee, explore, reference
 from eqpot.learning import folder as files
 from eqpot.learning.calibration import Measured, latest
@@ -36,6 +36,7 @@ from eqpot.potential import Potential
 from eqpot.runs import Hold, Watch
 from eqpot.structures.data import Dataset, concatenate, read_dataset, validate, write_dataset
 from eqpot.structures.trajectory import read_trajectory
+from eqpot.training.finetune import Parent
 from eqpot.words import counted
 
 BAND = 4.0  # the threshold of an atom's deviation, in RMS errors of force components
@@ -75,8 +76,10 @@ class Learning:
         validate(unlabelled(structures, [""] * len(structures)), "structures")
         if config.reference:
             reference.maker(reference.absolute(config.reference, folder))
+        else:
+            check_folder(folder / config.export)
         for path in parents:
-            Potential.load(path)
+            Parent.load(path).settings(fit)  # which it must not contradict
         with Hold(folder) as hold, files.new(folder):
             hold.take()
             (folder / files.LABELS).mkdir()
@@ -246,8 +249,7 @@ class Learning:
         tests = latest(self.tests()[: k - 1])
         if len(tests):
             return tests.rms("error"), tests.factor
-        models = [Potential.load(path) for path in self._committee(k - 1)]
-        return float(np.mean([model.provenance["valid_forces_rmse"] for model in models])), 1.0
+        return committee.left_out_rmse(self._committee(k - 1)), 1.0
 
     def _explore(self, k: int) -> Dataset:
         config, folder, models = self.config, round_folder(self.folder, k), self._committee(k - 1)
@@ -403,6 +405,7 @@ class Learning:
         began = time.monotonic()
         self._fit_all(self.config.fit_steps, round_folder(self.folder, k), parents)
         self._took("fit", began)
+        self._tell_fit(f"round {k}")
 
     def _finish(self, k: int) -> None:
         """The last fit, with all frames."""
@@ -410,10 +413,14 @@ class Learning:
         folder.mkdir(exist_ok=True)
         given = [self.folder / f"given_{j + 1}.h5" for j in range(self.stored.parents)]
         self._fit_all(FINAL * self.config.fit_steps, folder, self._committee(k - 1) if k else given)
-        self.write_log()
+        self._tell_fit("last fit")
 
     def _fit_all(self, steps: int, folder: Path, parents: Sequence[Path]) -> None:
         fit, members = Config.from_dict(self.stored.fit), self.config.members
         made = committee.fit(fit, steps, self.folder / files.DATA, folder, parents, members, self.watch)
         for path, target in zip(made, self.models(), strict=True):
             files.copy(path, target)
+
+    def _tell_fit(self, when: str) -> None:
+        rmse = 1000 * committee.left_out_rmse(self.models())
+        self.tell(f"{when}: models fitted; error {rmse:.3g} meV/Å on the frames that each leaves out")

@@ -69,7 +69,7 @@ class LearnConfig(Table):
     timestep: float = option(0.5, "of the dynamics, fs", low=1e-6, high=1000)
     target: float = option(25.0, "RMS error of force components to be reached, meV/Å", above=0, high=HUGE)
     members: int = option(4, "models of the committee", low=2, high=64)
-    start: int = option(12, "frames to begin with, of each structure, shaken and strained", low=4, high=MANY)
+    start: int = option(12, "frames to begin with, of each structure, shaken, strained", low=4, high=10_000)
     rattle: float = option(0.08, "largest mean shift of atoms in these, Å", above=0, high=1)
     strain: float = option(0.03, "largest strain in these, where periodic", low=0, high=0.3)
     per_round: int = option(24, "frames computed in a round, at most", low=4, high=MANY)
