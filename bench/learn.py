@@ -1,12 +1,13 @@
 """What `eqpot learn` reaches, against as many frames of plain dynamics, and how right its deviations are.
 
     python bench/learn.py ethanol                  # GFN2-xTB at 500 K, 20 minutes, at most 200 frames
-    python bench/learn.py ethanol --part test      # the same in parts: test, learn, plain
+    python bench/learn.py ethanol --part plain     # the same in parts: learn, plain
     python bench/learn.py copper                   # EMT: solid, liquid, surface
 
-Ethanol: 200 test frames are of an independent trajectory of the reference, `eqpot data sample` with another
-seed. Plain: as many frames as were learned from, drawn from `data_tools/ethanol.h5`, 50 ps of the same kind
-of dynamics, of which every frame was computed to get there; fitted by the same committee in as many steps.
+Ethanol: `data_tools/ethanol.h5` is a trajectory of the reference at 500 K, 50 ps of Langevin dynamics in
+steps of 0.5 fs, of which learning knows nothing. Every second frame of its last 20 ps is to test on. Plain:
+as many frames as were learned from, drawn from its first 25 ps, each step of which was a call of the
+reference; fitted by the same committee in as many steps.
 
 Copper: 100 ps of each structure with the committee, and EMT's own forces on frames of these runs.
 """
@@ -29,7 +30,6 @@ from workloads import HERE
 
 from eqpot.cli import main as eqpot
 from eqpot.config import Config
-from eqpot.data_tools.sample import sample
 from eqpot.learning import committee, folder
 from eqpot.learning.calibration import Measured, by_deviation
 from eqpot.learning.frames import labelled, unlabelled
@@ -41,7 +41,7 @@ from eqpot.structures.trajectory import read_trajectory
 
 RUNS = HERE / "runs" / "learn"
 SAMPLE = HERE.parent / "data_tools" / "ethanol.h5"
-TEST_FRAMES, TEST_SEED = 200, 20
+TEST, PLAIN = slice(600, 1000, 2), slice(0, 500)  # frames of the sample, 50 fs apart
 COPPER = {"solid": 900, "liquid": 1800, "surface": 600}  # K
 
 
@@ -84,15 +84,13 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--part", type=click.Choice(("all", "test", "learn", "plain")), default="all")
+@click.option("--part", type=click.Choice(("all", "learn", "plain")), default="all")
 @click.option("--time", "limit", default="20m")
 @click.option("--frames", default=200)
 @click.option("--target", default=20.0)
 @click.option("--seed", default=0)
 def ethanol(part: str, limit: str, frames: int, target: float, seed: int) -> None:
-    record, test = Record(), RUNS / "ethanol_test.h5"
-    if part in ("all", "test") and not test.exists():
-        sample(test, TEST_FRAMES, interval=25.0, seed=TEST_SEED)
+    record, test = Record(), read_dataset(SAMPLE).subset(TEST)
     if part in ("all", "learn"):
         start = RUNS / "ethanol.xyz"
         molecule("CH3CH2OH").write(start)
@@ -100,10 +98,10 @@ def ethanol(part: str, limit: str, frames: int, target: float, seed: int) -> Non
         run, seconds = learn(
             "ethanol", [*words, f"--max-time={limit}", f"--target={target}", f"--seed={seed}"]
         )
-        found = errors(run.models(), read_dataset(test), run.factor)
+        found = errors(run.models(), test, run.factor)
         told(record, "ethanol, learned", seconds=seconds, seed=seed, rounds=run.rows(), **found)
     if part in ("all", "plain"):
-        plain(record, read_dataset(test), seed)
+        plain(record, test, seed)
 
 
 def plain(record: Record, test: Dataset, seed: int) -> None:
@@ -111,7 +109,7 @@ def plain(record: Record, test: Dataset, seed: int) -> None:
     run = Learning.resume(RUNS / "ethanol")
     count, rounds = len(read_dataset(run.folder / folder.DATA)), run.round
     run.hold.close()
-    data, where = read_dataset(SAMPLE), RUNS / "plain"
+    data, where = read_dataset(SAMPLE).subset(PLAIN), RUNS / "plain"
     shutil.rmtree(where, ignore_errors=True)
     where.mkdir()
     chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:count])

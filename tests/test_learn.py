@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
+from command_lines import commands_in
 from runs import refused, same_arrays
 from toy import MODEL, toy_dataset
 
@@ -70,7 +72,7 @@ class Dies(LennardJones):
 number = 3
 """
 SMALL = [*(f"--set=model.{key}={value}" for key, value in MODEL.items()), "--set=train.batch_size=3"]
-SMALL += ["--set=train.ema=0.9", "--members=2", "--start=6", "--per-round=6", "--fit-steps=6", "--length=60"]
+SMALL += ["--set=train.ema=0.9", "--members=2", "--start=6", "--per-round=6", "--fit-steps=60", "--length=60"]
 LEARN = ["learn", "toy.xyz", "--reference=reference.py:lj", "--temperature=100", "--frames=18", *SMALL]
 
 
@@ -116,17 +118,18 @@ def test_all_is_in_one_folder(learned):
     run = learned / "run"
     data = read_dataset(run / "data.h5")
     groups = [str(group) for group in data.group]
-    assert groups[:6] == ["round 0, shaken"] * 6 and len(data) == 18
+    count = 18 - int(rows(run)[-1]["failed"])
+    assert groups[:6] == ["round 0, shaken"] * 6 and len(data) == count >= 15
     for k in (1, 2):
-        reasons = [group.removeprefix(f"round {k}, ") for group in groups[6 * k : 6 * k + 6]]
-        assert reasons.count("random") == 2 and set(reasons) <= {"random", "threshold", "uncertain"}
-    assert (first_alike(data) == np.arange(18)).all()
+        reasons = [group.removeprefix(f"round {k}, ") for group in groups if group.startswith(f"round {k}")]
+        assert reasons[:2] == ["random"] * 2 and set(reasons[2:]) <= {"threshold", "uncertain"}
+    assert (first_alike(data) == np.arange(count)).all()
     assert data.known("energy").all() and data.known("forces").all() and data.known("stress").all()
     assert [row["frames"] for row in rows(run)] == ["6", "12", "18"]
     for name in ("log.png", "calibration.png"):
         assert (run / name).read_bytes()[:4] == b"\x89PNG"
     models = [Potential.load(run / f"model_{m}.h5") for m in (1, 2)]
-    assert models[0].provenance["n_train"] == 16 and "parent" in models[0].provenance
+    assert models[0].provenance["n_train"] == count - 2 and "parent" in models[0].provenance
     assert not list(run.glob("round_*/md_*")) and not list(run.glob("**/fit_*"))
     assert len(begun(learned)) == 18
 
@@ -135,7 +138,7 @@ def test_labels_are_those_of_the_reference(learned):
     from ase.calculators.lj import LennardJones
 
     data = read_dataset(learned / "run/data.h5")
-    for k in (0, 7, 17):
+    for k in (0, 7, len(data) - 1):
         atoms = data.atoms(k)
         expected = atoms.copy()
         expected.calc = LennardJones(sigma=1.9, epsilon=0.1, rc=3.4, smooth=True)
@@ -189,6 +192,17 @@ def test_limits(more, said, here, capsys):
     assert main([*LEARN, *more]) == 0
     assert f": {said}" in capsys.readouterr().out
     assert Path("learn/model_2.h5").exists()
+
+
+def test_the_page_runs(here):
+    """Its first command and the one that goes on, with a small model and few frames."""
+    shown = "".join(re.findall(r"^```\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+    learn = next(line for line in commands_in(shown) if "--reference emt" in line)
+    resume = next(line for line in commands_in(shown) if "--resume" in line)
+    bulk("Cu", cubic=True).write("cu.xyz", format="extxyz")
+    assert main([*shlex.split(learn)[1:], *SMALL, "--frames=12"]) == 0
+    assert main([*shlex.split(resume)[1:], "--frames=14"]) == 0
+    assert rows(Path("cu"))[-1]["frames"] == "14"
 
 
 # ------------------------------------------------------------ stopped, killed, exported

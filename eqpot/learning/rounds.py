@@ -333,7 +333,7 @@ class Learning:
         for path in reference.compute_all(name, list(tasks.items()), workers, self.folder):
             label = reference.read_labels(path, len(tasks[path]))
             if "failed" in label:
-                self.tell(f"warning: round {k}: {path.stem}: skipped: {label['failed']}")
+                self.tell(f"warning: round {k}: {shown(path)}: skipped: {label['failed']}")
 
     def _gather(self, k: int) -> None:
         """data.h5 of all rounds up to this one."""
