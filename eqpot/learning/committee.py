@@ -20,6 +20,7 @@ from eqpot.training.learner import ATOMS_A_STEP
 from eqpot.training.trainer import MODEL, Trainer
 from eqpot.training.validation import predict
 
+TRAINED = 0.9  # of the frames; the others are validated on
 REFIT_RATE = 0.005  # learning rate of models that are fitted on; half of a fresh fit's
 
 
@@ -99,4 +100,4 @@ def _trainer(config: Config, steps: int, data: Path, run: Path, parent: Path | N
 def _epochs(config: Config, steps: int, data: Dataset) -> int:
     """How often the frames are seen in so many steps of the optimizer."""
     size = config.train.batch_size or max(1, round(ATOMS_A_STEP * len(data) / len(data.numbers)))
-    return max(1, math.ceil(steps * size / (0.9 * len(data))))
+    return max(1, math.ceil(steps / math.ceil(TRAINED * len(data) / size)))

@@ -119,16 +119,17 @@ def seen(walks: Sequence[Walk], potentials: Sequence[Potential], most_force: flo
     if not frames:
         return None
     data = unlabelled(frames, [""] * len(frames))
-    fit = np.flatnonzero(shortest_distances(data) >= MIN_DISTANCE)
-    data = data.subset(fit)
+    apart = np.flatnonzero(shortest_distances(data) >= MIN_DISTANCE)
+    if not len(apart):
+        return None
+    data = data.subset(apart)
     expected = forecast(potentials, data)
     largest = np.maximum.reduceat(np.linalg.norm(expected.forces, axis=1), data.atom_ptr[:-1])
-    bounded = np.flatnonzero(largest <= most_force)  # no NaN
-    fit = fit[bounded]
-    if not len(fit):
+    kept = np.flatnonzero(largest <= most_force)  # no NaN
+    if not len(kept):
         return None
-    worst = largest_deviation(data, expected)[bounded]
-    return Seen(data.subset(bounded), np.array(run)[fit], worst, np.array(ended)[fit])
+    worst = largest_deviation(data, expected)[kept]
+    return Seen(data.subset(kept), np.array(run)[apart[kept]], worst, np.array(ended)[apart[kept]])
 
 
 def largest_deviation(data: Dataset, found: Forecast) -> np.ndarray:
@@ -136,17 +137,15 @@ def largest_deviation(data: Dataset, found: Forecast) -> np.ndarray:
     return np.maximum.reduceat(found.deviation, data.atom_ptr[:-1])
 
 
-def next_starts(walks: Sequence[Walk], found: Seen | None, limit: float) -> Iterator[Atoms]:
+def next_starts(walks: Sequence[Walk], found: Seen, limit: float) -> Iterator[Atoms]:
     """Of each run the last frame that was certain, or else the one that it began with."""
     for k, one in enumerate(walks):
-        start = one.frames[0]
-        if found is not None:
-            certain = np.flatnonzero((found.run == k) & (found.worst <= limit) & ~found.ended)
-            if len(certain):
-                start = start.copy()
-                last = found.data.atoms(int(certain[-1]))
-                start.set_cell(last.cell)
-                start.set_positions(last.positions, apply_constraint=False)
+        start = one.frames[0].copy()
+        certain = np.flatnonzero((found.run == k) & (found.worst <= limit) & ~found.ended)
+        if len(certain):
+            last = found.data.atoms(int(certain[-1]))
+            start.set_cell(last.cell)
+            start.set_positions(last.positions, apply_constraint=False)
         yield start
 
 

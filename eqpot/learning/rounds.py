@@ -51,7 +51,6 @@ class Learning:
         self.folder, self.stored, self.config, self.hold = folder, stored, stored.config, hold
         self.tell: Callable[[str], object] = lambda line: None
         self.watch = Watch()
-        self.reason = ""  # why it ended
         self._began = time.monotonic() - files.spent(folder)
         self._seconds: dict[str, float] = {}  # of stages, the shortest of each kind
 
@@ -122,15 +121,13 @@ class Learning:
                 self._gather(k)
                 self._test(k)
                 self.write_log()
-                if self.reason == "":
-                    self.reason = self._ended(k)
-                if self.reason:
+                if reason := self._ended(k):
                     break
                 self._fit(k)
                 self._took("round", began)
                 k, imported = k + 1, None
             self._finish(k)
-        return self.reason
+        return reason
 
     # ---- where it stands
 
