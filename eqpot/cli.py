@@ -18,6 +18,7 @@ from eqpot.commands.explain import explain
 from eqpot.commands.fit import fit
 from eqpot.commands.info import info
 from eqpot.commands.inspect import inspect
+from eqpot.commands.learn import learn
 from eqpot.commands.learning_curve import learning_curve
 from eqpot.commands.md import md
 from eqpot.commands.predict import predict
@@ -65,7 +66,20 @@ cli.add_command(
     Imported("analyze", "eqpot.commands.analyze", "Distances, angles and diffusion in trajectories.")
 )
 cli.add_command(Imported("lammps", "eqpot.commands.lammps", "Dynamics in LAMMPS: build, first input."))
-for command in (fit, learning_curve, evaluate, info, predict, relax, md, check, inspect, explain, bench):
+for command in (
+    fit,
+    learn,
+    learning_curve,
+    evaluate,
+    info,
+    predict,
+    relax,
+    md,
+    check,
+    inspect,
+    explain,
+    bench,
+):
     cli.add_command(command)
 
 

@@ -1,6 +1,7 @@
 """Pictures: learning curves, parity plots, distributions and displacements, drawn without a display."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 
@@ -100,6 +101,55 @@ def by_frames(rows: Mapping[int, Mapping[str, float | None]], path: str | Path) 
         axes.set_xlabel("training frames", color=INK)
         axes.set_ylabel(label, color=INK)
         axes.set_title(f"falls to the power {-law.exponent:.2f}", loc="left", fontsize=10, color=INK)
+    _save(figure, path)
+
+
+def rounds(rows: Sequence[Mapping[str, float]], target: float, path: str | Path) -> None:
+    """RMS errors of forces on random frames by the frames computed before, and what the dynamics met.
+
+    rows: as `eqpot.learning.folder.COLUMNS`, eV and Å; target: eV/Å.
+    """
+    tested = [(before, row) for before, row in pairwise(rows) if row.get("tested")]
+    frames = [before["frames"] for before, _ in tested]
+    scaled = [1000 * row["deviation_rms"] * row["factor"] for _, row in tested]
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    axes = _axes(figure, 1, 2)
+    errors = [1000 * row["forces_rmse"] for _, row in tested]
+    axes.axhline(1000 * target, color=INK, linewidth=0.8, linestyle="--", label="target")
+    axes.plot(frames, errors, color=COLOURS[0], marker="o", label="true error")
+    axes.plot(frames, scaled, color=COLOURS[1], marker="x", linestyle=":", label="predicted deviation")
+    known = [*errors, *(value for value in scaled if value > 0), 1000 * target]
+    _log_scale(axes.yaxis, max(known) / min(known))
+    axes.set_ylabel("forces, RMS, meV/Å", color=INK)
+    axes.legend(frameon=False, fontsize=9)
+    counts = _axes(figure, 2, 2)
+    for name, colour in (("met", COLOURS[0]), ("beyond", COLOURS[1])):
+        counts.plot(frames, [row[name] for _, row in tested], color=colour, marker="o", label=name)
+    counts.set_ylabel("frames that the dynamics met, and beyond the threshold", color=INK)
+    counts.legend(frameon=False, fontsize=9)
+    for one in (axes, counts):
+        one.set_xlabel("frames computed before", color=INK)
+        one.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _save(figure, path)
+
+
+def calibration(deviation: np.ndarray, error: np.ndarray, path: str | Path) -> None:
+    """True errors of frames against scaled deviations, eV/Å [frames] each; between the dotted lines they
+    differ by less than a factor 2."""
+    figure = Figure(figsize=(4.8, 4.6), layout="constrained")
+    axes = _axes(figure, 1, 1)
+    axes.plot(1000 * deviation, 1000 * error, color=COLOURS[0], linewidth=0, marker="o", markersize=4)
+    known = 1000 * np.concatenate([deviation, error])
+    known = known[known > 0]
+    ends = np.array([known.min() / 1.2, known.max() * 1.2]) if len(known) else np.array([1.0, 10.0])
+    for factor, style in ((1, "-"), (2, ":"), (0.5, ":")):
+        axes.plot(ends, factor * ends, color=INK, linewidth=0.8, linestyle=style)
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("predicted deviation of forces, scaled, meV/Å", color=INK)
+    axes.set_ylabel("true error, meV/Å", color=INK)
     _save(figure, path)
 
 

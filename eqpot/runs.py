@@ -22,7 +22,11 @@ except ImportError:  # Windows has no such locks
     fcntl = None
 
 LOCK = ".eqpot.lock"
-OTHERS = {"checkpoint.h5": "`eqpot fit`", "restart.h5": "`eqpot md`"}  # what tells of a run
+OTHERS = {
+    "checkpoint.h5": "`eqpot fit`",
+    "restart.h5": "`eqpot md`",
+    "learn.json": "`eqpot learn`",
+}  # what tells of a run
 
 
 def check_run(folder: str | Path, names: Sequence[str], overwrite: bool) -> list[str]:

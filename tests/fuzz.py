@@ -52,9 +52,16 @@ from eqpot.cli import main
 SECONDS = 25
 MEMORY = 4 << 30  # bytes
 LONG = 6  # s: then a computation that has begun is asked to stop
-BEGUN = {"fit": "training frame", "md": "run folder", "relax": "step", "data sample": ""}
+BEGUN = {
+    "fit": "training frame",
+    "learn": "run folder",
+    "md": "run folder",
+    "relax": "step",
+    "data sample": "",
+}
 MODULES = """training.trainer dynamics.simulation engines.training_walks dynamics.relax dynamics.check inspect
-network.steps plots report commands.progress benchmark commands.analyze data_tools.commands"""
+network.steps plots report commands.progress benchmark commands.analyze data_tools.commands
+learning.rounds"""
 
 
 # ------------------------------------------------------------ one command

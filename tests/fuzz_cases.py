@@ -39,6 +39,7 @@ ENSEMBLES = {
     "nhc": ["--thermostat-time=10"],
     "langevin": ["--thermostat=langevin", "--thermostat-time=10"],
 }
+LEARN = ["--export=frames", "--start=4", "--frames=8"]  # no process, no fit
 DYNAMICS = ["--write-every=2", "--log-every=1", "--min-distance=0", "--temperature=50"]
 
 
@@ -146,6 +147,7 @@ READ_DATA = [
     ["fit", "{}", "--from=model.h5", "-o", "new", *TUNE],
     ["fit", "toy.h5", "--from=model.h5", "--replay={}", "-o", "new", *TUNE],
     ["learning-curve", "{}", "--frames=2,4", "-o", "new", "--max-epochs=1", *SHORT],
+    ["learn", "one.extxyz", "--from={}", "-o", "new", *LEARN],
     ["predict", "model.h5", "{}", "-o", "out.extxyz"],
     ["predict", "model.h5", "{}", "--against", "-o", "out.extxyz"],
     ["relax", "model.h5", "{}", "--fmax=9"],
@@ -159,6 +161,7 @@ READ_MODEL = [
     *[["info", "{}"]] * 4,
     *[["eval", "{}", "data.h5", "--json=errors.json"]] * 3,
     ["fit", "toy.h5", "--from={}", "--freeze=radial", "-o", "new", *TUNE],
+    ["learn", "one.extxyz", "--from={}", "-o", "new", *LEARN],
     ["predict", "{}", "one.extxyz", "-o", "out.extxyz"],
     ["predict", "model.h5", "{}", "one.extxyz", "-o", "out.extxyz"],
     ["relax", "{}", "one.extxyz", "--fmax=9"],
@@ -169,6 +172,7 @@ READ_MODEL = [
     ["check", "{}", "one.extxyz"],
 ]
 READ_STRUCTURE = [
+    ["learn", "{}", "-o", "new", *LEARN],
     ["relax", "model.h5", "{}", "--fmax=9"],
     ["predict", "model.h5", "{}", "--against", "-o", "out.extxyz"],
     ["relax", "model.h5", "{}", "--fmax=9", "--cell", "--index=0"],

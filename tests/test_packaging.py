@@ -21,7 +21,7 @@ from eqpot.version import version
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("eqpot", "kernels", "data_tools")
-ROOMS = ("structures", "network", "engines", "training", "dynamics", "lammps", "commands")
+ROOMS = ("structures", "network", "engines", "training", "dynamics", "learning", "lammps", "commands")
 PACKAGES = {
     "eqpot": ROOT / "eqpot",
     **{f"eqpot.{room}": ROOT / "eqpot" / room for room in ROOMS},
@@ -30,7 +30,7 @@ PACKAGES = {
 }
 FRAMEWORKS = {"torch", "jax", "tensorflow", "keras", "e3nn", "paddle", "mxnet"}
 # None imports one to its right.
-LAYERS = "kernels structures network engines potential training dynamics lammps commands cli".split()  # noqa: SIM905
+LAYERS = "kernels structures network engines potential training dynamics learning lammps commands cli".split()  # noqa: SIM905
 GPU_LIBRARIES = {"cupy", "numba_cuda", "cuda"}
 OF_EXTRAS = {"lammps", "mpi4py"}
 

@@ -1,28 +1,14 @@
 """`eqpot md`."""
 
-import dataclasses
 import shlex
 import sys
-from collections.abc import Callable
 
 import click
 
-from eqpot.commands.options import Whole, device_option, one_of
+from eqpot.commands.options import device_option, one_of, settings_options
 from eqpot.config import DynamicsConfig
 from eqpot.stops import answering
 from eqpot.words import counted, say
-
-
-def _dynamics_options(command: Callable) -> Callable:
-    """An option for each setting of DynamicsConfig, None where not given."""
-    for field in reversed(dataclasses.fields(DynamicsConfig)):
-        comment, choices = field.metadata["comment"], field.metadata["choices"]
-        kind = click.Choice(choices) if choices else {int: Whole(), str: str}.get(field.type, float)
-        option = {"is_flag": True, "default": None} if field.type is bool else {"type": kind}
-        shown = "" if field.default is None or field.type is bool else f" [{field.default}]"
-        name = f"--{field.name.replace('_', '-')}"
-        command = click.option(name, help=f"{comment[0].upper()}{comment[1:]}.{shown}", **option)(command)
-    return command
 
 
 @click.command()
@@ -33,7 +19,7 @@ def _dynamics_options(command: Callable) -> Callable:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the run in DIR.")
 @device_option
-@_dynamics_options
+@settings_options(DynamicsConfig)
 def md(files, output, resume, overwrite, device, **options) -> None:
     """Molecular dynamics of STRUCTURE with MODEL.h5, or with several.
 

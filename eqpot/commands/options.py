@@ -1,12 +1,15 @@
 """What several commands take."""
 
+import dataclasses
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from eqpot.errors import UserError
+from eqpot.settings import Table
 
 
 class Finite(click.FloatRange):
@@ -47,6 +50,22 @@ frame_index = click.option(
     metavar="N",
     help="Frame of STRUCTURE, from 0, or -1, -2, ... from the end.",
 )
+
+
+def settings_options(table: type[Table]) -> Callable:
+    """Adds to a command an option for each setting of a table, None where not given."""
+
+    def add(command: Callable) -> Callable:
+        for field in reversed(dataclasses.fields(table)):
+            comment, choices = field.metadata["comment"], field.metadata["choices"]
+            kind = click.Choice(choices) if choices else {int: Whole(), str: str}.get(field.type, float)
+            option = {"is_flag": True, "default": None} if field.type is bool else {"type": kind}
+            shown = "" if field.default in (None, "") or field.type is bool else f" [{field.default}]"
+            name = f"--{field.name.replace('_', '-')}"
+            command = click.option(name, help=f"{comment[0].upper()}{comment[1:]}.{shown}", **option)(command)
+        return command
+
+    return add
 
 
 def one_of(resume: bool, overwrite: bool) -> None:

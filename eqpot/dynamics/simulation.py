@@ -356,7 +356,7 @@ class Simulation:
                 return self.fault()
         except (UserError, OverflowError) as e:
             told = e if isinstance(e, UserError) else "expected finite numbers, found some out of range"
-            raise UserError(f"{shown(self.sources.structure)}: after step {self.step}: {told}") from e
+            raise LimitPassed(f"{shown(self.sources.structure)}: after step {self.step}: {told}") from e
 
     def _row(self) -> dict[str, float | None]:
         atoms = self.atoms

@@ -1,0 +1,167 @@
+"""What `eqpot learn` reaches, against as many frames of plain dynamics, and how right its deviations are.
+
+    python bench/learn.py ethanol                  # GFN2-xTB at 500 K, 20 minutes, at most 200 frames
+    python bench/learn.py ethanol --part plain     # the same in parts: learn, plain
+    python bench/learn.py copper                   # EMT: solid, liquid, surface
+
+Ethanol: `data_tools/ethanol.h5` is a trajectory of the reference at 500 K, 50 ps of Langevin dynamics in
+steps of 0.5 fs, of which learning knows nothing. Every second frame of its last 20 ps is to test on. Plain:
+as many frames as were learned from, drawn from its first 25 ps, each step of which was a call of the
+reference; fitted by the same committee in as many steps.
+
+Copper: 100 ps of each structure with the committee, and EMT's own forces on frames of these runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import ase.io
+import click
+import numpy as np
+from ase.build import bulk, fcc100, molecule
+from ase.calculators.emt import EMT
+from recording import Record
+from workloads import HERE
+
+from eqpot.cli import main as eqpot
+from eqpot.config import Config
+from eqpot.learning import committee, folder
+from eqpot.learning.calibration import Measured, by_deviation
+from eqpot.learning.frames import labelled, unlabelled
+from eqpot.learning.rounds import FINAL, Learning
+from eqpot.potential import Potential
+from eqpot.runs import Watch
+from eqpot.structures.data import Dataset, read_dataset, write_dataset
+from eqpot.structures.trajectory import read_trajectory
+
+RUNS = HERE / "runs" / "learn"
+SAMPLE = HERE.parent / "data_tools" / "ethanol.h5"
+TEST, PLAIN = slice(600, 1000, 2), slice(0, 500)  # frames of the sample, 50 fs apart
+COPPER = {"solid": 900, "liquid": 1800, "surface": 600}  # K
+
+
+def errors(models: list[Path], test: Dataset, factor: float) -> dict[str, object]:
+    """Of the committee's mean on labelled frames, and of its scaled deviations by quarter; meV and Å."""
+    found = committee.forecast([Potential.load(path) for path in models], test)
+    miss = 1000 * np.abs(found.forces - test.forces)
+    measured = Measured.of(test, found)
+    energy = measured.energy_error_per_atom
+    return {
+        "forces_rmse": float(np.sqrt(np.mean(miss**2))),
+        "forces_p99": float(np.quantile(miss, 0.99)),
+        "forces_max": float(miss.max()),
+        "energy_per_atom_rmse": float(1000 * np.sqrt(np.mean(energy**2))),
+        "factor": factor,
+        "own_factor": measured.factor,
+        "quarters": [[n, 1000 * d, 1000 * e] for n, d, e in by_deviation(measured, factor)],
+    }
+
+
+def learn(name: str, words: list[str]) -> tuple[Learning, float]:
+    """Run it, and the seconds that it took."""
+    run, began = RUNS / name, time.monotonic()
+    shutil.rmtree(run, ignore_errors=True)
+    if eqpot(["learn", *words, "-o", str(run)]):
+        raise SystemExit(1)
+    return Learning.resume(run), time.monotonic() - began
+
+
+def told(record: Record, name: str, **values: object) -> None:
+    """Keep and print a row."""
+    record.add(name, load=os.getloadavg()[0], **values)
+    print(json.dumps({name: values}, indent=1), flush=True)
+    print(record.write())
+
+
+@click.group()
+def main() -> None:
+    RUNS.mkdir(parents=True, exist_ok=True)
+
+
+@main.command()
+@click.option("--part", type=click.Choice(("all", "learn", "plain")), default="all")
+@click.option("--time", "limit", default="20m")
+@click.option("--frames", default=200)
+@click.option("--target", default=20.0)
+@click.option("--seed", default=0)
+def ethanol(part: str, limit: str, frames: int, target: float, seed: int) -> None:
+    record, test = Record(), read_dataset(SAMPLE).subset(TEST)
+    if part in ("all", "learn"):
+        start = RUNS / "ethanol.xyz"
+        molecule("CH3CH2OH").write(start)
+        words = [str(start), "--reference=tblite:GFN2-xTB", "--temperature=500", f"--frames={frames}"]
+        run, seconds = learn(
+            "ethanol", [*words, f"--max-time={limit}", f"--target={target}", f"--seed={seed}"]
+        )
+        found = errors(run.models(), test, run.factor)
+        told(record, "ethanol, learned", seconds=seconds, seed=seed, rounds=run.rows(), **found)
+    if part in ("all", "plain"):
+        plain(record, test, seed)
+
+
+def plain(record: Record, test: Dataset, seed: int) -> None:
+    """The committee of `eqpot learn`, in as many steps, on as many frames drawn from plain dynamics."""
+    run = Learning.resume(RUNS / "ethanol")
+    count, rounds = len(read_dataset(run.folder / folder.DATA)), run.round
+    run.hold.close()
+    data, where = read_dataset(SAMPLE).subset(PLAIN), RUNS / "plain"
+    shutil.rmtree(where, ignore_errors=True)
+    where.mkdir()
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:count])
+    write_dataset(where / "data.h5", data.subset(chosen))
+    steps, members, began = (rounds + FINAL) * run.config.fit_steps, run.config.members, time.monotonic()
+    fit = Config.from_dict(run.stored.fit)
+    models = list(committee.fit(fit, steps, where / "data.h5", where, [], members, Watch()))
+    found = errors(models, test, 1.0)
+    told(record, "ethanol, plain", seconds=time.monotonic() - began, frames=count, steps=steps, **found)
+
+
+def copper_structures() -> dict[str, str]:
+    """A crystal of 32 atoms, the same at the density of the liquid, and a slab of 36."""
+    made = {
+        "solid": bulk("Cu", cubic=True).repeat(2),
+        "liquid": bulk("Cu", a=3.79, cubic=True).repeat(2),
+        "surface": fcc100("Cu", (3, 3, 4), vacuum=8.0),
+    }
+    made["liquid"].rattle(0.3, seed=0)
+    paths = {}
+    for name, atoms in made.items():
+        paths[name] = str(RUNS / f"{name}.traj")
+        ase.io.write(paths[name], atoms)
+    return paths
+
+
+@main.command()
+@click.option("--frames", default=150)
+@click.option("--target", default=15.0)
+@click.option("--length", default="100ps")
+@click.option("--band", default=4.0, help="Of the RMS error, that no atom's scaled deviation may pass.")
+def copper(frames: int, target: float, length: str, band: float) -> None:
+    record, structures = Record(), copper_structures()
+    words = ["--reference=emt", "--temperature=600,1800", "--timestep=2", "--length=2ps", "--start=6"]
+    run, seconds = learn("copper", [*structures.values(), *words, f"--frames={frames}", f"--target={target}"])
+    told(record, "copper, learned", seconds=seconds, rounds=run.rows())
+    error = max(target / 1000, run.rows()[-1]["forces_rmse"])
+    limit, models = 3**0.5 * band * error / run.factor, [str(path) for path in run.models()]
+    run.hold.close()
+    for name, kelvin in COPPER.items():
+        where = RUNS / f"md_{name}"
+        how = ["--thermostat=langevin", f"--temperature={kelvin}", "--timestep=2", f"--length={length}"]
+        how += [f"--max-deviation={limit}", "--min-distance=0.5", "--write-every=250", "--overwrite"]
+        status = eqpot(["md", *models, structures[name], *how, "-o", str(where)])
+        visited = read_trajectory(where / "trajectory.traj")[1:]
+        data = unlabelled(visited, [name] * len(visited))
+        labels = [{"energy": EMT().get_potential_energy(a), "forces": EMT().get_forces(a), "stress": None}
+                  for a in visited]  # fmt: skip
+        found = errors([Path(path) for path in models], labelled(data, labels), run.factor)
+        ps = visited[-1].info["time_ps"]
+        told(record, f"copper, {name}", kelvin=kelvin, stayed=status == 0, ps=ps, limit=limit, **found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,423 @@
+"""Learning in one folder: `Learning.start(...)` or `Learning.resume(...)`, then `run()`.
+
+A round: dynamics of the committee, in round 0 shaken structures instead; frames are chosen, computed, and,
+where drawn at random, tested; the committee is fitted on. Each of these stages follows from files of those
+before and the seed, and ends with a file of its own (see `folder`), so that a run which was killed goes on at
+the stage that it was in: it ends with the same data set as one that was not, and a frame that has labels is
+not computed again. A limit of time depends on the clock.
+"""
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from ase import Atoms
+
+from eqpot.config import Config
+from eqpot.errors import UserError
+from eqpot.files import check_folder, remove_stale, shown, write_json
+from eqpot.learning import committee, explore, reference
+from eqpot.learning import folder as files
+from eqpot.learning.calibration import Measured, latest
+from eqpot.learning.choose import Choice, choose, features
+from eqpot.learning.exchange import Exported, export, imported_labels
+from eqpot.learning.folder import Stored, round_folder
+from eqpot.learning.frames import identity, labelled, shaken, unlabelled
+from eqpot.learning.settings import LearnConfig
+from eqpot.potential import Potential
+from eqpot.runs import Hold, Watch
+from eqpot.structures.data import Dataset, concatenate, read_dataset, validate, write_dataset
+from eqpot.structures.trajectory import read_trajectory
+from eqpot.training.finetune import Parent
+from eqpot.words import counted
+
+BAND = 4.0  # the threshold of an atom's deviation, in RMS errors of force components
+FINAL = 4  # times the steps of a round in the last fit
+REACHED = "the target is reached"
+
+
+class Learning:
+    """One run in one folder."""
+
+    def __init__(self, folder: Path, stored: Stored, hold: Hold):
+        self.folder, self.stored, self.config, self.hold = folder, stored, stored.config, hold
+        self.tell: Callable[[str], object] = lambda line: None
+        self.watch = Watch()
+        self._began = time.monotonic() - files.spent(folder)
+        self._seconds: dict[str, float] = {}  # of stages, the shortest of each kind
+
+    @classmethod
+    def start(
+        cls,
+        config: LearnConfig,
+        fit: Mapping[str, Any],
+        structures: Sequence[Atoms],
+        folder: str | Path,
+        given: Dataset | None = None,
+        parents: Sequence[str | Path] = (),
+        command: str = "",
+    ) -> Self:
+        """A new run. fit: settings as of `Config.from_dict`; given: frames to begin with; parents: models.
+
+        Nothing is written before structures, settings and reference are found good.
+        """
+        folder = Path(os.path.abspath(folder))
+        files.check_new(folder)
+        Config.from_dict(fit)
+        validate(unlabelled(structures, [""] * len(structures)), "structures")
+        if config.reference:
+            reference.maker(reference.absolute(config.reference, folder))
+        else:
+            check_folder(folder / config.export)
+        for path in parents:
+            Parent.load(path).settings(fit)  # which it must not contradict
+        with Hold(folder) as hold, files.new(folder):
+            hold.take()
+            (folder / files.LABELS).mkdir()
+            explore.write_starts(folder / files.STRUCTURES, structures)
+            if given is not None:
+                write_dataset(folder / files.GIVEN, given)
+            for k, path in enumerate(parents):
+                files.copy(Path(path), folder / f"given_{k + 1}.h5")
+            stored = Stored(config, fit, len(parents), command)
+            stored.write(folder)
+            return cls(folder, stored, hold)
+
+    @classmethod
+    def resume(cls, folder: str | Path, **changes: Any) -> Self:
+        """The run of `folder`; `changes` are of limits and workers."""
+        folder = Path(os.path.abspath(folder))
+        with Hold(folder) as hold:
+            stored = Stored.read(folder)
+            config = LearnConfig.from_dict(stored.config.to_dict() | changes)
+            if config.reference:
+                reference.maker(reference.absolute(config.reference, folder))
+            if config != stored.config:
+                stored = replace(stored, config=config)
+                stored.write(folder)
+            remove_stale(folder / files.LABELS)
+            return cls(folder, stored, hold)
+
+    def run(self, imported: Dataset | None = None) -> str:
+        """Go on to the end; returns the reason. imported: labels of the frames that were exported.
+
+        Exported where frames wait to be computed elsewhere. UserError where no frame of a round could be
+        computed, or none could be met.
+        """
+        with closing(self.hold.take()):
+            k = self.round
+            while True:
+                began = time.monotonic()
+                self._choose(k)
+                self._compute(k, imported)
+                self._gather(k)
+                self._test(k)
+                self.write_log()
+                if reason := self._ended(k):
+                    break
+                self._fit(k)
+                self._took("round", began)
+                k, imported = k + 1, None
+            self._finish(k)
+        return reason
+
+    # ---- where it stands
+
+    @property
+    def round(self) -> int:
+        """The last one whose frames are chosen, or 0."""
+        k = 0
+        while (round_folder(self.folder, k + 1) / files.CHOSEN).exists():
+            k += 1
+        return k
+
+    def elapsed(self) -> float:
+        """Seconds of work, by earlier processes as far as they ended a stage."""
+        return time.monotonic() - self._began
+
+    @cached_property
+    def structures(self) -> list[Atoms]:
+        """Those that were given."""
+        return read_trajectory(self.folder / files.STRUCTURES)
+
+    def chosen(self, k: int) -> Dataset:
+        """Frames of a round, without labels."""
+        return files.read_chosen(self.folder, k)[0]
+
+    def labels(self, chosen: Dataset) -> list[dict[str, Any] | None]:
+        """Of each frame; None where it is not computed yet."""
+        found = []
+        for k in range(len(chosen)):
+            path = self._label(chosen.atoms(k))
+            found.append(reference.read_labels(path, chosen.sizes[k]) if path.exists() else None)
+        return found
+
+    def tests(self) -> list[Measured]:
+        """Of rounds 1, 2, ..., as far as they went."""
+        paths = [round_folder(self.folder, k) / files.TESTED for k in range(1, self.round + 1)]
+        return [Measured.read(path) for path in paths if path.exists()]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Of the log, as far as frames were computed; see `folder.COLUMNS`."""
+        rows, frames, failed = [], 0, 0
+        for k in range(self.round + 1):
+            path = round_folder(self.folder, k) / files.TESTED
+            chosen, met = files.read_chosen(self.folder, k)
+            labels = self.labels(chosen)
+            if None in labels:
+                break
+            failed += sum("failed" in label for label in labels)
+            frames += len(labels)
+            row = {"round": k, "frames": frames, "failed": failed, **met}
+            if path.exists():
+                tested = Measured.read(path)
+                row |= {
+                    "tested": len(tested),
+                    "forces_rmse": tested.rms("error"),
+                    "deviation_rms": tested.rms("deviation"),
+                    "energy_per_atom_rmse": float(np.sqrt(np.mean(tested.energy_error_per_atom**2))),
+                }
+            rows.append(row)
+        return rows
+
+    def write_log(self) -> None:
+        """log.csv and the pictures."""
+        from eqpot.plots import calibration, rounds
+
+        rows, tests = self.rows(), self.tests()
+        files.write_log(self.folder, rows)
+        if any(map(len, tests)):
+            rounds(rows, self.config.target / 1000, self.folder / files.PICTURE)
+            held = latest(tests)
+            calibration(held.deviation * held.factor, held.error, self.folder / files.CALIBRATION)
+
+    @property
+    def factor(self) -> float:
+        """By which deviations are to be multiplied, by the last rounds."""
+        return latest(self.tests()).factor
+
+    def models(self) -> list[Path]:
+        """The committee as it is now."""
+        return committee.model_paths(self.folder, self.config.members)
+
+    # ---- the stages
+
+    def _label(self, atoms: Atoms) -> Path:
+        return self.folder / files.LABELS / f"{identity(atoms)}.json"
+
+    def _committee(self, k: int) -> list[Path]:
+        return committee.model_paths(round_folder(self.folder, k), self.config.members)
+
+    def _took(self, stage: str, began: float) -> None:
+        seconds = time.monotonic() - began
+        self._seconds[stage] = min(seconds, self._seconds.get(stage, math.inf))
+        write_json(self.folder / files.CLOCK, {"seconds": self.elapsed()})
+
+    def _choose(self, k: int) -> None:
+        folder = round_folder(self.folder, k)
+        if not (folder / files.CHOSEN).exists():
+            folder.mkdir(exist_ok=True)
+            chosen = self._begin() if k == 0 else self._explore(k)
+            write_dataset(folder / files.CHOSEN, chosen)
+        for path in folder.glob("md_*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _begin(self) -> Dataset:
+        """Shaken structures; of data that were given, the structures alone."""
+        config, frames = self.config, []
+        count = 1 if (self.folder / files.GIVEN).exists() else config.start
+        count = min(count, max(1, config.frames // len(self.structures)))
+        random = np.random.default_rng([config.seed, 2])
+        for structure in self.structures:
+            frames += shaken(structure, count, config.rattle, config.strain, random)
+        self.tell(f"round 0: {counted(len(frames), 'frame')}, shaken structures")
+        return unlabelled(frames, ["shaken"] * len(frames))
+
+    def _level(self, k: int) -> tuple[float, float]:
+        """RMS error of force components (eV/Å) by the last rounds, and the factor of the deviations."""
+        tests = latest(self.tests()[: k - 1])
+        if len(tests):
+            return tests.rms("error"), tests.factor
+        return committee.left_out_rmse(self._committee(k - 1)), 1.0
+
+    def _explore(self, k: int) -> Dataset:
+        config, folder, models = self.config, round_folder(self.folder, k), self._committee(k - 1)
+        error, factor = self._level(k)
+        threshold = BAND * max(config.target / 1000, error)
+        limit = threshold / factor
+        potentials = [Potential.load(path) for path in models]
+        walks = self._walks(k, models, potentials, limit)
+        found = explore.seen(walks, potentials, reference.MOST_FORCE)
+        if found is None:
+            raise UserError(
+                f"{shown(folder)}: the dynamics led through no frame that could be computed: give more "
+                "--start frames, a lower --temperature or a shorter --timestep"
+            )
+        beyond = found.ended | (found.worst > limit)
+        satisfied = k > 1 and error <= config.target / 1000
+        choice = self._choice(k, found, beyond, potentials[0], satisfied)
+        explore.write_starts(folder / files.STARTS, list(explore.next_starts(walks, found, limit)))
+        counts = ", ".join(f"{choice.reasons.count(r)} {r}" for r in dict.fromkeys(choice.reasons))
+        self.tell(
+            f"round {k}: {counted(len(walks), 'run')} met {counted(len(found.data), 'frame')}, "
+            f"{beyond.sum()} beyond {1000 * threshold:.0f} meV/Å; chosen: {counts}"
+        )
+        chosen = found.data.subset(choice.frames)
+        chosen.group = np.array(choice.reasons, dtype=object)
+        chosen.attrs = {
+            "met": len(found.data),
+            "beyond": int(beyond.sum()),
+            "threshold": threshold,
+            "factor": factor,
+        }
+        return chosen
+
+    def _walks(
+        self, k: int, models: Sequence[Path], potentials: Sequence[Potential], limit: float
+    ) -> list[explore.Walk]:
+        """The runs of a round; one whose first frame is beyond the limit has that frame alone, twice."""
+        folder, planned = round_folder(self.folder, k), explore.runs(self.config, len(self.structures), k)
+        starts = round_folder(self.folder, k - 1) / files.STARTS
+        if k == 1:
+            starts = folder / "structures.traj"
+            explore.write_starts(starts, [self.structures[run.structure] for run in planned])
+        frames = read_trajectory(starts)
+        data = unlabelled(frames, [""] * len(frames))
+        worst = explore.largest_deviation(data, committee.forecast(potentials, data))
+        walks = []
+        for index, run in enumerate(planned):
+            if worst[index] > limit:
+                walks.append(explore.Walk([frames[index], frames[index].copy()], True))
+                continue
+            settings = explore.dynamics(self.config, run, frames[index].pbc, limit)
+            where = folder / f"md_{index + 1}"
+            walks.append(explore.walk(settings, models, starts, index, where, self.watch))
+        return walks
+
+    def _choice(
+        self, k: int, found: explore.Seen, beyond: np.ndarray, potential: Potential, satisfied: bool
+    ) -> Choice:
+        left = self.config.frames - sum(len(self.chosen(j)) for j in range(k))
+        known = features(potential, read_dataset(self.folder / files.DATA))
+        places = features(potential, found.data)
+        random = np.random.default_rng([self.config.seed, 4, k])
+        count = min(self.config.per_round, left)
+        return choose(found.worst, beyond, places, known, count, satisfied, random)
+
+    def _compute(self, k: int, imported: Dataset | None) -> None:
+        chosen = self.chosen(k)
+        frames = [chosen.atoms(j) for j in range(len(chosen))]
+        tasks = {path: atoms for atoms in frames if not (path := self._label(atoms)).exists()}
+        if not tasks:
+            return
+        if self.config.export:
+            where = Path(os.path.normpath(self.folder / self.config.export)) / f"round_{k}.extxyz"
+            if imported is None:
+                export(where, list(tasks.values()), [str(group) for group in chosen.group])
+                raise Exported(shown(where), len(tasks))
+            for path, label in zip(tasks, imported_labels(imported, list(tasks.values())), strict=True):
+                write_json(path, label)
+            return
+        name, workers = reference.absolute(self.config.reference, self.folder), self.config.workers
+        for path in reference.compute_all(name, list(tasks.items()), workers, self.folder):
+            label = reference.read_labels(path, len(tasks[path]))
+            if "failed" in label:
+                self.tell(f"warning: round {k}: {shown(path)}: skipped: {label['failed']}")
+
+    def _gather(self, k: int) -> None:
+        """data.h5 of all rounds up to this one."""
+        path = self.folder / files.DATA
+        if path.exists() and read_dataset(path).attrs.get("round") == k:
+            return
+        parts = [read_dataset(self.folder / files.GIVEN)] if (self.folder / files.GIVEN).exists() else []
+        for j in range(k + 1):
+            chosen = self.chosen(j)
+            labels = self.labels(chosen)
+            if all("failed" in label for label in labels):
+                raise UserError(
+                    f"round {j}: none of {counted(len(labels), 'frame')} could be computed; the first: "
+                    f"{labels[0]['failed']}; they are tried again where their files in "
+                    f"{shown(self.folder / files.LABELS)} are removed"
+                )
+            chosen.group = np.array([f"round {j}, {reason}" for reason in chosen.group], dtype=object)
+            parts.append(labelled(chosen, labels))
+        data = concatenate(parts, {"round": k, "level_of_theory": self.config.reference or "imported"})
+        names = [identity(data.atoms(j)) for j in range(len(data))]
+        data = data.subset(np.sort(np.unique(names, return_index=True)[1]))
+        self._check_stress(data)
+        write_dataset(path, data)
+
+    def _check_stress(self, data: Dataset) -> None:
+        solid = data.pbc.all(axis=1)
+        if self.config.pressure is not None and solid.any() and not data.known("stress")[solid].any():
+            raise UserError(
+                "--pressure: expected a reference that gives stress, found none: without it a potential's "
+                "pressure is not fitted"
+            )
+
+    def _test(self, k: int) -> None:
+        """Errors of the committee before the round on the frames drawn at random."""
+        path = round_folder(self.folder, k) / files.TESTED
+        if k == 0 or path.exists():
+            return
+        chosen = self.chosen(k)
+        drawn = chosen.subset(np.flatnonzero(chosen.group == "random"))
+        found = labelled(drawn, self.labels(drawn))
+        if len(found):
+            potentials = [Potential.load(model) for model in self._committee(k - 1)]
+            tested = Measured.of(found, committee.forecast(potentials, found))
+        else:
+            tested = Measured.joined([])
+        tested.write(path)
+        self.tell(
+            f"round {k}: {counted(len(tested), 'random frame')}: error {1000 * tested.rms('error'):.3g}, "
+            f"deviation {1000 * tested.rms('deviation'):.3g} meV/Å"
+        )
+
+    def _ended(self, k: int) -> str:
+        config, tests = self.config, self.tests()
+        certain = k > 0 and files.read_chosen(self.folder, k)[1]["beyond"] == 0
+        if certain and tests[-1].rms("error") <= config.target / 1000:
+            return REACHED
+        if sum(len(self.chosen(j)) for j in range(k + 1)) >= config.frames:
+            return f"--frames {config.frames} are computed"
+        if k >= config.max_rounds:
+            return f"--max-rounds {config.max_rounds} are over"
+        ahead = self._seconds.get("round", 0.0) + FINAL * self._seconds.get("fit", 0.0)
+        if self.elapsed() + ahead > config.max_seconds:
+            return f"--max-time {config.max_time} is over, but for the last fit"
+        return ""
+
+    def _fit(self, k: int) -> None:
+        given = [self.folder / f"given_{j + 1}.h5" for j in range(self.stored.parents)]
+        parents = self._committee(k - 1) if k else given
+        began = time.monotonic()
+        self._fit_all(self.config.fit_steps, round_folder(self.folder, k), parents)
+        self._took("fit", began)
+        self._tell_fit(f"round {k}")
+
+    def _finish(self, k: int) -> None:
+        """The last fit, with all frames."""
+        folder = round_folder(self.folder, k) / "final"
+        folder.mkdir(exist_ok=True)
+        given = [self.folder / f"given_{j + 1}.h5" for j in range(self.stored.parents)]
+        self._fit_all(FINAL * self.config.fit_steps, folder, self._committee(k - 1) if k else given)
+        self._tell_fit("last fit")
+
+    def _fit_all(self, steps: int, folder: Path, parents: Sequence[Path]) -> None:
+        fit, members = Config.from_dict(self.stored.fit), self.config.members
+        made = committee.fit(fit, steps, self.folder / files.DATA, folder, parents, members, self.watch)
+        for path, target in zip(made, self.models(), strict=True):
+            files.copy(path, target)
+
+    def _tell_fit(self, when: str) -> None:
+        rmse = 1000 * committee.left_out_rmse(self.models())
+        self.tell(f"{when}: models fitted; error {rmse:.3g} meV/Å on the frames that each leaves out")
