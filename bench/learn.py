@@ -32,6 +32,7 @@ from eqpot.cli import main as eqpot
 from eqpot.config import Config
 from eqpot.learning import committee, folder
 from eqpot.learning.calibration import Measured, by_deviation
+from eqpot.learning.forecast import forecast
 from eqpot.learning.frames import labelled, unlabelled
 from eqpot.learning.rounds import FINAL, Learning
 from eqpot.potential import Potential
@@ -47,7 +48,7 @@ COPPER = {"solid": 900, "liquid": 1800, "surface": 600}  # K
 
 def errors(models: list[Path], test: Dataset, factor: float) -> dict[str, object]:
     """Of the committee's mean on labelled frames, and of its scaled deviations by quarter; meV and Å."""
-    found = committee.forecast([Potential.load(path) for path in models], test)
+    found = forecast([Potential.load(path) for path in models], test)
     miss = 1000 * np.abs(found.forces - test.forces)
     measured = Measured.of(test, found)
     energy = measured.energy_error_per_atom

@@ -64,11 +64,9 @@ def convert(
     """Convert ``sources`` into the data set file ``out``; ``how`` as in ``gather``."""
     sources = _several(sources)
     check_there(sources)
-    check_output(out, overwrite)
     if Path(out).suffix not in (".h5", ".hdf5"):
         raise UserError(f"{out}: expected a name that ends in .h5 for what is written")
-    if any(Path(out).resolve() == Path(source).resolve() for source in sources):
-        raise UserError(f"{out}: expected another file than those that are read")
+    check_output(out, overwrite, sources)
     result = gather(sources, **how)
     write_dataset(out, result.dataset)
     return result

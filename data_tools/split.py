@@ -67,7 +67,7 @@ def split(
         )
     paths = {name: f"{prefix}_{name}.h5" for name in PARTS if wanted[name] is not None}
     for file in paths.values():
-        check_output(file, overwrite)
+        check_output(file, overwrite, (path,))
 
     dataset = read_dataset(path)
     counts = part_sizes(len(dataset), {name: wanted[name] for name in paths}, path)

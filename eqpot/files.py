@@ -252,8 +252,17 @@ def check_there(paths: Iterable[str | Path]) -> None:
             raise UserError(f"{path}: no such file or folder")
 
 
-def check_output(path: str | Path, overwrite: bool = False) -> None:
-    """UserError, before any work is done, where a file may not or cannot be written."""
+def check_not_read(path: str | Path, read: Iterable[str | Path | None]) -> None:
+    """UserError where what is to be written is one of the files that are read, by whatever name."""
+    path = Path(path)
+    if path.exists() and any(Path(other).exists() and path.samefile(other) for other in read if other):
+        raise UserError(f"{path}: expected another file than those that are read")
+
+
+def check_output(path: str | Path, overwrite: bool = False, read: Iterable[str | Path | None] = ()) -> None:
+    """UserError, before any work is done, where a file may not or cannot be written, or is one that is
+    `read`."""
+    check_not_read(path, read)
     path = Path(path)
     if path.exists() and not path.is_file():
         found = "a folder" if path.is_dir() else "a device"

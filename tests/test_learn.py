@@ -26,10 +26,11 @@ from toy import MODEL, toy_dataset
 
 from eqpot.cli import main
 from eqpot.errors import UserError
-from eqpot.learning import committee, explore, folder, reference, rounds
+from eqpot.learning import explore, folder, reference, rounds
 from eqpot.learning.calibration import Measured, by_deviation, held_out, latest
 from eqpot.learning.choose import choose, farthest, features
 from eqpot.learning.exchange import imported_labels
+from eqpot.learning.forecast import Forecast
 from eqpot.learning.frames import identity, labelled, shaken, unlabelled
 from eqpot.learning.settings import LearnConfig
 from eqpot.potential import Potential
@@ -72,7 +73,15 @@ class Dies(LennardJones):
 number = 3
 """
 SMALL = [*(f"--set=model.{key}={value}" for key, value in MODEL.items()), "--set=train.batch_size=3"]
-SMALL += ["--set=train.ema=0.9", "--members=2", "--start=6", "--per-round=6", "--fit-steps=60", "--length=60"]
+SMALL += [
+    "--set=train.ema=0.9",
+    "--set=loss.stress=1",
+    "--members=2",
+    "--start=6",
+    "--per-round=6",
+    "--fit-steps=60",
+    "--length=60",
+]
 LEARN = ["learn", "toy.xyz", "--reference=reference.py:lj", "--temperature=100", "--frames=18", *SMALL]
 
 
@@ -597,7 +606,7 @@ def test_held_out_is_scaled_by_rounds_before():
 def test_tested_frames(tmp_path):
     data = toy_dataset(2)
     forces = data.forces + np.repeat([0.1, 0.3], 4)[:, None]
-    found = committee.Forecast(data.energy + [0.4, -0.8], forces, np.repeat([0.2, 0.1], 4))
+    found = Forecast(data.energy + [0.4, -0.8], forces, np.repeat([0.2, 0.1], 4))
     tested = Measured.of(data, found)
     assert tested.error == pytest.approx([0.1, 0.3]) and tested.deviation == pytest.approx([0.2, 0.1])
     assert tested.energy_error_per_atom == pytest.approx([0.1, -0.2])

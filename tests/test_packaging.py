@@ -235,7 +235,7 @@ def test_arrows_point_one_way():
 
 
 def test_the_house_stays_low():
-    """Levels of imports, sizes of files and of functions."""
+    """Levels of imports, sizes of files and of functions; learning stands on training and on dynamics."""
     graph = sources(at_once=True)
     level: dict[str, int] = {}
     while len(level) < len(graph):  # all whose imports have their levels
@@ -243,7 +243,7 @@ def test_the_house_stays_low():
             below = [m for m in graph if m != module and m in names and m not in PACKAGES]
             if module not in level and all(m in level for m in below):
                 level[module] = 1 + max((level[m] for m in below), default=0)
-    assert max(level.values()) <= 11, max(level, key=level.get)
+    assert max(level.values()) <= 13, max(level, key=level.get)
     files = [path for folder in PACKAGES.values() for path in folder.glob("*.py")]
     assert max(len(path.read_text().splitlines()) for path in files) < 450
     functions = [

@@ -1,6 +1,9 @@
 """`eqpot predict`: all frames of a file, the numbers of the calculator."""
 
+import os
 import re
+import shutil
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -11,6 +14,7 @@ from ase.build import molecule as molecule_of
 from ase.calculators.singlepoint import SinglePointCalculator
 from potentials import crystal, molecule, potential
 from runs import refused
+from toy import toy_dataset
 
 from eqpot import EqpotCalculator
 from eqpot.benchmark import water
@@ -18,7 +22,9 @@ from eqpot.cli import main
 from eqpot.commands import predict as command
 from eqpot.dynamics.limits import unlike
 from eqpot.potential import Potential
-from eqpot.structures.data import read_dataset
+from eqpot.structures.data import concatenate, read_dataset, write_dataset
+from eqpot.structures.frames import Labels
+from eqpot.training.validation import Errors
 
 TOLERANCE = 1e-6  # positions in a file have eight decimals
 FRAMES = [molecule(), crystal(), Atoms("O", positions=[[0, 0, 0]]), crystal(12, seed=8), molecule(5, seed=2)]
@@ -118,7 +124,8 @@ def test_errors_are_those_of_eval(atoms, here, monkeypatch, capsys):
     for file in ("labelled.extxyz", "labelled.h5"):
         assert main(["predict", "one.h5", file, "--against", "--overwrite"]) == 0
         found = capsys.readouterr().out.replace(file, "FILE")
-        assert found[found.index("errors on the 4 frames of FILE") :] == expected
+        labels = "of 4 frames these have labels: energy in 3, forces in 3, stress in 2\n"
+        assert found[found.index("errors on the 4 frames of FILE") :] == expected + labels
     against = ase.io.read("predicted.extxyz", ":")
     assert main(["predict", "one.h5", "labelled.extxyz", "-o", "without.extxyz"]) == 0
     for one, other in zip(against, ase.io.read("without.extxyz", ":"), strict=True):
@@ -126,9 +133,54 @@ def test_errors_are_those_of_eval(atoms, here, monkeypatch, capsys):
 
 
 def test_against_no_labels(here, capsys):
-    text = refused(["predict", "one.h5", "frames.extxyz", "--against"], capsys)
-    assert "frames.extxyz: --against: expected energy, forces or stress" in text and "found no labels" in text
+    assert main(["predict", "one.h5", "frames.extxyz", "--against"]) == 0
+    said = capsys.readouterr().out
+    assert "warning: frames.extxyz: --against: expected energy, forces or stress" in said
+    assert "found no labels" in said and "errors" not in said
     assert len(ase.io.read("predicted.extxyz", ":")) == len(FRAMES)
+
+
+def test_against_some_labels(here, capsys):
+    """Only atoms whose forces are known are counted."""
+    frames = ase.io.read("frames.extxyz", ":")
+    labelled = frames[0].copy()
+    labelled.calc = SinglePointCalculator(labelled, forces=np.zeros((len(labelled), 3)))
+    ase.io.write("some.extxyz", [labelled, frames[0]])
+    assert main(["predict", "one.h5", "some.extxyz", "--against"]) == 0
+    assert "of 2 frames these have labels: forces in 1\n" in capsys.readouterr().out
+    errors = Errors()
+    data = concatenate([toy_dataset(1), toy_dataset(1, 1)])
+    data.forces[data.atom_ptr[1] :] = np.nan
+    errors.add(data, Labels(data.energy, np.zeros_like(data.forces), data.stress))
+    atoms = sum(row["atoms"] for row in errors.report()["per_element"].values())
+    assert atoms == data.sizes[0]
+
+
+READ = {
+    "predict": (["predict", "one.h5", "f.extxyz", "-o", "f.extxyz"], "f.extxyz"),
+    "by a link": (["predict", "one.h5", "f.extxyz", "-o", "link.extxyz"], "link.extxyz"),
+    "relax": (["relax", "one.h5", "f.extxyz", "-o", "./f.extxyz"], "f.extxyz"),
+    "relax many": (["relax", "one.h5", "f.extxyz", "--index=:", "-o", "f.extxyz"], "f.extxyz"),
+    "eval, model": (["eval", "one.h5", "d.h5", "--json=one.h5"], "one.h5"),
+    "eval, data": (["eval", "one.h5", "d.h5", "--json=d.h5"], "d.h5"),
+    "inspect": (["inspect", "one.h5", "f.extxyz", "--json=f.extxyz"], "f.extxyz"),
+    "bench": (["bench", "one.h5", "f.extxyz", "--json=one.h5"], "one.h5"),
+    "split": (["data", "split", "d_train.h5", "-o", "d", "--train=1"], "d_train.h5"),
+    "convert": (["data", "convert", "d.h5", "d.h5"], "d.h5"),
+}
+
+
+@pytest.mark.parametrize("command", READ)
+def test_no_command_writes_over_what_it_reads(here, capsys, command):
+    words, file = READ[command]
+    write_dataset("d.h5", toy_dataset(3))
+    shutil.copy("d.h5", "d_train.h5")
+    shutil.copy("frames.extxyz", "f.extxyz")
+    os.symlink("f.extxyz", "link.extxyz")
+    before = {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    said = refused([*words, "--overwrite"], capsys)
+    assert f"{file}: expected another file than those that are read" in said
+    assert before == {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
 
 
 def test_a_label_that_is_no_number_is_told(here, capsys):
@@ -229,7 +281,7 @@ def test_a_data_set_in_and_out_again(here):
             "none.xyz: expected a trajectory, found no such file",
         ),
         (["none.h5", "frames.extxyz", "-o", "frames.extxyz"], "none.h5: expected a model file"),
-        (["one.h5", "frames.extxyz", "-o", "frames.extxyz"], "frames.extxyz: exists already"),
+        (["one.h5", "frames.extxyz", "-o", "frames.extxyz"], "frames.extxyz: expected another file than"),
         (["one.h5", "frames.extxyz", "-o", "out.h5"], "out.h5: expected a name that ends in .extxyz or .xyz"),
         (["one.h5", "frames.extxyz", "-o", "one.extxyz/out.xyz"], "the folder one.extxyz does not exist"),
     ],

@@ -54,8 +54,8 @@ def rdf(trajectory, r_max, bin_width, pairs, frames, skip, frame_time, output, o
     first peak, the minimum after it and the mean number of neighbours up to there. PREFIX.csv has g(r) and
     the number of neighbours within r, PREFIX.png shows g(r).
     """
-    outputs = outputs_of(output, overwrite, trajectory)
     pairs = pairs_of(pairs)
+    outputs = outputs_of(output, overwrite, trajectory)
     atoms = read(trajectory, frames, skip, frame_time)
     found = _rdf(trajectory, atoms, r_max, bin_width, pairs)
     _write_rdf({trajectory: found}, outputs)
@@ -75,8 +75,8 @@ def adf(trajectory, triple, cutoff, angle_bin, sine, frames, skip, frame_time, o
     neighbours of a vertex make one angle. The area under the curve, 0 to 180 degrees, is 1. PREFIX.csv has
     the curve as it is and divided by sin θ, PREFIX.png shows one of them.
     """
-    outputs = outputs_of(output, overwrite, trajectory)
     symbols, cutoffs = triple_of(triple, cutoff)
+    outputs = outputs_of(output, overwrite, trajectory)
     atoms = read(trajectory, frames, skip, frame_time)
     found = _adf(trajectory, atoms, symbols, cutoffs, angle_bin)
     _write_adf({trajectory: found}, triple, sine, outputs)

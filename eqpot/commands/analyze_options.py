@@ -149,7 +149,7 @@ def outputs_of(prefix: str, overwrite: bool, *trajectories: str) -> tuple[Path, 
         raise UserError(f"--output: expected a prefix of file names, found {prefix!r}")
     outputs = path.with_name(f"{path.name}.csv"), path.with_name(f"{path.name}.png")
     for output in outputs:
-        check_output(output, overwrite)
+        check_output(output, overwrite, trajectories)
     return outputs
 
 

@@ -41,7 +41,7 @@ def bench(model, structure, threads, seconds, training, index, json_file, overwr
 
     check_index(structure, index)
     if json_file is not None:
-        check_output(json_file, overwrite)
+        check_output(json_file, overwrite, (model, structure))
     device = resolve(device)
     potential = None if model is None else Potential.load(model, device)
     if structure is None:

@@ -8,7 +8,7 @@ import click
 
 from eqpot.commands.options import device_option, frame, frame_index
 from eqpot.errors import UserError
-from eqpot.words import counted
+from eqpot.words import counted, say
 
 if TYPE_CHECKING:
     from eqpot.dynamics.check import Finding
@@ -28,11 +28,14 @@ def check(model, structure, index, device) -> None:
     memory. The exit status is 2 where one of them fails.
     """
     from eqpot.dynamics.check import check
+    from eqpot.dynamics.limits import doubted
     from eqpot.potential import Potential
     from eqpot.printing import busy, show
 
     potential = Potential.load(model, device)
     atoms, structure = frame(structure, index, potential)
+    if line := doubted(potential, atoms, structure):
+        say(f"note: {line}")
     with busy("checking"):
         findings = list(check(potential, atoms))
     show(table(findings, f"{model} on {structure}, {counted(len(atoms), 'atom')}"))

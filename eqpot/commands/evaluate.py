@@ -48,7 +48,7 @@ def evaluate(model, data, json_file, plots, overwrite, device, **options) -> Non
     found = frames(data, reading(options))
     dataset = found if isinstance(found, Dataset) else read_dataset(found)
     if json_file is not None:
-        check_output(json_file, overwrite)
+        check_output(json_file, overwrite, (model, *data))
     if plots is not None:
         check_folder(plots, [f"{label}.png" for label in LABELS], overwrite)
     content, prediction, warning = compare(potential, dataset)

@@ -47,9 +47,9 @@ def inspect(model, structure, output, text, json_file, index, overwrite) -> None
     if output is not None:
         if not output.endswith((".html", ".htm")):
             raise UserError(f"{output}: expected a name that ends in .html")
-        check_output(output, overwrite)
+        check_output(output, overwrite, (model, structure))
     if json_file is not None:
-        check_output(json_file, overwrite)
+        check_output(json_file, overwrite, (model, structure))
     potential = Potential.load(model)
     atoms, structure = frame(structure, index, potential)
     with busy("inspecting"):

@@ -69,7 +69,7 @@ def first_run(model, structure, output, temperature, steps, index, overwrite) ->
     except OSError as e:
         raise UserError(f"{output}: cannot be made a folder: {e.strerror}") from e
     for file in (DATA, SCRIPT):
-        check_output(output / file, overwrite)
+        check_output(output / file, overwrite, (model, structure))
     write_data(output / DATA, box, potential.species)
     with replacing(output / SCRIPT) as temporary:
         temporary.write_text(text)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from eqpot.potential import Potential
     from eqpot.structures.data import Dataset
     from eqpot.structures.frames import Labels
+    from eqpot.training.validation import Errors
 
 ATOMS = 2000  # taken together
 
@@ -48,10 +50,10 @@ def predict(files, output, against, overwrite, device) -> None:
         raise click.UsageError("expected one model or more and a file: eqpot predict MODEL.h5 FILE")
     from ase.io.extxyz import write_extxyz
 
-    from eqpot.commands.evaluate import tables
     from eqpot.files import check_output, named_twice, replacing
     from eqpot.potential import Potential
-    from eqpot.printing import busy, show
+    from eqpot.printing import busy
+    from eqpot.structures.data import LABELS
     from eqpot.structures.trajectory import check_trajectory, iterate
     from eqpot.training.validation import Errors
 
@@ -60,14 +62,14 @@ def predict(files, output, against, overwrite, device) -> None:
         raise UserError(f"{output}: expected a name that ends in .extxyz or .xyz")
     check_trajectory(file)
     potentials = [Potential.load(model, device) for model in models]
-    check_output(output, overwrite)
+    check_output(output, overwrite, files)
     say(*(f"warning: {line}" for line in named_twice(models)))
     notes = {
         note: model for model, p in zip(models, potentials, strict=True) if (note := p.provenance.get("note"))
     }
     say(*(f"note: {f'{model}: ' * (len(models) > 1)}{note}" for note, model in notes.items()))
     frames = atoms = 0
-    close, odd, errors = [], [], Errors()
+    close, odd, errors, known = [], [], Errors(), Counter()
     with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as out, busy("predicting"):
         for some in _together(iterate(file, labelled=against)):
             labels = _labels(some, file) if against else None
@@ -76,6 +78,7 @@ def predict(files, output, against, overwrite, device) -> None:
                 write_extxyz(out, structure)
             if labels is not None:
                 errors.add(labels, _as_labels(done))
+                known.update({label: int(labels.known(label).sum()) for label in LABELS})
             frames, atoms = frames + len(some), atoms + sum(map(len, some))
     if odd:
         say(f"note: {odd[0]}: are its lengths in Å?{_more(odd)}")
@@ -83,13 +86,24 @@ def predict(files, output, against, overwrite, device) -> None:
         say(f"warning: {close[0]}, from what training showed: predictions mean little there{_more(close)}")
     say(f"wrote {output}: {counted(frames, 'frame')}, {counted(atoms, 'atom')}")
     if against:
-        content = errors.report()
-        if all(content[f"{label}_mae"] is None for label in ("energy", "forces", "stress")):
-            raise UserError(
-                f"{file}: --against: expected energy, forces or stress under the names that ASE knows, found "
-                "no labels; eqpot eval takes other names"
-            )
-        show(*tables(content, f"errors on the {counted(frames, 'frame')} of {file}"))
+        _show_errors(errors, known, file, frames)
+
+
+def _show_errors(errors: Errors, known: Mapping[str, int], file: str, frames: int) -> None:
+    """known: frames with each label."""
+    from eqpot.commands.evaluate import tables
+    from eqpot.printing import show
+
+    if not any(known.values()):
+        say(
+            f"warning: {file}: --against: expected energy, forces or stress under the names that ASE knows, "
+            "found no labels; eqpot eval takes other names"
+        )
+        return
+    show(*tables(errors.report(), f"errors on the {counted(frames, 'frame')} of {file}"))
+    partly = [f"{label} in {count}" for label, count in known.items() if 0 < count < frames]
+    if partly:
+        say(f"of {counted(frames, 'frame')} these have labels: {', '.join(partly)}")
 
 
 def _more(lines: list[str]) -> str:

@@ -26,7 +26,10 @@ class _Index(Whole):
     """The number of a frame, or ALL."""
 
     def convert(self, value, param, ctx):
-        return ALL if value == ALL else super().convert(value, param, ctx)
+        try:
+            return ALL if value == ALL else super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"expected the number of a frame, or : for all, found {value!r}", param, ctx)
 
 
 @click.command()
@@ -73,8 +76,11 @@ def relax(model, structures, output, fmax, steps, cell, optimizer, index, resume
     soon as it is done: --resume goes on after Ctrl-C or a kill.
     """
     one_of(resume, overwrite)
-    from eqpot.dynamics.limits import unlike
+    from eqpot.dynamics.limits import doubted
+    from eqpot.files import check_not_read
     from eqpot.potential import Potential
+
+    check_not_read(output, (model, *structures))
 
     potential = Potential.load(model, device)
     several = len(structures) > 1 or index == ALL
@@ -85,8 +91,8 @@ def relax(model, structures, output, fmax, steps, cell, optimizer, index, resume
                 f"{name}: --cell: expected a structure periodic in all three directions, "
                 f"found pbc {atoms.pbc.tolist()}"
             )
-        if line := unlike(potential, potential.graph(atoms), atoms.pbc.any()):
-            say(f"note: {name}: {line}: are its lengths in Å?")
+        if line := doubted(potential, atoms, name):
+            say(f"note: {line}")
     how = partial(_relax, potential, fmax=fmax, steps=steps, cell=cell, optimizer=optimizer)
     if several:
         from eqpot.files import sha256

@@ -123,6 +123,12 @@ def unlike(potential: Potential, graph: FrameGraph, periodic: bool) -> str:
     return f"no two atoms are as close as in training: {pair} {pairs[pair]:.3g} Å, there {known[pair]:.3g} Å"
 
 
+def doubted(potential: Potential, atoms: Atoms, name: str) -> str:
+    """A line about a structure whose lengths look like another unit's; empty where they do not."""
+    line = unlike(potential, potential.graph(atoms), bool(atoms.pbc.any()))
+    return f"{name}: {line}: are its lengths in Å?" if line else ""
+
+
 def _longest(vectors: np.ndarray) -> float:
     """Norm of the longest row."""
     return math.sqrt(np.einsum("ij,ij->i", vectors, vectors).max())

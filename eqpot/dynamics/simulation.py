@@ -40,7 +40,7 @@ from eqpot.dynamics.ensembles import (
     still,
     temperature,
 )
-from eqpot.dynamics.limits import COMPRESSED, Limits, closest, deviation
+from eqpot.dynamics.limits import COMPRESSED, Limits, closest, deviation, doubted
 from eqpot.dynamics.restart import RESTART, Sources
 from eqpot.errors import UserError
 from eqpot.files import named_twice, sha256, shown, sync
@@ -85,7 +85,7 @@ class Simulation:
         """UserError at a structure that the settings do not suit. The atoms get a calculator."""
         self.config, self.folder, self.sources, self.atoms = config, folder, sources, atoms
         check(config, atoms, shown(sources.structure))
-        self.limits = Limits(config, potentials)
+        self.limits, self._first = Limits(config, potentials), potentials[0]
         atoms.info.clear()
         atoms.set_constraint([c for c in atoms.constraints if not isinstance(c, FixCom)])
         atoms.calc = EqpotCalculator(list(potentials) if len(potentials) > 1 else potentials[0])
@@ -309,10 +309,12 @@ class Simulation:
 
     def warnings(self) -> list[str]:
         """What is legal but perhaps not meant."""
-        twice = named_twice(self.sources.models)
+        lines = named_twice(self.sources.models)
+        if self.step == 0 and (line := doubted(self._first, self.atoms, shown(self.sources.structure))):
+            lines.append(line)
         if not self.config.min_distance:
-            return twice
-        return twice + [
+            return lines
+        return lines + [
             f"{shown(path)}: does not tell how close atoms came in training; they may come as close as "
             f"{COMPRESSED:g} of the sum of their covalent radii"
             for path in self._unknown

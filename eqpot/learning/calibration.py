@@ -15,7 +15,7 @@ import numpy as np
 
 from eqpot.errors import UserError
 from eqpot.files import replacing
-from eqpot.learning.committee import Forecast
+from eqpot.learning.forecast import Forecast
 from eqpot.structures.data import Dataset
 
 COLUMNS = ("components", "deviation", "error", "energy_error_per_atom")

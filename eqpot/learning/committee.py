@@ -3,7 +3,6 @@
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,39 +12,13 @@ from eqpot.files import replacing
 from eqpot.potential import Potential
 from eqpot.runs import Watch
 from eqpot.structures.data import Dataset, read_dataset
-from eqpot.structures.frames import Frames
 from eqpot.training.checkpoint import CHECKPOINT
 from eqpot.training.finetune import Parent
 from eqpot.training.learner import ATOMS_A_STEP
 from eqpot.training.trainer import MODEL, Trainer
-from eqpot.training.validation import predict
 
 TRAINED = 0.9  # of the frames; the others are validated on
 REFIT_RATE = 0.005  # learning rate of models that are fitted on; half of a fresh fit's
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """Of frames with `atoms` atoms in all: mean energies [frames] (eV) and forces [atoms, 3] (eV/Å) of the
-    committee, and the root mean square, over members and components, of what an atom's force deviates by
-    [atoms] (eV/Å)."""
-
-    energy: np.ndarray
-    forces: np.ndarray
-    deviation: np.ndarray
-
-
-def forecast(potentials: Sequence[Potential], data: Dataset) -> Forecast:
-    """UserError at an element that a model does not know."""
-    frames: dict[tuple, Frames] = {}
-    found = []
-    for p in potentials:
-        key = p.species, p.config.cutoff
-        frames.setdefault(key, Frames(data, *key))
-        found.append(predict(p, frames[key]))
-    forces = np.array([labels.forces for labels in found])
-    deviation = np.sqrt(forces.var(axis=0).mean(axis=1))
-    return Forecast(np.mean([labels.energy for labels in found], axis=0), forces.mean(axis=0), deviation)
 
 
 def model_paths(folder: Path, members: int) -> list[Path]:

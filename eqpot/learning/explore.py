@@ -18,7 +18,7 @@ from eqpot.config import DynamicsConfig
 from eqpot.dynamics.restart import RESTART
 from eqpot.dynamics.simulation import TRAJECTORY, LimitPassed, Simulation
 from eqpot.files import replacing
-from eqpot.learning.committee import Forecast, forecast
+from eqpot.learning.forecast import Forecast, forecast
 from eqpot.learning.frames import unlabelled
 from eqpot.learning.settings import LearnConfig
 from eqpot.potential import Potential

@@ -30,6 +30,7 @@ from eqpot.learning.calibration import Measured, latest
 from eqpot.learning.choose import Choice, choose, features
 from eqpot.learning.exchange import Exported, export, imported_labels
 from eqpot.learning.folder import Stored, round_folder
+from eqpot.learning.forecast import forecast
 from eqpot.learning.frames import identity, labelled, shaken, unlabelled
 from eqpot.learning.settings import LearnConfig
 from eqpot.potential import Potential
@@ -291,7 +292,7 @@ class Learning:
             explore.write_starts(starts, [self.structures[run.structure] for run in planned])
         frames = read_trajectory(starts)
         data = unlabelled(frames, [""] * len(frames))
-        worst = explore.largest_deviation(data, committee.forecast(potentials, data))
+        worst = explore.largest_deviation(data, forecast(potentials, data))
         walks = []
         for index, run in enumerate(planned):
             if worst[index] > limit:
@@ -373,7 +374,7 @@ class Learning:
         found = labelled(drawn, self.labels(drawn))
         if len(found):
             potentials = [Potential.load(model) for model in self._committee(k - 1)]
-            tested = Measured.of(found, committee.forecast(potentials, found))
+            tested = Measured.of(found, forecast(potentials, found))
         else:
             tested = Measured.joined([])
         tested.write(path)

@@ -1,6 +1,5 @@
 """Errors of a potential against the labels of a data set."""
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +53,6 @@ class Errors:
     def __init__(self) -> None:
         self._all, self._groups = _Sums(), {}
         self._elements: dict[int, np.ndarray] = {}  # number, |error| and its square, of components of forces
-        self._atoms: Counter[int] = Counter()
 
     def add(self, dataset: Dataset, prediction: Labels) -> None:
         """Some frames more; labels that are missing are None or NaN."""
@@ -64,7 +62,6 @@ class Errors:
             atoms = dataset.numbers == z
             found = _sums(None if difference is None else difference[atoms])
             self._elements[z] = self._elements.get(z, 0) + found
-            self._atoms[z] += int(atoms.sum())
         if dataset.group is None:
             return
         for name in set(dataset.group):
@@ -77,7 +74,7 @@ class Errors:
     def report(self) -> dict[str, Any]:
         """What the function `report` returns."""
         per_element = {
-            chemical_symbols[z]: {**_mae_rmse("forces", found), "atoms": self._atoms[z]}
+            chemical_symbols[z]: {**_mae_rmse("forces", found), "atoms": int(found[0]) // 3}
             for z, found in sorted(self._elements.items())
         }
         per_group = {str(name) or "(none)": self._groups[name].report() for name in sorted(self._groups)}
