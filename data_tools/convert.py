@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eqpot.data_tools.doubts import GPA, doubts, other_units
+from eqpot.data_tools.doubts import GPA, doubts, other_units, predicted
 from eqpot.data_tools.info import duplicates
 from eqpot.data_tools.labels import QUANTITIES, choose
 from eqpot.data_tools.read_ase import read_ase
@@ -64,7 +64,7 @@ def convert(
     """Convert ``sources`` into the data set file ``out``; ``how`` as in ``gather``."""
     sources = _several(sources)
     check_there(sources)
-    if Path(out).suffix not in (".h5", ".hdf5"):
+    if Path(out).suffix not in (".h5", ".hdf5") and not Path(out).is_dir():
         raise UserError(f"{out}: expected a name that ends in .h5 for what is written")
     check_output(out, overwrite, sources)
     result = gather(sources, **how)
@@ -196,7 +196,7 @@ def _finish(found: Found, given: dict[str, str | None], keys: dict, allow_missin
         "virial": energy_unit,
         "length": length_unit,
     }
-    notes += other_units(found.columns, used) + doubts(dataset)
+    notes += other_units(found.columns, used) + predicted(found.columns) + doubts(dataset)
     other = [f"forces in {force[0]}"] * bool(given["force"]) + [f"stress in {stress[0]}"] * bool(
         given["stress"]
     )

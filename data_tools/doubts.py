@@ -4,6 +4,7 @@ import numpy as np
 from ase.data import covalent_radii
 
 from eqpot.data_tools.labels import words
+from eqpot.data_tools.sources import PREDICTED
 from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 from eqpot.errors import UserError
 from eqpot.network.isolated import names_isolated
@@ -30,6 +31,17 @@ def other_units(columns: dict[str, list], used: dict[str, str]) -> list[str]:
             option = {"forces": "force", "virial": "energy"}.get(quantity, quantity)
             notes.append(f"{name} says {said}, {quantity} was read in {used[quantity]} (--{option}-unit)")
     return notes
+
+
+def predicted(columns: dict[str, list]) -> list[str]:
+    """A note on frames whose labels `eqpot predict` has written: they are a model's."""
+    models = [str(value) for value in columns.get(PREDICTED, []) if value is not None]
+    if not models:
+        return []
+    return [
+        f"warning: the labels of {counted(len(models), 'frame')} are predictions of {models[0]} "
+        f"({PREDICTED}), not of the reference"
+    ]
 
 
 def _is_unit_of(quantity: str, name: str) -> bool:

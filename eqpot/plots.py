@@ -33,7 +33,7 @@ def _axes(figure: Figure, position: int, columns: int, rows: int = 1):
 
 def _log_scale(axis, ratio: float) -> None:
     """Logarithmic, with plain numbers as dense as the `ratio` of largest to smallest value asks for."""
-    axis.axes.set_yscale("log")
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
     dense = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio > 5 else dense))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
@@ -123,9 +123,9 @@ def rounds(rows: Sequence[Mapping[str, float]], target: float, path: str | Path)
     axes.set_ylabel("forces, RMS, meV/Å", color=INK)
     axes.legend(frameon=False, fontsize=9)
     counts = _axes(figure, 2, 2)
-    for name, colour in (("met", COLOURS[0]), ("beyond", COLOURS[1])):
-        counts.plot(frames, [row[name] for _, row in tested], color=colour, marker="o", label=name)
-    counts.set_ylabel("frames that the dynamics met, and beyond the threshold", color=INK)
+    for name, label, colour in (("met", "met", COLOURS[0]), ("beyond", "beyond the threshold", COLOURS[1])):
+        counts.plot(frames, [row[name] for _, row in tested], color=colour, marker="o", label=label)
+    counts.set_ylabel("frames of the dynamics", color=INK)
     counts.legend(frameon=False, fontsize=9)
     for one in (axes, counts):
         one.set_xlabel("frames computed before", color=INK)
@@ -144,10 +144,9 @@ def calibration(deviation: np.ndarray, error: np.ndarray, path: str | Path) -> N
     ends = np.array([known.min() / 1.2, known.max() * 1.2]) if len(known) else np.array([1.0, 10.0])
     for factor, style in ((1, "-"), (2, ":"), (0.5, ":")):
         axes.plot(ends, factor * ends, color=INK, linewidth=0.8, linestyle=style)
-    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        _log_scale(axis, ends[1] / ends[0])
+    axes.set(xlim=ends, ylim=ends, aspect="equal")
     axes.set_xlabel("predicted deviation of forces, scaled, meV/Å", color=INK)
     axes.set_ylabel("true error, meV/Å", color=INK)
     _save(figure, path)

@@ -132,6 +132,16 @@ def test_errors_are_those_of_eval(atoms, here, monkeypatch, capsys):
         assert one.info == other.info and (one.get_forces() == other.get_forces()).all()
 
 
+def test_predictions_are_no_reference_data(here, capsys):
+    """Taken for labels they would make every model look perfect."""
+    assert main(["predict", "one.h5", "two.h5", "frames.extxyz", "-o", "p.extxyz"]) == 0
+    assert {atoms.info["predicted_by"] for atoms in ase.io.read("p.extxyz", ":")} == {"one.h5, two.h5"}
+    capsys.readouterr()
+    assert main(["data", "convert", "p.extxyz", "p.h5", "--allow-missing=stress"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "warning: the labels of 5 frames are predictions of one.h5, two.h5 (predicted_by)" in told
+
+
 def test_against_no_labels(here, capsys):
     assert main(["predict", "one.h5", "frames.extxyz", "--against"]) == 0
     said = capsys.readouterr().out

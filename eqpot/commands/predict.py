@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from eqpot.commands.options import device_option
+from eqpot.data_tools.sources import PREDICTED
 from eqpot.errors import UserError
-from eqpot.words import counted, say
+from eqpot.words import counted, plain, say
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -40,7 +41,8 @@ def predict(files, output, against, overwrite, device) -> None:
 
     FILE is any file that ASE reads, or a data set; it is read, and OUT written, a few frames at a time. OUT
     has energy (eV), forces (eV/Å), energies of the atoms and, for frames periodic in three directions, stress
-    (eV/Å³, positive under tension), under the names that ASE knows, and the number of the frame in FILE.
+    (eV/Å³, positive under tension), under the names that ASE knows, the number of the frame in FILE, and the
+    model in predicted_by.
     Several models are a committee: the results are means; energy_std and forces_std are standard deviations
     from these, divided by the number of models. Frames with atoms so close that `eqpot md` would stop are
     told, and those that look as if their lengths were not in Å. --against takes labels under the names that
@@ -218,6 +220,7 @@ def _predicted(
         }
         if results[0].stress is not None:
             values["stress"] = full_3x3_to_voigt_6_stress(np.mean([r.stress for r in results], axis=0))
+        atoms.info[PREDICTED] = ", ".join(map(plain, models))
         if len(potentials) > 1:
             atoms.info["energy_std"] = energies.std()
             atoms.arrays["forces_std"] = forces.std(axis=0)
