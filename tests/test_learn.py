@@ -349,8 +349,12 @@ def test_exported_and_imported(learned, here, capsys):
     assert "--frames 18 are computed" in capsys.readouterr().out
     found, expected = read_dataset("run/data.h5"), read_dataset(learned / "run/data.h5")
     assert [str(g) for g in found.group] == [str(g) for g in expected.group]
-    assert np.allclose(found.positions, expected.positions, rtol=0, atol=1e-3)
-    assert np.allclose(found.forces, expected.forces, rtol=0, atol=1e-3)
+    first = (
+        found.subset(slice(6)),
+        expected.subset(slice(6)),
+    )  # later ones follow from labels that are rounded
+    assert np.array_equal(first[0].positions, first[1].positions)
+    assert np.allclose(first[0].forces, first[1].forces, rtol=0, atol=1e-5)
 
 
 def test_what_is_imported(here):
