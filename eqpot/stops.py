@@ -11,6 +11,7 @@ from typing import Self
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 AGAIN = 0.02  # s
+LOST = 20.0  # s; code in C may swallow an exception without a word: what has not ended then is asked again
 
 # Where an exception would be lost, or told as one of another kind: modules that are being imported, whose
 # initialisation in C swallows it, and functions that LLVM calls.
@@ -72,7 +73,12 @@ def answering(answer: Callable[[], object], at_once: bool = False) -> Iterator[N
     def now() -> None:
         nonlocal raised
         raised = True
-        answer()
+        try:
+            answer()
+        except BaseException:
+            if not at_once:
+                signal.setitimer(signal.ITIMER_REAL, LOST)
+            raise
         raised = False
 
     def lost(error) -> None:

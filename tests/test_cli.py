@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and one line with exit status 2 for every mistake."""
 
+import contextlib
 import errno
 import json
 import os
@@ -828,9 +829,27 @@ def test_a_signal_while_modules_are_imported(number, delay, folder, tmp_path):
             assert process.poll() is None
         time.sleep(delay)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, err.strip()) == (130, "")
     assert not list(tmp_path.glob("run/.*"))
+
+
+def test_a_stop_that_code_in_c_swallows_is_asked_again(monkeypatch):
+    monkeypatch.setattr("eqpot.stops.LOST", 0.1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    swallowed = 0
+    try:
+        with pytest.raises(KeyboardInterrupt), answering(interrupt):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            swallowed += 1
+            time.sleep(30)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert swallowed == 1 and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def _made_of(cause, error):

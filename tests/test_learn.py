@@ -349,12 +349,10 @@ def test_exported_and_imported(learned, here, capsys):
     assert "--frames 18 are computed" in capsys.readouterr().out
     found, expected = read_dataset("run/data.h5"), read_dataset(learned / "run/data.h5")
     assert [str(g) for g in found.group] == [str(g) for g in expected.group]
-    first = (
-        found.subset(slice(6)),
-        expected.subset(slice(6)),
-    )  # later ones follow from labels that are rounded
-    assert np.array_equal(first[0].positions, first[1].positions)
-    assert np.allclose(first[0].forces, first[1].forces, rtol=0, atol=1e-5)
+    # later ones follow from labels that are rounded
+    one, other = found.subset(slice(6)), expected.subset(slice(6))
+    assert np.array_equal(one.positions, other.positions)
+    assert np.allclose(one.forces, other.forces, rtol=0, atol=1e-5)
 
 
 def test_what_is_imported(here):
