@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from eqpot.errors import UserError
 from eqpot.presets import PRESETS as PRESETS  # known by this address
-from eqpot.setting_values import freeze, group_weights, scale, shifts
+from eqpot.setting_values import band, end_temperature, freeze, group_weights, scale, shifts
 from eqpot.settings import (
     HUGE,
     LONGEST,
@@ -83,18 +83,6 @@ def _length(value: Any) -> str:
             f"at most {MOST_STEPS:.0e} steps"
         ) from None
     return str(value)
-
-
-def _end_temperature(value: Any) -> float | None:
-    if value is not None and not (is_number(value) and 0 < value < HUGE):
-        raise ValueError("a temperature above 0 K")
-    return None if value is None else float(value)
-
-
-def _band(value: Any) -> float:
-    if not is_number(value) or not (value == 0 or 1 < value < HUGE):
-        raise ValueError("a factor above 1, or 0 for no limits")
-    return float(value)
 
 
 @dataclass(frozen=True)
@@ -317,7 +305,7 @@ class DynamicsConfig(Table):
     timestep: float = option(0.5, "time step, fs", low=1e-6, high=1000)
     temperature: float = option(300.0, "of the thermostat and of the first velocities, K", above=0, high=HUGE)
     end_temperature: Any = option(
-        None, "that temperature at the end, changing linearly; with langevin", parse=_end_temperature
+        None, "that temperature at the end, changing linearly; with langevin", parse=end_temperature
     )
     thermostat_time: float = option(
         100.0, "characteristic time of the thermostat, fs; 1/friction of langevin", low=1e-3, high=HUGE
@@ -339,7 +327,7 @@ class DynamicsConfig(Table):
         high=100,
     )
     temperature_band: float = option(
-        0.0, "a temperature this factor above or below --temperature ends the run; 0: never", parse=_band
+        0.0, "a temperature this factor above or below --temperature ends the run; 0: never", parse=band
     )
     max_deviation: float = option(
         0.0,

@@ -58,3 +58,17 @@ def freeze(value: Any) -> tuple[str, ...]:
         if all(re.fullmatch(FROZEN, name) for name in names):
             return names
     raise ValueError("a list of embedding, radial, blocks (or block1, block2, ...), readout")
+
+
+def end_temperature(value: Any) -> float | None:
+    """Of `md.end_temperature`."""
+    if value is not None and not (is_number(value) and 0 < value < HUGE):
+        raise ValueError("a temperature above 0 K")
+    return None if value is None else float(value)
+
+
+def band(value: Any) -> float:
+    """Of `md.temperature_band`."""
+    if not is_number(value) or not (value == 0 or 1 < value < HUGE):
+        raise ValueError("a factor above 1, or 0 for no limits")
+    return float(value)
