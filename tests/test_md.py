@@ -331,7 +331,8 @@ sys.exit(main(sys.argv[1:]))
 @over_kinds
 def test_a_killed_run_goes_on_to_the_last_bit(kind, folder, tmp_path):
     draw = random.Random(kind)
-    options = dict(SHORT | KINDS[kind], length="3000", temperature=60.0)
+    # where these untrained models lead to in 3000 steps hangs on the last bit, and so on the processor
+    options = dict(SHORT | KINDS[kind], length="3000", temperature=60.0, max_force=1e6)
     words = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
     words += [str(folder / "model3.h5"), str(folder / "crystal.xyz")]
     environment = os.environ | {"NUMBA_NUM_THREADS": "1"}
