@@ -79,8 +79,9 @@ def test_differs_by_constants_of_the_species(kind):
         a, b = with_.evaluate(atoms), without.evaluate(atoms)
         species = np.searchsorted(with_.species, atoms.numbers)
         check_close(a.energies, b.energies - at_rest[species], 1e-14, scale=10.0)
-        assert np.array_equal(a.forces, b.forces)
-        assert b.stress is None or np.array_equal(a.stress, b.stress)
+        # a product's last bit may hang on how many rows it has
+        check_close(a.forces, b.forces, 1e-14, scale=10.0)
+        assert b.stress is None or np.allclose(a.stress, b.stress, rtol=0, atol=1e-14)
 
 
 def test_follows_the_weights():

@@ -142,7 +142,7 @@ def test_one_without_finite_forces_stops_nothing_else(here, capsys, monkeypatch)
             ["three.extxyz", "--index=:", "-o", "ours.xyz", "--resume", "--fmax=2"],
             "it was begun with (lbfgs,",
         ),
-        (["three.extxyz", "--index=x"], "'x' is not a valid integer"),
+        (["three.extxyz", "--index=x"], "expected the number of a frame, or : for all, found 'x'"),
     ],
 )
 def test_mistakes_leave_everything_as_it_is(arguments, words, here, capsys):
