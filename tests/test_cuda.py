@@ -379,9 +379,10 @@ def test_training_steps(tmp_path, optimizer, isolated, more):
     """Recorded steps on frames that stay on the GPU against plain ones on batches made on the host; with
     weights of frames, with some of the model's weights that stay.
 
-    SOAP's first bases are those of one gradient: where it has no component, round-off chooses.
+    SOAP's first bases are those of one gradient: where it has no component, round-off chooses, on some
+    processors otherwise than on others: losses were 2e-6 apart on one.
     """
-    same_loss, same_weights = (1e-6, 1e-2) if optimizer["optimizer"] == "soap" else (1e-9, 1e-7)
+    same_loss, same_weights = (1e-5, 1e-2) if optimizer["optimizer"] == "soap" else (1e-9, 1e-7)
     path = tmp_path / "data.h5"
     data = mixed_dataset()
     data.weight = np.linspace(0.5, 3, 6) if more == "weights" else None
