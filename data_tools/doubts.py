@@ -4,11 +4,11 @@ import numpy as np
 from ase.data import covalent_radii
 
 from eqpot.data_tools.labels import words
-from eqpot.data_tools.sources import PREDICTED
 from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 from eqpot.errors import UserError
 from eqpot.network.isolated import names_isolated
 from eqpot.structures.data import Dataset, frame_pairs
+from eqpot.structures.trajectory import PREDICTED
 from eqpot.words import counted
 
 
@@ -34,7 +34,7 @@ def other_units(columns: dict[str, list], used: dict[str, str]) -> list[str]:
 
 
 def predicted(columns: dict[str, list]) -> list[str]:
-    """A note on frames whose labels `eqpot predict` has written: they are a model's."""
+    """A note on frames whose labels eqpot has written: they are a model's."""
     models = [str(value) for value in columns.get(PREDICTED, []) if value is not None]
     if not models:
         return []

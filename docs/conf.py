@@ -1,16 +1,24 @@
-"""Settings of the course's site: `make docs` builds it into docs/_build, to be read without a network."""
+"""Settings of the site: `make docs` builds it into docs/_build, to be read without a network."""
 
 import re
+import sys
+from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.application import Sphinx
 
 project = "eqpot"
 author = "the authors of eqpot"
-html_title = "eqpot: the course"
+html_title = "eqpot"
 
-extensions = ["myst_parser"]
+# `eqpot` is imported from where this file lies, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click"]
 myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+autodoc_typehints = "signature"
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
@@ -40,6 +48,15 @@ def _block(writer, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def setup(app) -> None:
+OUTSIDE = re.compile(r"\[([^]]+)\]\((?:\.\./)+((?:bench|data_tools|README|CITATION)[^)#]*)[^)]*\)")
+
+
+def _name_what_is_outside(app: Sphinx, page: str, source: list[str]) -> None:
+    """Links to files of the checkout that are no pages of the site: their names."""
+    source[0] = OUTSIDE.sub(lambda m: f"`{m[2]}`" if m[1] == m[2] else f"{m[1]} (`{m[2]}`)", source[0])
+
+
+def setup(app: Sphinx) -> None:
     """Formulas become MathML, which browsers draw themselves, with the font in static/: no script."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
+    app.connect("source-read", _name_what_is_outside)

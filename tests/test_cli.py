@@ -39,6 +39,7 @@ KEYS = {
     *(f"{q}_{kind}" for q in ("energy", "energy_per_atom", "forces", "stress") for kind in ("mae", "rmse")),
     "per_element",
     "per_group",
+    "doubts",
     "frames",
 }
 

@@ -1,5 +1,5 @@
-"""The course: its code runs as it is printed, its quotes are the project's source, its pictures exist, its
-site builds."""
+"""The pages: their code runs as it is printed, their quotes are the project's source, their pictures exist,
+their site builds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from command_lines import check_command, commands_in
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
 QUOTES = [
     pytest.param(page, *match.groups(), id=f"{page.stem}-{k}")
     for page in PAGES
@@ -22,7 +22,7 @@ QUOTES = [
         re.finditer(r"^```\{literalinclude\} (\S+)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     )
 ]
-over_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+over_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS))[:-3])
 
 
 def python_blocks(text: str) -> list[tuple[int, str]]:
@@ -110,11 +110,15 @@ def test_pictures(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(DOCS)
     from figures import PICTURES
 
-    shown = {name for page in PAGES for name in re.findall(r"!\[[^]]+\]\((\S+)\)", page.read_text())}
-    readme = (DOCS.parent / "README.md").read_text()
-    shown |= set(re.findall(r"docs/(pictures/[\w.]+)", readme))
-    assert shown == {f"pictures/{name}.png" for name in PICTURES}
-    assert shown == {f"pictures/{path.name}" for path in (DOCS / "pictures").iterdir()}
+    texts = [*PAGES, DOCS.parent / "README.md"]
+    shown = {
+        (page.parent / name).resolve()
+        for page in texts
+        for name in re.findall(r"!\[[^]]+\]\((\S+)\)", page.read_text())
+    }
+    drawn = {DOCS / "pictures" / f"{name}.png" for name in PICTURES}
+    assert {picture for picture in shown if picture.parent == DOCS / "pictures"} == drawn
+    assert drawn == set((DOCS / "pictures").iterdir())
 
 
 @over_pages
@@ -122,7 +126,7 @@ def test_commands_and_links(page: Path):
     text = page.read_text()
     for line in commands_in("".join(re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL))):
         check_command(line)
-    for link in re.findall(r"\]\(([^):#]+)\)", text):
+    for link in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text):
         assert (page.parent / link).exists(), link
 
 
@@ -136,12 +140,12 @@ def test_the_map_names_what_there_is():
 @pytest.mark.slow
 def test_site_builds(tmp_path: Path):
     """Every quote, link, picture and formula without a warning; and no page needs the network."""
-    for name in ("sphinx", "myst_parser", "furo", "latex2mathml"):
+    for name in ("sphinx", "sphinx_click", "myst_parser", "furo", "latex2mathml"):
         pytest.importorskip(name, reason="pip install '.[docs]'")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
     done = subprocess.run([*command, DOCS, tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     for page in PAGES:
-        html = (tmp_path / page.with_suffix(".html").name).read_text()
+        html = (tmp_path / page.relative_to(DOCS).with_suffix(".html")).read_text()
         assert not re.findall(r'(?:src|href)="(?:https?:)?//[^"]+\.(?:js|css|woff2?|png)', html)
         assert html.count("<math") >= page.read_text().count("$$") // 2

@@ -38,7 +38,7 @@ from eqpot.runs import Watch
 from eqpot.structures.data import first_alike, read_dataset
 
 KILLS = int(os.environ.get("EQPOT_KILLS", 3))
-PAGE = Path(__file__).resolve().parents[1] / "docs/learn.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs/guide/learn.md"
 # Each frame that is begun has a line in `begun`, beside the file.
 REFERENCE = """
 from pathlib import Path

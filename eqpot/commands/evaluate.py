@@ -12,7 +12,9 @@ from eqpot.data_tools.options import reading, source_options
 from eqpot.words import counted, say
 
 if TYPE_CHECKING:
+    from eqpot.potential import Potential
     from eqpot.printing import PlainTable
+    from eqpot.structures.data import Dataset
 
 # what the table shows: (keys begin with, title, unit); the numbers are printed in thousandths
 QUANTITIES = (
@@ -52,11 +54,11 @@ def evaluate(model, data, json_file, plots, overwrite, device, **options) -> Non
     if plots is not None:
         check_folder(plots, [f"{label}.png" for label in LABELS], overwrite)
     content, prediction, warning = compare(potential, dataset)
-    if warning:
-        say(f"warning: {warning}")
+    say(*(f"warning: {line}" for line in [warning] if line), *_lengths(potential, dataset))
     if potential.provenance.get("note"):
         say(f"note: {potential.provenance['note']}")
     show(*tables(content, f"errors on the {counted(len(dataset), 'frame')} of {dataset.path}"))
+    say(*(f"warning: {line}" for line in content["doubts"]))
     if json_file is not None:
         write_json(json_file, content)
         say(f"wrote {json_file}")
@@ -65,6 +67,19 @@ def evaluate(model, data, json_file, plots, overwrite, device, **options) -> Non
 
         for path in parity(dataset, prediction, plots):
             say(f"wrote {path}")
+
+
+def _lengths(potential: Potential, dataset: Dataset) -> list[str]:
+    """A note where structures, up to a hundred throughout the data, look as if they were not in Å."""
+    import numpy as np
+
+    from eqpot.dynamics.limits import doubted
+
+    name = dataset.path or "data"
+    for k in np.unique(np.linspace(0, len(dataset) - 1, 100).astype(int)).tolist():
+        if line := doubted(potential, dataset.atoms(k), f"{name}: frame {k}"):
+            return [f"note: {line}"]
+    return []
 
 
 def tables(content: dict[str, Any], title: str) -> list[PlainTable]:

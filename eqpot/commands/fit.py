@@ -210,8 +210,9 @@ def _train(trainer, ranks, found: str) -> None:
         say(f"done: {reason}; best epoch {trainer.state.best_epoch}")
         if moved := trainer.potential.provenance.get("shifts_refit"):
             say(f"shifts moved {moved}")
-    show(*tables(trainer.report(), f"errors on the {counted(len(trainer.valid), 'validation frame')}"))
-    say(*filter(None, [trainer.verdict()]))
+    found = trainer.report()
+    show(*tables(found, f"errors on the {counted(len(trainer.valid), 'validation frame')}"))
+    say(*(f"warning: {line}" for line in found["doubts"]), *filter(None, [trainer.verdict()]))
     say(f"model: {model}", f"evaluate it: eqpot eval {shlex.quote(str(model))} DATA.h5")
 
 

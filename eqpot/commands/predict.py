@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from eqpot.commands.options import device_option
-from eqpot.data_tools.sources import PREDICTED
 from eqpot.errors import UserError
 from eqpot.words import counted, plain, say
 
@@ -41,8 +40,8 @@ def predict(files, output, against, overwrite, device) -> None:
 
     FILE is any file that ASE reads, or a data set; it is read, and OUT written, a few frames at a time. OUT
     has energy (eV), forces (eV/Å), energies of the atoms and, for frames periodic in three directions, stress
-    (eV/Å³, positive under tension), under the names that ASE knows, the number of the frame in FILE, and the
-    model in predicted_by.
+    (eV/Å³, positive under tension), under the names that ASE knows, the number of the frame in FILE, its
+    config_type, and the model in predicted_by.
     Several models are a committee: the results are means; energy_std and forces_std are standard deviations
     from these, divided by the number of models. Frames with atoms so close that `eqpot md` would stop are
     told, and those that look as if their lengths were not in Å. --against takes labels under the names that
@@ -73,7 +72,7 @@ def predict(files, output, against, overwrite, device) -> None:
     frames = atoms = 0
     close, odd, errors, known = [], [], Errors(), Counter()
     with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as out, busy("predicting"):
-        for some in _together(iterate(file, labelled=against)):
+        for some in _together(iterate(file, labelled=against, grouped=True)):
             labels = _labels(some, file) if against else None
             done = list(_predicted(models, potentials, some, file, close, odd))
             for structure in done:
@@ -102,7 +101,9 @@ def _show_errors(errors: Errors, known: Mapping[str, int], file: str, frames: in
             "found no labels; eqpot eval takes other names"
         )
         return
-    show(*tables(errors.report(), f"errors on the {counted(frames, 'frame')} of {file}"))
+    found = errors.report()
+    show(*tables(found, f"errors on the {counted(frames, 'frame')} of {file}"))
+    say(*(f"warning: {line}" for line in found["doubts"]))
     partly = [f"{label} in {count}" for label, count in known.items() if 0 < count < frames]
     if partly:
         say(f"of {counted(frames, 'frame')} these have labels: {', '.join(partly)}")
@@ -149,7 +150,7 @@ def _labels(frames: list[Atoms], file: str) -> Dataset:
             raise UserError(f"{where}: expected finite numbers of shape {shape}, found {what}")
         return values if name != "stress" or atoms.pbc.all() else np.full(shape, np.nan)
 
-    groups = np.array([str(atoms.info.pop("config_type", "")) for atoms in frames], dtype=object)
+    groups = np.array([str(atoms.info.get("config_type", "")) for atoms in frames], dtype=object)
     return Dataset(
         atom_ptr=np.concatenate([[0], np.cumsum([len(atoms) for atoms in frames])]),
         numbers=np.concatenate([atoms.numbers for atoms in frames]),
@@ -194,6 +195,7 @@ def _predicted(
 
     from eqpot.config import DynamicsConfig
     from eqpot.dynamics.limits import closer_than, closest_approach, unlike
+    from eqpot.structures.trajectory import PREDICTED
 
     names = [f"{file}: frame {atoms.info['frame']}" for atoms in frames]
     species = potentials[0].species

@@ -176,8 +176,10 @@ def _cells(step: Step) -> list[str]:
 def _one(atoms: Atoms, name: str, how: Callable, cell: bool, output: str, overwrite: bool) -> None:
     """A line for each step."""
     from eqpot.files import check_structure, write_structure
+    from eqpot.structures.trajectory import PREDICTED
 
     check_structure(output, overwrite)
+    atoms.info[PREDICTED] = "eqpot relax"
     columns, last = _columns(cell), 0
 
     def show(step: Step) -> None:

@@ -15,6 +15,7 @@ from ase.io.extxyz import write_extxyz
 
 from eqpot.errors import UserError
 from eqpot.files import check_output, quiet, replacing
+from eqpot.structures.trajectory import PREDICTED
 
 NOT_OURS = "expected the result of an earlier `eqpot relax` of several structures"
 
@@ -43,6 +44,7 @@ class Relaxations:
         kept = {key: results[key] for key in ("energy", "forces", "stress") if key in results}
         structure = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         structure.info = {"structure": name, "relaxed": reached, "steps": steps, "settings": self._settings}
+        structure.info[PREDICTED] = "eqpot relax"
         structure.calc = SinglePointCalculator(structure, **kept)
         text = io.StringIO()
         write_extxyz(text, structure)

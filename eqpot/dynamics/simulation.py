@@ -46,7 +46,7 @@ from eqpot.errors import UserError
 from eqpot.files import named_twice, sha256, shown, sync
 from eqpot.potential import Potential
 from eqpot.runs import Hold, Watch, beginning, check_hash, check_run, clear_run
-from eqpot.structures.trajectory import read_frame
+from eqpot.structures.trajectory import PREDICTED, read_frame
 from eqpot.words import counted
 
 TRAJECTORY, LOG, PICTURE = "trajectory.traj", "thermo.csv", "thermo.png"
@@ -381,7 +381,7 @@ class Simulation:
     def _write(self, frames: TrajectoryWriter, rows: Any, in_any_case: bool = False) -> None:
         """A frame, a row of the log, where it is time for them."""
         if in_any_case or self.step % self.config.write_every == 0:
-            self.atoms.info["time_ps"] = self.time
+            self.atoms.info |= {"time_ps": self.time, PREDICTED: "eqpot md"}
             frames.write(self.atoms)
         if in_any_case or self.step % self.config.log_every == 0:
             rows.writerow(self._row().values())

@@ -16,6 +16,8 @@ from eqpot.structures.neighbours import check_cell
 from eqpot.structures.xyz import checked_reading
 
 EVERYTHING = slice(None)
+# In the info of a frame: which of our commands its energy and forces come from, and of which model.
+PREDICTED = "predicted_by"
 
 
 class NoFrames(UserError):
@@ -48,10 +50,10 @@ def read_trajectory(path: str | Path, chosen: slice = EVERYTHING) -> list[Atoms]
     return frames
 
 
-def iterate(path: str | Path, labelled: bool = False) -> Iterator[Atoms]:
+def iterate(path: str | Path, labelled: bool = False, grouped: bool = False) -> Iterator[Atoms]:
     """All frames one after another, as in `read_trajectory`; but for data sets they are read as it goes.
 
-    labelled: the calculator stays, with labels where there are some, and `config_type` in info.
+    labelled: the calculator stays, with labels where there are some. grouped: `config_type` stays in info.
     """
     path = Path(path)
     check_trajectory(path)
@@ -61,7 +63,7 @@ def iterate(path: str | Path, labelled: bool = False) -> Iterator[Atoms]:
     else:
         numbered = _ase_frames(path)
     for k, atoms in numbered:
-        yield _checked(path, k, atoms, labelled)
+        yield _checked(path, k, atoms, labelled, grouped)
 
 
 def read_frame(path: str | Path, index: int = -1) -> Atoms:
@@ -104,7 +106,7 @@ def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
         raise UserError(f"{path}: expected a trajectory in a format that ASE reads, found {what}{hint}")
 
 
-def _checked(path: Path, k: int, atoms: Atoms, labelled: bool) -> Atoms:
+def _checked(path: Path, k: int, atoms: Atoms, labelled: bool, grouped: bool) -> Atoms:
     name = f"{path}: frame {k}"
     if len(atoms) == 0:
         raise UserError(f"{name}: expected a structure, found no atoms")
@@ -114,7 +116,7 @@ def _checked(path: Path, k: int, atoms: Atoms, labelled: bool) -> Atoms:
         if not np.isfinite(values).all():
             raise UserError(f"{name}, {array}: expected finite numbers, found NaN or infinity")
     check_cell(atoms.cell[:], atoms.pbc, name)
-    kept = ("time_ps", "config_type") if labelled else ("time_ps",)
+    kept = ("time_ps", "config_type") if grouped else ("time_ps",)
     atoms.info = {"frame": k} | {key: atoms.info[key] for key in kept if key in atoms.info}
     if not labelled:
         atoms.calc = None

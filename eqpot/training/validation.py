@@ -8,6 +8,7 @@ from ase.data import chemical_symbols
 from eqpot.errors import UserError
 from eqpot.structures.data import Dataset
 from eqpot.structures.frames import Frames, Labels
+from eqpot.training.proportions import Proportions
 
 if TYPE_CHECKING:
     from eqpot.potential import Potential
@@ -51,12 +52,13 @@ class Errors:
     """Errors of frames that come in parts; sums are all that it keeps."""
 
     def __init__(self) -> None:
-        self._all, self._groups = _Sums(), {}
+        self._all, self._groups, self._proportions = _Sums(), {}, Proportions()
         self._elements: dict[int, np.ndarray] = {}  # number, |error| and its square, of components of forces
 
     def add(self, dataset: Dataset, prediction: Labels) -> None:
         """Some frames more; labels that are missing are None or NaN."""
         self._all.add(dataset, prediction)
+        self._proportions.add(dataset, prediction)
         difference = _difference(prediction.forces, dataset.forces)
         for z in np.unique(dataset.numbers).tolist():
             atoms = dataset.numbers == z
@@ -78,7 +80,8 @@ class Errors:
             for z, found in sorted(self._elements.items())
         }
         per_group = {str(name) or "(none)": self._groups[name].report() for name in sorted(self._groups)}
-        return {**self._all.report(), "per_element": per_element, "per_group": per_group}
+        doubts = self._proportions.doubts()
+        return {**self._all.report(), "per_element": per_element, "per_group": per_group, "doubts": doubts}
 
 
 class _Sums:
@@ -136,7 +139,8 @@ def _mae_rmse(name: str, sums: np.ndarray) -> dict[str, float | None]:
 
 
 def report(dataset: Dataset, prediction: Labels) -> dict[str, Any]:
-    """`errors` of all frames, with `per_element` (forces) and `per_group` (everything)."""
+    """`errors` of all frames, with `per_element` (forces), `per_group` (everything), and `doubts`, lines on
+    labels that may have another sign or unit."""
     found = Errors()
     found.add(dataset, prediction)
     return found.report()
