@@ -26,6 +26,7 @@ from eqpot.data_tools.values import as_floats, as_numbers, as_tensor
 from eqpot.errors import UserError
 from eqpot.files import check_output, check_there
 from eqpot.structures.data import (
+    GEOMETRY,
     LABELS,
     Dataset,
     concatenate,
@@ -116,6 +117,7 @@ def _gather(sources, given, keys, type_map, allow_missing, attrs) -> Conversion:
     for name in keys:
         if name not in (*SPELLINGS, "group", "weight"):
             raise UserError(f"keys: expected one of {', '.join(SPELLINGS)}, group, weight; found {name}")
+    _check_keys_have_sources(keys, [os.fspath(path) for path in sources])
     for name in allow_missing:
         if name not in LABELS:
             raise UserError(f"allow_missing: expected one of {', '.join(LABELS)}; found {name}")
@@ -140,6 +142,22 @@ def _gather(sources, given, keys, type_map, allow_missing, attrs) -> Conversion:
     dataset = concatenate([part.dataset for part in parts], about | attrs)
     notes = [told] if (told := duplicates(dataset).told(_places(parts))) else []
     return Conversion(dataset, parts, notes)
+
+
+def _check_keys_have_sources(keys: Mapping[str, str], paths: Sequence[str]) -> None:
+    """UserError at a name that no source of these kinds has a use for."""
+    kinds = {"npz" if path.endswith(".npz") else "folder" if os.path.isdir(path) else "" for path in paths}
+    for name in keys.keys() & GEOMETRY:
+        if "npz" not in kinds:
+            raise UserError(
+                f"--{name}-key {keys[name]}: expected an npz, whose array it names, found none among the "
+                "sources; other formats name theirs"
+            )
+    if "group" in keys and kinds == {"folder"}:
+        raise UserError(
+            f"--group-key {keys['group']}: expected a source whose frames may have a group, found folders of "
+            "DeePMD alone, whose frames have none"
+        )
 
 
 def _places(parts: list[Source]) -> list[str]:

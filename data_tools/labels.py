@@ -239,11 +239,9 @@ def _free_energy(columns: Columns, energy: str, free: str) -> str:
         for a, b in zip(columns[energy], columns[free], strict=True)
         if a is not None
     ]
-    most = max(
-        (abs(b - a).max() for a, b in pairs if a is not None and b is not None and a.size == b.size),
-        default=0,
-    )
+    both = [abs(b - a).max() for a, b in pairs if a is not None and b is not None and a.size == b.size]
+    differ = f"differ by up to {max(both):.3g}" if both else "are not in the same frames"
     return (
-        f"{energy} and {free} differ by up to {most:.3g}: where electrons are smeared, forces belong to the "
+        f"{energy} and {free} {differ}: where electrons are smeared, forces belong to the "
         f"free energy; --energy-key {free} takes it"
     )

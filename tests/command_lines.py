@@ -6,6 +6,12 @@ import shlex
 from eqpot.cli import cli
 
 
+def blocks(text: str, language: str = "") -> list[str]:
+    """What stands in a text's fences of a language, or of none."""
+    found = re.findall(r"^```(.*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [content for name, content in found if name == language]
+
+
 def commands_in(text: str, margin: str = "") -> list[str]:
     """Every `eqpot ...` that begins a line after a margin; a backslash at the end continues it."""
     joined = text.replace(f"\\\n{margin.strip()}", "")

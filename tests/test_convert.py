@@ -681,6 +681,19 @@ def test_the_options_of_the_command(tmp_path, out):
     np.testing.assert_allclose(dataset.forces, FORCES.reshape(-1, 3) * HARTREE / BOHR, rtol=3e-7)
 
 
+def test_names_of_arrays_without_a_source_that_has_such_are_refused(tmp_path, out):
+    """What is given is used, or named."""
+    xyz = tmp_path / "a.xyz"
+    xyz.write_text('1\nenergy=-1 Properties=species:S:1:pos:R:3:forces:R:3\nH 0 0 0 0 0 0\n')
+    for name in ("positions", "numbers", "cell", "pbc"):
+        with pytest.raises(UserError, match=f"--{name}-key x: expected an npz"):
+            convert(xyz, out, keys={name: "x"})
+    deepmd(tmp_path / "water")
+    with pytest.raises(UserError, match="--group-key x: expected a source whose frames may have a group"):
+        convert(tmp_path / "water", out, keys={"group": "x"})
+    assert not out.exists()
+
+
 def test_info_reports_numbers_that_can_be_checked(tmp_path):
     """Two atoms 1.5 Å apart and a lone one: energies are exactly one per element."""
     frames = [Atoms("CO", [[0, 0, 0], [0, 0, 1.5]]), Atoms("CO", [[0, 0, 0], [0, 0, 3.0]]), Atoms("C")]

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from command_lines import check_command, commands_in
+from command_lines import blocks, check_command, commands_in
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
@@ -124,7 +124,7 @@ def test_pictures(monkeypatch: pytest.MonkeyPatch):
 @over_pages
 def test_commands_and_links(page: Path):
     text = page.read_text()
-    for line in commands_in("".join(re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL))):
+    for line in commands_in("".join(blocks(text))):
         check_command(line)
     for link in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text):
         assert (page.parent / link).exists(), link

@@ -10,7 +10,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from command_lines import check_command, commands_in
+from command_lines import blocks, check_command, commands_in
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.cli import main
@@ -31,11 +31,7 @@ PAGES = {
 
 
 def commands(page: Path) -> list[str]:
-    return commands_in("".join(re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)))
-
-
-def python(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return commands_in("".join(blocks(page.read_text())))
 
 
 def run(text: str) -> dict:
@@ -114,14 +110,14 @@ def test_commands_parse(page: Path):
 
 
 def test_python_of_the_readme():
-    (text,) = python(ROOT / "README.md")
+    (text,) = blocks((ROOT / "README.md").read_text(), "python")
     atoms = run(text)["atoms"]
     assert isinstance(atoms.calc, EqpotCalculator)
     assert np.isfinite(atoms.get_potential_energy()) and atoms.get_forces().shape == (9, 3)
 
 
 def test_python_of_the_guide():
-    (text,) = python(GUIDE / "run.md")
+    (text,) = blocks((GUIDE / "run.md").read_text(), "python")
     result = run(text)["result"]
     assert np.isfinite(result.energy) and result.forces.shape == (9, 3) and result.stress is None
     assert np.isclose(result.energies.sum(), result.energy)
@@ -129,7 +125,7 @@ def test_python_of_the_guide():
 
 def test_kernels_alone():
     """Imports nothing of eqpot but the kernels; its forces are minus the gradient of its energy."""
-    (text,) = python(GUIDE / "kernels.md")
+    (text,) = blocks((GUIDE / "kernels.md").read_text(), "python")
     assert set(re.findall(r"(?:from|import) (eqpot\S*)", text)) == {"eqpot.kernels"}
     names = run(text)
     energy_and_forces, positions, forces = names["energy_and_forces"], names["water"], names["forces"]
@@ -158,7 +154,9 @@ def test_kernels_alone():
 def test_messages_are_those_of_the_source():
     """What a user searches for in the page is what eqpot prints."""
     folders = ("eqpot", "kernels", "data_tools")
-    files = [path for folder in folders for end in ("py", "cpp") for path in (ROOT / folder).rglob(f"*.{end}")]
+    files = [
+        path for folder in folders for end in ("py", "cpp") for path in (ROOT / folder).rglob(f"*.{end}")
+    ]
     sources = "".join(path.read_text() for path in files)
     explained = re.findall(r"^- `([^`]+)`", (GUIDE / "messages.md").read_text(), re.MULTILINE)
     assert len(explained) >= 40

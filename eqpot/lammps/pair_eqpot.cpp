@@ -615,22 +615,35 @@ Pair *create(LAMMPS *lmp)
 {
   return new PairEqpot(lmp);
 }
+
+// Whether it is the LAMMPS that this was compiled for; else nothing in lmp is where it is expected.
+bool is_ours(void *lmp)
+{
+  const int here = lammps_version(lmp), tagint_bytes = lammps_extract_setting(lmp, "tagint");
+  if (here == EQPOT_LAMMPS && tagint_bytes == (int) sizeof(tagint)) return true;
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);    // for the print alone
+  if (rank == 0)
+    fprintf(stderr,
+            "error: pair_style eqpot was built for LAMMPS %d with atom IDs of %d bytes, found %d with %d: run "
+            "`eqpot lammps build` for this one\n",
+            EQPOT_LAMMPS, (int) sizeof(tagint), here, tagint_bytes);
+  return false;
+}
 }    // namespace
 
 extern "C" void lammpsplugin_init(void *lmp, void *handle, void *enroll)
 {
-  const int here = lammps_version(lmp), tagint_bytes = lammps_extract_setting(lmp, "tagint");
-  if (here != EQPOT_LAMMPS || tagint_bytes != (int) sizeof(tagint)) {
-    int rank = 0;
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);    // for the print alone: nothing in lmp is where it was expected
-    if (rank == 0)
-      fprintf(stderr,
-              "error: pair_style eqpot was built for LAMMPS %d with atom IDs of %d bytes, found %d with %d: run "
-              "`eqpot lammps build` for this one\n",
-              EQPOT_LAMMPS, (int) sizeof(tagint), here, tagint_bytes);
-    return;
-  }
+  if (!is_ours(lmp)) return;
   Plugin plugin{((LAMMPS *) lmp)->version, "pair", "eqpot", "pair_style eqpot: equivariant interatomic potentials",
                 "eqpot", (void *) &create, handle};
   ((void (*)(Plugin *, void *)) enroll)(&plugin, lmp);
+}
+
+// For a LAMMPS without PLUGIN, from eqpot/lammps/__main__.py; nonzero where this was built for another one.
+extern "C" int eqpot_enroll(void *lmp)
+{
+  if (!is_ours(lmp)) return 1;
+  (*((LAMMPS *) lmp)->force->pair_map)["eqpot"] = &create;
+  return 0;
 }

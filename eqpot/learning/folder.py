@@ -1,6 +1,6 @@
 """The files of a run, each whole or not at all; a stage is over when the file that it ends with is there.
 
-learn.json                  settings, and what the run began with
+learn.json, clock.json      settings, and what the run began with; seconds of work
 structures.traj             the structures
 given.h5, given_1.h5 ...    what --from gave: a data set, models
 data.h5                     all frames computed; group: the round, and the reason that each was chosen for
@@ -12,7 +12,8 @@ round_K/chosen.h5           frames to be computed, group: the reason; attributes
 round_K/tested.csv          the random ones among them, before they were trained on
 round_K/starts.traj         where the next runs begin
 round_K/model_1.h5 ...      the committee after the round
-final/                      the committee after a last, longer fit
+round_K/final/              of the last round, the committee after a last, longer fit
+worker_K/                   where a process of the reference computes
 """
 
 import csv

