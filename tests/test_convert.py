@@ -684,7 +684,7 @@ def test_the_options_of_the_command(tmp_path, out):
 def test_names_of_arrays_without_a_source_that_has_such_are_refused(tmp_path, out):
     """What is given is used, or named."""
     xyz = tmp_path / "a.xyz"
-    xyz.write_text('1\nenergy=-1 Properties=species:S:1:pos:R:3:forces:R:3\nH 0 0 0 0 0 0\n')
+    xyz.write_text("1\nenergy=-1 Properties=species:S:1:pos:R:3:forces:R:3\nH 0 0 0 0 0 0\n")
     for name in ("positions", "numbers", "cell", "pbc"):
         with pytest.raises(UserError, match=f"--{name}-key x: expected an npz"):
             convert(xyz, out, keys={name: "x"})

