@@ -29,10 +29,13 @@ LONG = 64 if SIMULATED else 8192
 COPIED = 1 << (10 if SIMULATED else 28)  # float32 numbers of a copy
 
 
-def parser(doc: str, names: Sequence[str], seconds: float, each: str) -> argparse.ArgumentParser:
-    """--threads, --only and --seconds, under the first line of a script's docstring."""
+def parser(
+    doc: str, names: Sequence[str], seconds: float, each: str, threads: bool = True
+) -> argparse.ArgumentParser:
+    """--only, --seconds and, with `threads`, --threads, under the first line of a script's docstring."""
     found = argparse.ArgumentParser(description=doc.split("\n")[0])
-    found.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, most_threads())}))
+    if threads:
+        found.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, most_threads())}))
     found.add_argument("--only", nargs="+", choices=names, default=list(names))
     found.add_argument("--seconds", type=float, default=seconds, help=f"for each {each}")
     return found

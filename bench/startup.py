@@ -5,6 +5,7 @@
 With no compiled kernel on the disk (once), and with the kernels of that first process (median of five).
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def seconds(program: str, cache: str) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     console, record = Console(), Record()
     with tempfile.TemporaryDirectory() as cache:
         python = median(seconds("", cache) for _ in range(5))
