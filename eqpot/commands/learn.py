@@ -102,16 +102,15 @@ def _started(
 
 def _is_model(path: str) -> bool:
     """By its own mark; what cannot be read is told by who reads it as data."""
-    import h5py
-
-    from eqpot.files import is_hdf5
+    from eqpot.files import is_hdf5, own_hdf5
+    from eqpot.potential import FORMAT, VERSION
 
     if not os.path.isfile(path) or not is_hdf5(path):
         return False
     try:
-        with h5py.File(path) as file:
-            return file.attrs.get("format") == "eqpot-model"
-    except OSError:
+        with own_hdf5(path, FORMAT, VERSION):
+            return True
+    except UserError:
         return False
 
 

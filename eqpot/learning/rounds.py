@@ -87,7 +87,7 @@ class Learning:
             if given is not None:
                 write_dataset(folder / files.GIVEN, given)
             for k, path in enumerate(parents):
-                files.copy(Path(path), folder / f"given_{k + 1}.h5")
+                Potential.load(path).save(folder / f"given_{k + 1}.h5")
             stored = Stored(config, fit, len(parents), command)
             stored.write(folder)
             return cls(folder, stored, hold)
