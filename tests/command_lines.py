@@ -8,7 +8,7 @@ from eqpot.cli import cli
 
 def blocks(text: str, language: str = "") -> list[str]:
     """What stands in a text's fences of a language, or of none."""
-    found = re.findall(r"^```(.*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [content for name, content in found if name == language]
 
 
@@ -22,6 +22,8 @@ def check_command(line: str) -> None:
     """Fail unless `eqpot ...` is a command, with options and arguments, that the command line knows."""
     _, *words = shlex.split(line)
     command = cli
+    if words in (["--version"], ["--help"]):
+        return
     while hasattr(command, "get_command"):
         name = words.pop(0)
         command = command.get_command(None, name)

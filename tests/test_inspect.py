@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule as ase_molecule
 from potentials import crystal, molecule, over_settings, potential
 from rich.console import Console
 from tolerances import check_close, derivative
@@ -59,6 +60,15 @@ def test_shares_and_rest_sum_to_the_energy(make, settings):
     assert abs(found.energy - expected.energy) <= ROUND_OFF * size
     assert abs(found.energy_rest + shares.sum() - found.energy) <= ROUND_OFF * size
     assert abs(found.energy_rest - alone(model, atoms).sum()) <= ROUND_OFF * size
+
+
+def test_shares_of_a_network_that_changes_fast_along_the_line():
+    """Of default settings, whose weights are drawn anew: 768 nodes on the whole line are too few."""
+    model, atoms = Potential.create(["C", "H", "O"], seed=2), ase_molecule("CH3CH2OH")
+    found, expected = path_contributions(model, atoms), model.evaluate(atoms).energy
+    total = found.energy_rest + sum(share.sum() for share in found.shares.values())
+    assert abs(total - found.energy) <= 1e-11 * abs(found.energy)
+    assert abs(found.energy - expected) <= 1e-5 * abs(expected)
 
 
 def test_zbl_is_part_of_the_rest():

@@ -20,7 +20,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
-from command_lines import commands_in
+from command_lines import blocks, commands_in
 from runs import refused, same_arrays
 from toy import MODEL, toy_dataset
 
@@ -205,7 +205,7 @@ def test_limits(more, said, here, capsys):
 
 def test_the_page_runs(here):
     """Its first command and the one that goes on, with a small model and few frames."""
-    shown = "".join(re.findall(r"^```\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+    shown = "".join(blocks(PAGE.read_text()))
     learn = next(line for line in commands_in(shown) if "--reference emt" in line)
     resume = next(line for line in commands_in(shown) if "--resume" in line)
     bulk("Cu", cubic=True).write("cu.xyz", format="extxyz")
