@@ -28,6 +28,7 @@ html_copy_source = False
 html_static_path = ["static"]
 html_css_files = ["course.css"]
 pygments_style = "friendly"
+highlight_language = "text"  # of blocks that name none: they are commands and what is printed
 
 
 PRIMED = re.compile(r"<msup>(<mi>[^<]*</mi>)<mi>(&#x0203[23];)</mi></msup>")
@@ -56,7 +57,15 @@ def _name_what_is_outside(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = OUTSIDE.sub(lambda m: f"`{m[2]}`" if m[1] == m[2] else f"{m[1]} (`{m[2]}`)", source[0])
 
 
+def _a_paragraph_each(
+    app: Sphinx, what: str, name: str, thing: object, how: object, lines: list[str]
+) -> None:
+    """For the lines of a docstring that tell of a parameter, `name: ...`."""
+    lines[:] = "\n".join(re.sub(r"^([a-z_]\w*): ", r"\n**\1**: ", line) for line in lines).split("\n")
+
+
 def setup(app: Sphinx) -> None:
     """Formulas become MathML, which browsers draw themselves, with the font in static/: no script."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("source-read", _name_what_is_outside)
+    app.connect("autodoc-process-docstring", _a_paragraph_each)
