@@ -147,8 +147,8 @@ def _gather(sources, given, keys, type_map, allow_missing, attrs) -> Conversion:
 def _check_keys_have_sources(keys: Mapping[str, str], paths: Sequence[str]) -> None:
     """UserError at a name that no source of these kinds has a use for."""
     kinds = {"npz" if path.endswith(".npz") else "folder" if os.path.isdir(path) else "" for path in paths}
-    for name in keys.keys() & GEOMETRY:
-        if "npz" not in kinds:
+    for name in GEOMETRY:
+        if name in keys and "npz" not in kinds:
             raise UserError(
                 f"--{name}-key {keys[name]}: expected an npz, whose array it names, found none among the "
                 "sources; other formats name theirs"

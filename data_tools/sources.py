@@ -9,7 +9,6 @@ from eqpot.errors import UserError
 if TYPE_CHECKING:
     from eqpot.structures.data import Dataset
 
-
 # Spellings recognised in a plain npz, besides a key given by name; labels.py knows more of the labels'
 SPELLINGS = {
     "positions": ("positions", "pos", "coords", "R", "coordinates", "coord"),
