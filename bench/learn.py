@@ -101,6 +101,7 @@ def ethanol(part: str, limit: str, frames: int, target: float, seed: int) -> Non
         )
         found = errors(run.models(), test, run.factor)
         told(record, "ethanol, learned", seconds=seconds, seed=seed, rounds=run.rows(), **found)
+        run.hold.close()
     if part in ("all", "plain"):
         plain(record, test, seed)
 
