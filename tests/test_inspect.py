@@ -62,6 +62,7 @@ def test_shares_and_rest_sum_to_the_energy(make, settings):
     assert abs(found.energy_rest - alone(model, atoms).sum()) <= ROUND_OFF * size
 
 
+@pytest.mark.slow
 def test_shares_of_a_network_that_changes_fast_along_the_line():
     """Of order 2 with products on atoms, its weights drawn anew: 768 nodes on the whole line are too few."""
     model, atoms = Potential.create(["C", "H", "O"], seed=0, features=8), ase_molecule("CH3CH2OH")
