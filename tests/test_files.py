@@ -19,6 +19,7 @@ from toy import MODEL, toy_dataset, unsealed
 from eqpot import files, hdf5
 from eqpot.cli import main
 from eqpot.config import Config, DynamicsConfig
+from eqpot.dynamics.restart import check_head
 from eqpot.dynamics.simulation import Simulation
 from eqpot.errors import UserError
 from eqpot.files import replacing
@@ -448,15 +449,21 @@ def test_what_breaks_a_rule_is_named_and_nothing_is_touched(name, change, words,
 
 def test_the_list_of_frames_is_found_where_it_is_and_nowhere_else(copy):
     frames, restart = (copy / "md/trajectory.traj").read_bytes(), unsealed(copy / "md/restart.h5")
-    place, places = int.from_bytes(frames[40:48], "little"), range(48, len(frames), 8)
-    random = np.random.default_rng(0)
-    near = [place + 8 * k for k in range(-4, 5)]
-    for other in {*random.choice(places, 60, replace=False).tolist(), *near, *places[:4], *places[-4:]}:
-        if other != place and other in places:
-            with h5py.File(restart, "r+") as file:
-                file["trajectory_head"][40:48] = np.frombuffer(other.to_bytes(8, "little"), np.uint8)
-            with pytest.raises(UserError, match="trajectory_head: expected that of"):
-                Simulation.resume(copy / "md")
+    place, path = int.from_bytes(frames[40:48], "little"), copy / "md/trajectory.traj"
+
+    def head(place: int) -> np.ndarray:
+        return np.frombuffer(frames[:40] + place.to_bytes(8, "little"), np.uint8)
+
+    check_head(path, head(place), len(frames), 1, restart)
+    others = [other for other in range(48, len(frames), 8) if other != place]
+    for other in others:
+        with pytest.raises(UserError, match="trajectory_head: expected that of"):
+            check_head(path, head(other), len(frames), 1, restart)
+    for other in (others[0], others[-1]):  # and so when a run is resumed
+        with h5py.File(restart, "r+") as file:
+            file["trajectory_head"][:] = head(other)
+        with pytest.raises(UserError, match="trajectory_head: expected that of"):
+            Simulation.resume(copy / "md")
     assert (copy / "md/trajectory.traj").read_bytes() == frames
 
 
