@@ -64,7 +64,7 @@ def test_shares_and_rest_sum_to_the_energy(make, settings):
 
 @pytest.mark.slow
 def test_shares_of_a_network_that_changes_fast_along_the_line():
-    """Order 2, products on atoms, new weights: 192 nodes on the whole line are too few, more sum too roughly."""
+    """For weights drawn anew 192 nodes on the whole line are too few, and more sum roughly."""
     model, atoms = Potential.create(["C", "H", "O"], seed=0, features=8), ase_molecule("CH3CH2OH")
     found, expected = path_contributions(model, atoms), model.evaluate(atoms).energy
     total = found.energy_rest + sum(share.sum() for share in found.shares.values())
