@@ -21,7 +21,6 @@ from eqpot.data_tools.read_deepmd import read_deepmd
 from eqpot.data_tools.read_npz import read_npz
 from eqpot.data_tools.sources import SPELLINGS, Found, Source
 from eqpot.data_tools.text import short
-from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 from eqpot.data_tools.values import as_floats, as_numbers, as_tensor
 from eqpot.errors import UserError
 from eqpot.files import check_output, check_there
@@ -34,6 +33,7 @@ from eqpot.structures.data import (
     validate,
     write_dataset,
 )
+from eqpot.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 
 
 @dataclass

@@ -4,11 +4,11 @@ import numpy as np
 from ase.data import covalent_radii
 
 from eqpot.data_tools.labels import words
-from eqpot.data_tools.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 from eqpot.errors import UserError
 from eqpot.network.isolated import names_isolated
 from eqpot.structures.data import Dataset, frame_pairs
 from eqpot.structures.trajectory import PREDICTED
+from eqpot.units import ENERGY_UNITS, LENGTH_UNITS, force_unit, stress_unit, unit
 from eqpot.words import counted
 
 

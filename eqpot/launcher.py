@@ -8,6 +8,9 @@ import socket
 import warnings
 from typing import TYPE_CHECKING
 
+from ase.parallel import DummyMPI
+from ase.parallel import world as ase_world
+
 from eqpot.errors import UserError
 from eqpot.words import counted
 
@@ -53,6 +56,7 @@ def world() -> tuple["Comm", str]:
             f"mpi4py has {library}, whose launcher this was not; under SLURM try srun --mpi=pmi2 (srun "
             "--mpi=list shows others), else take the mpirun of this environment"
         )
+    ase_world.comm = DummyMPI()  # one rank reads and writes, and ASE must not wait for the others there
     if comm.rank:  # only the first one calls BLAS from Python
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     machines = comm.allgather((socket.gethostname(), _cores()))

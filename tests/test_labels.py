@@ -8,9 +8,9 @@ import pytest
 
 from eqpot.data_tools.convert import convert
 from eqpot.data_tools.labels import is_weight, meaning
-from eqpot.data_tools.units import force_unit, stress_unit
 from eqpot.errors import UserError
 from eqpot.structures.data import concatenate, read_dataset
+from eqpot.units import force_unit, stress_unit
 
 # CODATA 2014, as in ase.units, from outside ASE
 HARTREE, BOHR, KCAL_MOL, GPA = 27.2113860, 0.529177211, 0.0433641, 1 / 160.2176621

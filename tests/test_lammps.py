@@ -347,6 +347,7 @@ REFUSED = {
         "found 1 3 given to another style alone",
     ),
     "same place": (BOX + PAIR + "set atom 1 x 1 y 1 z 1\nset atom 2 x 1 y 1 z 1\nrun 0", "two at the same"),
+    "full disk": (BOX + PAIR + "dump 1 all custom 1 /dev/full id x y z\nrun 1000", "No space left on device"),
 }
 DRIVER = """
 import json, os, sys
@@ -450,9 +451,9 @@ def test_as_a_library_what_is_missing_is_told(plugins, wrong, tmp_path):
         assert done.returncode == 2 and line in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["no such model", "same place"])
+@pytest.mark.parametrize("name", ["no such model", "same place", "full disk"])
 def test_all_ranks_end(plugins, wrong, name):
-    """Where all find the fault, and where one does."""
+    """Where all find the fault, where one does, and where LAMMPS cannot write."""
     done = launch(wrong, plugins, 2, REFUSED[name][0])
     assert done.returncode != 0
     lines = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]

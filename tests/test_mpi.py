@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from runs import arrays, log, refused, same_arrays
@@ -49,6 +50,7 @@ FITS = {
         *("--set=train.batch_size=4", "--n-valid=3", ORDERED, "--max-epochs=2"),
     ],
     "begun": ["fit", "toy.h5", *SHORT, *PLATEAU, "--max-epochs=4"],
+    "read by ASE": ["fit", "toy.extxyz", *SHORT, ORDERED, "--max-epochs=2"],
 }
 ON_FOUR = ("plain", "ordered")
 ALONE = ["fit", "toy.h5", *SHORT, *PLATEAU, "--set=train.batch_size=1"]
@@ -118,6 +120,8 @@ def folder(tmp_path_factory) -> Path:
     mixed.energy[2], mixed.stress[5] = np.nan, np.nan
     mixed.forces[mixed.atom_ptr[3] : mixed.atom_ptr[4]] = np.nan
     write_dataset(folder / "mixed.h5", mixed)
+    toy = toy_dataset()
+    ase.io.write(folder / "toy.extxyz", [toy.atoms(k) for k in range(len(toy))])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, words in FITS.items():

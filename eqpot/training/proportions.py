@@ -14,18 +14,13 @@ from ase import units
 
 from eqpot.structures.data import Dataset
 from eqpot.structures.frames import Labels
+from eqpot.units import ENERGY_UNITS
 
 CLOSE = 0.9  # correlation from which two are in proportion
 ALIKE = 3.0  # factors up to this, or one over it, are those of a poor potential
 NEAR = 0.12  # of a unit's factor, relative
 # What labels in eV and Å look like where others are taken for them: numbers in these.
-ENERGIES: Mapping[str, float] = {
-    "meV": 1e-3,
-    "kcal/mol": units.kcal / units.mol,
-    "kJ/mol": units.kJ / units.mol,
-    "Hartree": units.Hartree,
-    "Ry": units.Rydberg,
-}
+ENERGIES: Mapping[str, float] = {name: value for name, value in ENERGY_UNITS.items() if name != "eV"}
 FORCES = (
     {f"{name}/Ang": value for name, value in ENERGIES.items()}
     | {f"{name}/Bohr": value / units.Bohr for name, value in ENERGIES.items()}

@@ -1,4 +1,4 @@
-"""Units that sources may be in, and what one of each is in eV and Å."""
+"""Units that numbers of others may be in, and what one of each is in eV and Å."""
 
 import re
 

@@ -1,7 +1,7 @@
 """Steps of dynamics in LAMMPS, on one rank and on two with a thread each, against ASE's calculator on one.
 
-    python bench/lammps.py                                      # 1536 and 12,288 atoms; results/lammps.json
-    python bench/lammps.py --only water_24576 --turns 1 --seconds 30      # memory
+    python bench/in_lammps.py                                  # 1536 and 12,288 atoms; results/in_lammps.json
+    python bench/in_lammps.py --only water_24576 --turns 1 --seconds 30      # memory
 
 Constant energy, steps of 0.5 fs from water at 300 K, an untrained model of default settings whose forces are
 weak, so that the atoms fly by the same lengths in all of them. Each turn is a new process or two. CPU seconds
@@ -24,7 +24,6 @@ from statistics import median
 
 import numpy as np
 from ase import units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from recording import Record, parser
 from rich.console import Console
@@ -32,6 +31,8 @@ from rich.table import Table
 from workloads import NAMES, structure
 
 from eqpot import EqpotCalculator, Potential
+from eqpot.config import DynamicsConfig
+from eqpot.dynamics.ensembles import draw_momenta
 from eqpot.lammps.first_run import boxed, write_data
 from eqpot.launcher import world
 
@@ -54,9 +55,9 @@ run {warm}
 
 
 def atoms_of(name: str):
-    """At 300 K."""
+    """At 300 K. ASE's own function would wait for the other ranks."""
     atoms = structure(name)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    draw_momenta(DynamicsConfig(temperature=300.0), atoms, np.random.default_rng(0))
     return atoms
 
 
