@@ -57,8 +57,6 @@ def world() -> tuple["Comm", str]:
             "--mpi=list shows others), else take the mpirun of this environment"
         )
     ase_world.comm = DummyMPI()  # one rank reads and writes, and ASE must not wait for the others there
-    if comm.rank:  # only the first one calls BLAS from Python
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     machines = comm.allgather((socket.gethostname(), _cores()))
     here = [cores for name, cores in machines if name == socket.gethostname()]
     fair = max(1, len(set().union(*here)) // len(here))

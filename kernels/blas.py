@@ -1,7 +1,8 @@
 """Matrix products inside kernels for a CPU: by the BLAS that Numba itself uses, SciPy's.
 
 Kernels run on threads of their own, so that BLAS must use one only: `with one_thread:` around what calls a
-kernel. It is a setting of the whole process, put back once nobody is inside any more.
+kernel, or calls NumPy where bits must not depend on the number of threads. It is a setting of the whole
+process, put back once nobody is inside any more.
 """
 
 import os
@@ -21,8 +22,8 @@ class _OneThread:
     _inside = 0
 
     def __init__(self) -> None:
-        blas = [lib for lib in ThreadpoolController().lib_controllers if lib.user_api == "blas"]
-        self._blas = [lib for lib in blas if "scipy" in lib.filepath] or blas
+        found = ThreadpoolController().lib_controllers  # SciPy's BLAS, and NumPy's where that is another one
+        self._blas = [lib for lib in found if lib.user_api == "blas"]
         self._begin_anew()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin_anew)

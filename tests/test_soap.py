@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from eqpot.config import ModelConfig
 from eqpot.network.model import Model
@@ -136,6 +137,17 @@ def test_threads_change_no_bit(often):
         found.append(trained(there, gradients, params.flat)[0])
     numba.set_num_threads(before)
     assert all(np.array_equal(found[0], other) for other in found)
+
+
+def test_threads_of_blas_change_no_bit(often):
+    """Which they would, of the eigenvectors of this many rows."""
+    random, rows = np.random.default_rng(8), 150
+    gradients, w = random.normal(size=(7, rows * rows)).astype(np.float32), np.zeros(rows * rows, np.float32)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, "blas"):
+            found.append(trained([Place(0, rows, rows, rows)], gradients, w)[0])
+    assert np.array_equal(*found)
 
 
 def test_finds_the_axes_of_a_skew_bowl():

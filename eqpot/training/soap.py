@@ -25,6 +25,7 @@ import numpy as np
 from eqpot.backend import array_module, to_device
 from eqpot.kernels import adam as adam_kernels
 from eqpot.kernels import soap as kernels
+from eqpot.kernels.blas import one_thread
 from eqpot.network.model import Model
 
 OBSERVED, RENEWED = 5, 100  # steps
@@ -107,7 +108,15 @@ class Soap:
             self._groups.append(_Group(first[0], to_device(index, backend), shape, at, self))
 
     def step(self, weights: np.ndarray, gradient: np.ndarray, rate: float) -> None:
-        """Move `weights` (in place) against `gradient`, both of one shape."""
+        """Move `weights` (in place) against `gradient`, both of one shape.
+
+        The same bits on any number of threads: so NumPy's eigenvectors and QR take one. More of them save
+        little, and would wait for cores on which other ranks wait.
+        """
+        with one_thread:
+            self._step(weights, gradient, rate)
+
+    def _step(self, weights: np.ndarray, gradient: np.ndarray, rate: float) -> None:
         self.steps += 1
         if self.steps == 1:
             self._observe(gradient)
