@@ -41,7 +41,7 @@ from eqpot.training.finetune import Parent
 from eqpot.words import counted
 
 BAND = 4.0  # the threshold of an atom's deviation, in RMS errors of force components
-FINAL = 4  # times the steps of a round in the last fit
+FINAL = 12  # times the steps of a round in the last fit
 REACHED = "the target is reached"
 
 

@@ -75,7 +75,7 @@ class LearnConfig(Table):
     per_round: int = option(24, "frames computed in a round, at most", low=4, high=MANY)
     fit_steps: int = option(
         1000,
-        "of the optimizer in each round, for each model; four times as many at the end",
+        "of the optimizer in each round, for each model; twelve times as many at the end",
         low=1,
         high=MANY,
     )
