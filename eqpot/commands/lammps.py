@@ -55,6 +55,8 @@ def first_run(model, structure, output, temperature, steps, index, overwrite) ->
     STRUCTURE is any file that ASE reads, or a data set. Atom types are in the model's order of elements; the
     script is a start, to be changed as wanted.
     """
+    from ase.constraints import FixCom
+
     from eqpot.files import check_output, replacing
     from eqpot.lammps.first_run import DATA, SCRIPT, boxed, script, write_data
     from eqpot.potential import Potential
@@ -73,6 +75,6 @@ def first_run(model, structure, output, temperature, steps, index, overwrite) ->
     write_data(output / DATA, box, potential.species)
     with replacing(output / SCRIPT) as temporary:
         temporary.write_text(text)
-    if atoms.constraints:
+    if any(not isinstance(c, FixCom) for c in atoms.constraints):  # in LAMMPS the whole stays at rest, too
         say(f"note: {name}: constraints of ASE are not taken along; LAMMPS has fix setforce and others")
     say(f"wrote {output / DATA} and {output / SCRIPT}, which says how to run it")
