@@ -151,7 +151,7 @@ def summary(name: str, found: dict[str, list[dict]]) -> dict:
 
 def table(results: list[dict]) -> Table:
     shown = Table(title=f"A step of dynamics; {results[0]['machine']['cpu']}", title_justify="left")
-    shown.add_column("")
+    shown.add_column("", no_wrap=True)
     heads = [f"{what}, {setup}" for what in ("ms", "CPU ms", "MB") for setup in SETUPS]
     for head in (*heads, "1 rank / calculator", "2 ranks / 1", "load"):
         shown.add_column(head, justify="right")
