@@ -8,9 +8,6 @@ import socket
 import warnings
 from typing import TYPE_CHECKING
 
-from ase.parallel import DummyMPI
-from ase.parallel import world as ase_world
-
 from eqpot.errors import UserError
 from eqpot.words import counted
 
@@ -56,7 +53,10 @@ def world() -> tuple["Comm", str]:
             f"mpi4py has {library}, whose launcher this was not; under SLURM try srun --mpi=pmi2 (srun "
             "--mpi=list shows others), else take the mpirun of this environment"
         )
-    ase_world.comm = DummyMPI()  # one rank reads and writes, and ASE must not wait for the others there
+    from ase import parallel
+
+    # one rank reads and writes, where ASE's functions must not wait for the others
+    parallel.world.comm = parallel.DummyMPI()
     machines = comm.allgather((socket.gethostname(), _cores()))
     here = [cores for name, cores in machines if name == socket.gethostname()]
     fair = max(1, len(set().union(*here)) // len(here))
