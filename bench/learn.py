@@ -9,7 +9,8 @@ steps of 0.5 fs, of which learning knows nothing. Every second frame of its last
 as many frames as were learned from, drawn from its first 25 ps, each step of which was a call of the
 reference; fitted by the same committee in as many steps.
 
-Copper: 100 ps of each structure with the committee, and EMT's own forces on frames of these runs.
+Copper: 100 ps of each structure with the committee, inside the band of deviations that learning kept to, and
+EMT's own forces on frames of these runs.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from workloads import HERE
 from eqpot.cli import main as eqpot
 from eqpot.config import Config
 from eqpot.learning import committee, folder
-from eqpot.learning.calibration import Measured, by_deviation
+from eqpot.learning.calibration import Measured, by_deviation, latest
 from eqpot.learning.forecast import forecast
 from eqpot.learning.frames import labelled, unlabelled
-from eqpot.learning.rounds import FINAL, Learning
+from eqpot.learning.rounds import BAND, FINAL, Learning
 from eqpot.potential import Potential
 from eqpot.runs import Watch
 from eqpot.structures.data import Dataset, read_dataset, write_dataset
@@ -44,6 +45,7 @@ RUNS = HERE / "runs" / "learn"
 SAMPLE = HERE.parent / "data_tools" / "ethanol.h5"
 TEST, PLAIN = slice(600, 1000, 2), slice(0, 500)  # frames of the sample, 50 fs apart
 COPPER = {"solid": 900, "liquid": 1800, "surface": 600}  # K
+LEARNED = 600, 1800  # K; of the dynamics that are learned from
 
 
 def errors(models: list[Path], test: Dataset, factor: float) -> dict[str, object]:
@@ -139,30 +141,46 @@ def copper_structures() -> dict[str, str]:
 
 
 @main.command()
+@click.option("--part", type=click.Choice(("all", "learn", *COPPER)), default="all")
 @click.option("--frames", default=150)
 @click.option("--target", default=15.0)
 @click.option("--length", default="100ps")
-@click.option("--band", default=4.0, help="Of the RMS error, that no atom's scaled deviation may pass.")
-def copper(frames: int, target: float, length: str, band: float) -> None:
-    record, structures = Record(), copper_structures()
-    words = ["--reference=emt", "--temperature=600,1800", "--timestep=2", "--length=2ps", "--start=6"]
-    run, seconds = learn("copper", [*structures.values(), *words, f"--frames={frames}", f"--target={target}"])
-    told(record, "copper, learned", seconds=seconds, rounds=run.rows())
-    error = max(target / 1000, run.rows()[-1]["forces_rmse"])
-    limit, models = 3**0.5 * band * error / run.factor, [str(path) for path in run.models()]
+def copper(part: str, frames: int, target: float, length: str) -> None:
+    record = Record()
+    if part in ("all", "learn"):
+        words = ["--reference=emt", "--timestep=2", "--length=2ps", "--start=6"]
+        words += [f"--temperature={','.join(map(str, LEARNED))}", f"--frames={frames}", f"--target={target}"]
+        run, seconds = learn("copper", [*copper_structures().values(), *words])
+        told(record, "copper, learned", seconds=seconds, rounds=run.rows())
+        run.hold.close()
+    for name in COPPER:
+        if part in ("all", name):
+            copper_dynamics(record, name, length)
+
+
+def copper_dynamics(record: Record, name: str, length: str) -> None:
+    """From where learning's dynamics at the nearest temperature were last certain; its band is the limit."""
+    run, kelvin, where = Learning.resume(RUNS / "copper"), COPPER[name], RUNS / f"md_{name}"
+    band, models = BAND * max(run.config.target / 1000, latest(run.tests()).rms("error")), run.models()
+    nearest = min(range(len(LEARNED)), key=lambda k: abs(LEARNED[k] - kelvin))
+    begin = folder.round_folder(run.folder, run.round) / folder.STARTS
+    index, factor = list(COPPER).index(name) * len(LEARNED) + nearest, run.factor
     run.hold.close()
-    for name, kelvin in COPPER.items():
-        where = RUNS / f"md_{name}"
-        how = ["--thermostat=langevin", f"--temperature={kelvin}", "--timestep=2", f"--length={length}"]
-        how += [f"--max-deviation={limit}", "--min-distance=0.5", "--write-every=250", "--overwrite"]
-        status = eqpot(["md", *models, structures[name], *how, "-o", str(where)])
-        visited = read_trajectory(where / "trajectory.traj")[1:]
-        data = unlabelled(visited, [name] * len(visited))
-        labels = [{"energy": EMT().get_potential_energy(a), "forces": EMT().get_forces(a), "stress": None}
-                  for a in visited]  # fmt: skip
-        found = errors([Path(path) for path in models], labelled(data, labels), run.factor)
-        ps = visited[-1].info["time_ps"]
-        told(record, f"copper, {name}", kelvin=kelvin, stayed=status == 0, ps=ps, limit=limit, **found)
+    how = ["--thermostat=langevin", f"--temperature={kelvin}", "--timestep=2", f"--length={length}"]
+    how += [
+        f"--max-deviation={3**0.5 * band / factor}",
+        "--min-distance=0.5",
+        "--write-every=250",
+        "--overwrite",
+    ]
+    status = eqpot(["md", *map(str, models), str(begin), f"--index={index}", *how, "-o", str(where)])
+    visited = read_trajectory(where / "trajectory.traj")[1:]
+    data = unlabelled(visited, [name] * len(visited))
+    labels = [{"energy": EMT().get_potential_energy(a), "forces": EMT().get_forces(a), "stress": None}
+              for a in visited]  # fmt: skip
+    found = errors(models, labelled(data, labels), factor)
+    ps = visited[-1].info["time_ps"]
+    told(record, f"copper, {name}", kelvin=kelvin, stayed=status == 0, ps=ps, band=1000 * band, **found)
 
 
 if __name__ == "__main__":

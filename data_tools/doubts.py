@@ -110,9 +110,10 @@ def doubts(dataset: Dataset) -> list[str]:
             "(--length-unit)?"
         )
     if distance and not (0.6 < ratio < 1.6 and 0.5 < distance < 4):
+        such = ", such as Bohr" if ratio > 1 else ""
         notes.append(
             f"warning: shortest distances of {distance:.3g} Å, {ratio:.3g} times the covalent radii, are "
-            "implausible; are lengths in another unit, such as Bohr (--length-unit)?"
+            f"implausible; are lengths in another unit{such} (--length-unit)?"
         )
     return notes
 
