@@ -11,8 +11,9 @@ import pytest
 from runs import fitted, refused, same_arrays, settings
 from toy import MODEL, toy_dataset
 
+from eqpot import units
 from eqpot.cli import main
-from eqpot.data_tools import options, units
+from eqpot.data_tools import options
 from eqpot.errors import UserError
 from eqpot.files import sha256
 from eqpot.potential import Potential
