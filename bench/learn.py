@@ -4,10 +4,10 @@
     python bench/learn.py ethanol --part plain     # the same in parts: learn, plain
     python bench/learn.py copper                   # EMT: solid, liquid, surface
 
-Ethanol: `data_tools/ethanol.h5` is a trajectory of the reference at 500 K, 50 ps of Langevin dynamics in
-steps of 0.5 fs, of which learning knows nothing. Every second frame of its last 20 ps is to test on. Plain:
-as many frames as were learned from, drawn from its first 25 ps, each step of which was a call of the
-reference; fitted by the same committee in as many steps.
+Ethanol: tested on 200 frames of 10 ps of Langevin dynamics on the reference at 500 K, 50 fs apart, made for
+this alone. Plain: as many frames as were learned from, drawn from the first 25 ps of `data_tools/ethanol.h5`,
+another such trajectory, each step of which (0.5 fs) was a call of the reference; fitted by the same committee
+in as many steps.
 
 Copper: 100 ps of each structure with the committee, inside the band of deviations that learning kept to, and
 EMT's own forces on frames of these runs.
@@ -31,11 +31,12 @@ from workloads import HERE
 
 from eqpot.cli import main as eqpot
 from eqpot.config import Config
+from eqpot.data_tools.sample import sample as make_sample
 from eqpot.learning import committee, folder
 from eqpot.learning.calibration import Measured, by_deviation, latest
 from eqpot.learning.forecast import forecast
 from eqpot.learning.frames import labelled, unlabelled
-from eqpot.learning.rounds import BAND, FINAL, Learning
+from eqpot.learning.rounds import BAND, Learning
 from eqpot.potential import Potential
 from eqpot.runs import Watch
 from eqpot.structures.data import Dataset, read_dataset, write_dataset
@@ -43,7 +44,8 @@ from eqpot.structures.trajectory import read_trajectory
 
 RUNS = HERE / "runs" / "learn"
 SAMPLE = HERE.parent / "data_tools" / "ethanol.h5"
-TEST, PLAIN = slice(600, 1000, 2), slice(0, 500)  # frames of the sample, 50 fs apart
+PLAIN = slice(0, 500)  # frames of the sample, 50 fs apart
+TEST_SEED = 1  # of the trajectory that is tested on; the sample's is 0
 COPPER = {"solid": 900, "liquid": 1800, "surface": 600}  # K
 LEARNED = 600, 1800  # K; of the dynamics that are learned from
 
@@ -93,7 +95,10 @@ def main() -> None:
 @click.option("--target", default=20.0)
 @click.option("--seed", default=0)
 def ethanol(part: str, limit: str, frames: int, target: float, seed: int) -> None:
-    record, test = Record(), read_dataset(SAMPLE).subset(TEST)
+    record, trajectory = Record(), RUNS / "ethanol_test.h5"
+    if not trajectory.exists():
+        make_sample(trajectory, 200, seed=TEST_SEED)
+    test = read_dataset(trajectory)
     if part in ("all", "learn"):
         start = RUNS / "ethanol.xyz"
         molecule("CH3CH2OH").write(start)
@@ -101,7 +106,7 @@ def ethanol(part: str, limit: str, frames: int, target: float, seed: int) -> Non
         run, seconds = learn(
             "ethanol", [*words, f"--max-time={limit}", f"--target={target}", f"--seed={seed}"]
         )
-        found = errors(run.models(), test, run.factor)
+        found = errors(run.models(), test, run.tested().factor)
         told(record, "ethanol, learned", seconds=seconds, seed=seed, rounds=run.rows(), **found)
         run.hold.close()
     if part in ("all", "plain"):
@@ -118,7 +123,11 @@ def plain(record: Record, test: Dataset, seed: int) -> None:
     where.mkdir()
     chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:count])
     write_dataset(where / "data.h5", data.subset(chosen))
-    steps, members, began = (rounds + FINAL) * run.config.fit_steps, run.config.members, time.monotonic()
+    steps, members, began = (
+        (rounds + run.config.final_fit) * run.config.fit_steps,
+        run.config.members,
+        time.monotonic(),
+    )
     fit = Config.from_dict(run.stored.fit)
     models = list(committee.fit(fit, steps, where / "data.h5", where, [], members, Watch()))
     found = errors(models, test, 1.0)
@@ -164,7 +173,7 @@ def copper_dynamics(record: Record, name: str, length: str) -> None:
     band, models = BAND * max(run.config.target / 1000, latest(run.tests()).rms("error")), run.models()
     nearest = min(range(len(LEARNED)), key=lambda k: abs(LEARNED[k] - kelvin))
     begin = folder.round_folder(run.folder, run.round) / folder.STARTS
-    index, factor = list(COPPER).index(name) * len(LEARNED) + nearest, run.factor
+    index, factor = list(COPPER).index(name) * len(LEARNED) + nearest, run.tested().factor
     run.hold.close()
     how = ["--thermostat=langevin", f"--temperature={kelvin}", "--timestep=2", f"--length={length}"]
     how += [

@@ -128,14 +128,19 @@ class Record:
     def __init__(self) -> None:
         self.machine = machine()
         self.path = results_path()
-        self.results: dict[str, dict] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.results = self._stored()
         self._common = {"machine": self.machine, "command": command_line()}
+        self._added: dict[str, dict] = {}
+
+    def _stored(self) -> dict[str, dict]:
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def add(self, name: str, **entry: object) -> None:
-        self.results[name] = {**entry, **self._common}
+        self.results[name] = self._added[name] = {**entry, **self._common}
 
     def write(self) -> str:
-        """Write the file; a line that says so."""
+        """Write the file, to which another run may have added meanwhile; a line that says so."""
+        self.results = {**self._stored(), **self._added}
         self.path.parent.mkdir(exist_ok=True)
         self.path.write_text(json.dumps(self.results, indent=2) + "\n")
         return f"wrote {self.path}"

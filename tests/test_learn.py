@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,7 @@ SMALL += [
     "--start=6",
     "--per-round=6",
     "--fit-steps=60",
+    "--final-fit=2",
     "--length=60",
 ]
 LEARN = ["learn", "toy.xyz", "--reference=reference.py:lj", "--temperature=100", "--frames=18", *SMALL]
@@ -129,16 +131,19 @@ def test_all_is_in_one_folder(learned):
     groups = [str(group) for group in data.group]
     count = 18 - int(rows(run)[-1]["failed"])
     assert groups[:6] == ["round 0, shaken"] * 6 and len(data) == count >= 15
-    for k in (1, 2):
+    for k, drawn in ((1, 2), (2, 1)):
         reasons = [group.removeprefix(f"round {k}, ") for group in groups if group.startswith(f"round {k}")]
-        assert reasons[:2] == ["random"] * 2 and set(reasons[2:]) <= {"threshold", "uncertain"}
+        assert reasons[:drawn] == ["random"] * drawn and "random" not in reasons[drawn:]
+        assert set(reasons[drawn:]) <= {"threshold", "uncertain", "held out"}
+    assert groups[-3:] == ["round 2, held out"] * 3 and groups.count("round 2, held out") == 3
     assert (first_alike(data) == np.arange(count)).all()
     assert data.known("energy").all() and data.known("forces").all() and data.known("stress").all()
-    assert [row["frames"] for row in rows(run)] == ["6", "12", "18"]
+    assert [row["frames"] for row in rows(run)] == ["6", "12", "15", "18"]
+    assert rows(run)[-1]["round"] == "final"
     for name in ("log.png", "calibration.png"):
         assert (run / name).read_bytes()[:4] == b"\x89PNG"
     models = [Potential.load(run / f"model_{m}.h5") for m in (1, 2)]
-    assert models[0].provenance["n_train"] == count - 2 and "parent" in models[0].provenance
+    assert models[0].provenance["n_train"] == count - 3 - 2 and "parent" in models[0].provenance
     assert not list(run.glob("round_*/md_*")) and not list(run.glob("**/fit_*"))
     assert len(begun(learned)) == 18
 
@@ -171,6 +176,22 @@ def test_tested_before_they_are_trained_on(learned):
     assert row["tested"] == "2"
 
 
+def test_held_out_at_the_end(learned):
+    """Nothing was fitted to them; they tell how good the finished committee is."""
+    run = learned / "run"
+    data = read_dataset(run / "data.h5")
+    held = data.subset(data.group == "round 2, held out")
+    models = [Potential.load(run / f"model_{m}.h5") for m in (1, 2)]
+    forces = np.array([np.concatenate([m.evaluate(held.atoms(k)).forces for k in range(3)]) for m in models])
+    row = rows(run)[-1]
+    error = np.sqrt(np.mean((forces.mean(axis=0) - held.forces) ** 2))
+    assert float(row["forces_rmse"]) == pytest.approx(error, rel=1e-5)
+    assert float(row["deviation_rms"]) == pytest.approx(np.sqrt(forces.var(axis=0).mean()), rel=1e-5)
+    learning = rounds.Learning.resume(run)
+    assert learning.tested().factor == pytest.approx(error / float(row["deviation_rms"]), rel=1e-5)
+    learning.hold.close()
+
+
 def test_it_goes_on_with_more_frames(learned, monkeypatch, capsys, tmp_path):
     """As if they had been asked for at the beginning; without more of anything nothing is done."""
     monkeypatch.chdir(learned)
@@ -181,12 +202,25 @@ def test_it_goes_on_with_more_frames(learned, monkeypatch, capsys, tmp_path):
     assert "learn.json" in refused(["fit", "run/data.h5", "-o", "run"], capsys)
 
 
+def test_what_was_held_out_is_fitted_to_once_it_goes_on(learned, here):
+    shutil.copytree(learned / "run", "run")
+    assert main(["learn", "--resume", "--frames=26", "-o", "run"]) == 0
+    found = rows(Path("run"))
+    assert [row["round"] for row in found] == ["0", "1", "2", "final", "3", "final"]
+    assert [row["frames"] for row in found] == ["6", "12", "15", "18", "22", "26"]
+    groups = [str(group) for group in read_dataset("run/data.h5").group]
+    assert groups.count("round 2, held out") == 3 and groups.count("round 3, held out") == 4
+    assert Potential.load("run/round_2/model_1.h5").provenance["n_train"] == 16
+    assert main(["learn", "--resume", "-o", "run"]) == 0
+    assert len(begun(here)) == 8
+
+
 def test_the_target_ends_it(here, capsys):
     """Where nothing is beyond the threshold only random frames are computed."""
     words = [*LEARN, "--target=1e5", "--frames=40"]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "the target is reached" in said and len(rows(Path("learn"))) == 2
+    assert "the target is reached" in said and len(rows(Path("learn"))) == 3
     groups = [str(group) for group in read_dataset("learn/data.h5").group]
     assert groups.count("round 1, random") == 2
     assert main(["learn", "--resume", "--max-rounds=5", "-o", "learn"]) == 0
@@ -195,12 +229,17 @@ def test_the_target_ends_it(here, capsys):
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [(["--max-rounds=1"], "--max-rounds 1 are over"), (["--max-time=1s"], "--max-time 1s is over")],
+    [
+        (["--max-rounds=1", "--held-out=0"], "--max-rounds 1 are over"),
+        (["--max-time=1s"], "--max-time 1s is over"),
+    ],
 )
 def test_limits(more, said, here, capsys):
     assert main([*LEARN, *more]) == 0
     assert f": {said}" in capsys.readouterr().out
     assert Path("learn/model_2.h5").exists()
+    held_out = any("held out" in str(group) for group in read_dataset("learn/data.h5").group)
+    assert held_out == ("--held-out=0" not in more)
 
 
 def test_the_page_runs(here):
@@ -338,14 +377,14 @@ def test_exported_and_imported(learned, here, capsys):
     assert main([*words, "--export=to_compute", "-o", "run"]) == 0
     assert "round_0.extxyz: 6 frames to be computed" in capsys.readouterr().out
     source = reference.maker(str(here / "reference.py") + ":lj")
-    for k in range(3):
-        frames = ase.io.read(f"to_compute/round_{k}.extxyz", ":")
-        assert len(frames) == 6
+    for name, count in (("round_0", 6), ("round_1", 6), ("round_2", 3), ("final_2", 3)):
+        frames = ase.io.read(f"to_compute/{name}.extxyz", ":")
+        assert len(frames) == count
         for atoms in frames:
             atoms.calc = source()
             atoms.get_stress()
-        ase.io.write(f"labels_{k}.extxyz", frames[::-1])
-        assert main(["learn", "--resume", "-o", "run", f"--import=labels_{k}.extxyz"]) == 0
+        ase.io.write(f"labels_{name}.extxyz", frames[::-1])
+        assert main(["learn", "--resume", "-o", "run", f"--import=labels_{name}.extxyz"]) == 0
     assert "--frames 18 are computed" in capsys.readouterr().out
     found, expected = read_dataset("run/data.h5"), read_dataset(learned / "run/data.h5")
     assert [str(g) for g in found.group] == [str(g) for g in expected.group]
@@ -546,20 +585,22 @@ def test_dynamics_end_beyond_the_threshold(learned, tmp_path):
     run = learned / "run"
     models = [run / f"round_0/model_{m}.h5" for m in (1, 2)]
     config = LearnConfig(reference="emt", temperature="300", length="200")
-    (one, *_) = explore.runs(config, 1, 1)
+    (one, *_) = explore.runs(config, 1, np.random.default_rng(1))
     starts = run / "structures.traj"
     potentials = [Potential.load(path) for path in models]
     settings = explore.dynamics(config, one, np.ones(3, bool), 1e3)
     free = explore.walk(settings, models, starts, 0, tmp_path / "free", Watch())
     assert not free.ended and len(free.frames) == 51
-    found = explore.seen([free], potentials, 100.0)
+    found = explore.seen([free], potentials, np.inf, 100.0)
     limit = float(np.sort(found.worst)[-3])
     settings = explore.dynamics(config, one, np.ones(3, bool), limit)
     bound = explore.walk(settings, models, starts, 0, tmp_path / "bound", Watch())
-    met = explore.seen([bound], potentials, 100.0)
-    assert bound.ended and met.ended.tolist() == [False] * (len(met.worst) - 1) + [True]
+    met = explore.seen([bound], potentials, np.inf, 100.0)
+    assert bound.ended and met.beyond.tolist() == [False] * (len(met.worst) - 1) + [True]
+    assert found.beyond.sum() == bool(free.ended)
+    assert explore.seen([free], potentials, limit, 100.0).beyond.sum() >= 2
     assert met.worst[-1] >= limit and (met.worst[:-1] <= limit * (1 + 1e-6)).all()
-    (start,) = explore.next_starts([bound], met, limit)
+    (start,) = explore.next_starts([bound], met)
     assert np.array_equal(start.positions, met.data.atoms(len(met.worst) - 2).positions)
 
 
@@ -567,12 +608,16 @@ def test_runs_are_of_all_structures_and_temperatures():
     config = LearnConfig(reference="emt", temperature="300", seed=1)
     assert config.temperatures == (150, 300, 360)
     assert LearnConfig(reference="emt", temperature="300, 900").temperatures == (300, 900)
-    found = explore.runs(config, 2, 1)
+
+    def runs(structures: int, seed: int) -> list[explore.Run]:
+        return explore.runs(config, structures, np.random.default_rng(seed))
+
+    found = runs(2, 1)
     assert {(run.structure, run.temperature) for run in found} == {
         (k, kelvin) for k in (0, 1) for kelvin in config.temperatures
     }
-    assert len(explore.runs(config, 1, 1)) == 6 and len({run.seed for run in found}) == 6
-    assert found == explore.runs(config, 2, 1) != explore.runs(config, 2, 2)
+    assert len(runs(1, 1)) == 6 and len({run.seed for run in found}) == 6
+    assert found == runs(2, 1) != runs(2, 2)
 
 
 # ------------------------------------------------------------ calibration
@@ -596,11 +641,15 @@ def test_the_factor_is_found_and_right_in_each_quarter():
     assert table[0][1] < table[1][1] < table[2][1] < table[3][1]
 
 
-def test_held_out_is_scaled_by_rounds_before():
-    parts = [drawn(30, 2.0), drawn(30, 3.0, 1), drawn(30, 4.0, 2)]
-    held = held_out(parts)
-    assert len(held) == 30 and np.array_equal(held.deviation, parts[1].factor * parts[2].deviation)
-    assert len(held_out(parts[:1])) == 0
+def test_held_out_is_scaled_by_the_others():
+    tested = drawn(30, 3.0)
+    scaled = held_out(tested)
+    for k in (0, 17, 29):
+        others = tested.take(np.arange(30) != k)
+        assert scaled.deviation[k] == pytest.approx(others.factor * tested.deviation[k], rel=1e-12)
+    assert np.array_equal(scaled.error, tested.error)
+    assert held_out(tested.take(slice(1))).deviation == tested.deviation[:1]
+    assert len(held_out(Measured.joined([]))) == 0
     assert len(latest([drawn(5, 1), drawn(20, 1), drawn(8, 1)])) == 28
     assert Measured.joined([]).factor == 1.0 and np.isnan(Measured.joined([]).rms("error"))
 

@@ -174,17 +174,17 @@ def _report(run: Learning) -> None:
         names = ("round", "frames", "failed", "beyond", "tested")
         table.add_row(*(str(row.get(name, "")) for name in names), *cells)
     show(table)
-    held = held_out(run.tests())
-    if len(held):
-        table = PlainTable("deviation of forces, scaled by the rounds before, against true error; meV/Å")
+    tested = run.tested()
+    if len(tested):
+        table = PlainTable(f"deviation, scaled, against true error of forces, {len(tested)} frames; meV/Å")
         for heading in ("quarter", "frames", "deviation", "error"):
             table.add_column(heading, justify="right")
-        for k, (count, deviation, error) in enumerate(by_deviation(held, 1.0), 1):
+        for k, (count, deviation, error) in enumerate(by_deviation(held_out(tested), 1.0), 1):
             table.add_row(str(k), str(count), f"{1000 * deviation:.3g}", f"{1000 * error:.3g}")
         show(table)
     models = " ".join(shlex.quote(shown(path)) for path in run.models())
     say(
-        f"deviations are to be multiplied by {run.factor:.2f}",
+        f"deviations are to be multiplied by {tested.factor:.2f}",
         f"data set: {shown(run.folder / folder.DATA)}, log: {shown(run.folder / folder.LOG)}",
         f"committee: {models}",
     )

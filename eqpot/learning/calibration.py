@@ -98,13 +98,18 @@ def latest(parts: Sequence[Measured]) -> Measured:
     return Measured.joined(found)
 
 
-def held_out(parts: Sequence[Measured]) -> Measured:
-    """The last rounds, their deviations multiplied by the factor of the rounds before each."""
-    scaled = []
-    for k in range(1, len(parts)):
-        part, factor = parts[k], latest(parts[:k]).factor
-        scaled.append(replace(part, deviation=factor * part.deviation))
-    return latest(scaled)
+def held_out(tested: Measured) -> Measured:
+    """Each frame's deviation multiplied by the factor of all the others."""
+
+    def others(name: str) -> np.ndarray:
+        squares = tested.components * getattr(tested, name) ** 2
+        return squares.sum() - squares
+
+    deviation = others("deviation")
+    there = deviation > 0
+    factor = np.ones(len(tested))
+    factor[there] = np.sqrt(others("error")[there] / deviation[there])
+    return replace(tested, deviation=factor * tested.deviation)
 
 
 def by_deviation(tested: Measured, factor: float) -> list[tuple[int, float, float]]:

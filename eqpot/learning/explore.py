@@ -53,20 +53,21 @@ class Seen:
     """All that the runs of a round met.
 
     data: frames [n] after the first of each run; run [n]: of which run; worst [n]: largest deviation of an
-    atom's force, root mean square over its components, eV/Å; ended [n]: where a limit ended a run.
+    atom's force, root mean square over its components, eV/Å; beyond [n]: where that passes the limit, or
+    another limit ended a run.
     """
 
     data: Dataset
     run: np.ndarray
     worst: np.ndarray
-    ended: np.ndarray
+    beyond: np.ndarray
 
 
-def runs(config: LearnConfig, structures: int, number: int) -> list[Run]:
-    """Those of a round."""
+def runs(config: LearnConfig, structures: int, random: np.random.Generator) -> list[Run]:
+    """Those of a round; random: their seeds."""
     kinds = [(k, kelvin) for k in range(structures) for kelvin in config.temperatures]
     kinds *= -(-RUNS // len(kinds))
-    seeds = np.random.default_rng([config.seed, 3, number]).integers(2**31, size=len(kinds))
+    seeds = random.integers(2**31, size=len(kinds))
     return [Run(*kind, int(seed)) for kind, seed in zip(kinds, seeds, strict=True)]
 
 
@@ -107,9 +108,36 @@ def walk(
     return Walk(read_trajectory(folder / TRAJECTORY), ended)
 
 
-def seen(walks: Sequence[Walk], potentials: Sequence[Potential], most_force: float) -> Seen | None:
+def walks(
+    config: LearnConfig,
+    planned: Sequence[Run],
+    models: Sequence[Path],
+    potentials: Sequence[Potential],
+    starts: Path,
+    limit: float,
+    folder: Path,
+    watch: Watch,
+) -> list[Walk]:
+    """All runs, the first from the first frame of `starts`; one whose first frame is beyond the limit has
+    that frame alone, twice."""
+    frames = read_trajectory(starts)
+    data = unlabelled(frames, [""] * len(frames))
+    worst = largest_deviation(data, forecast(potentials, data))
+    found = []
+    for index, run in enumerate(planned):
+        if worst[index] > limit:
+            found.append(Walk([frames[index], frames[index].copy()], True))
+            continue
+        settings = dynamics(config, run, frames[index].pbc, limit)
+        found.append(walk(settings, models, starts, index, folder / f"md_{index + 1}", watch))
+    return found
+
+
+def seen(
+    walks: Sequence[Walk], potentials: Sequence[Potential], limit: float, most_force: float
+) -> Seen | None:
     """What runs met, but for frames that no calculation would take: atoms upon each other, forces beyond
-    `most_force` (eV/Å). None where nothing is left."""
+    `most_force` (eV/Å). limit: of the deviation. None where nothing is left."""
     frames, run, ended = [], [], []
     for k, found in enumerate(walks):
         for atoms in found.frames[1:]:
@@ -129,7 +157,8 @@ def seen(walks: Sequence[Walk], potentials: Sequence[Potential], most_force: flo
     if not len(kept):
         return None
     worst = largest_deviation(data, expected)[kept]
-    return Seen(data.subset(kept), np.array(run)[apart[kept]], worst, np.array(ended)[apart[kept]])
+    beyond = np.array(ended)[apart[kept]] | (worst > limit)
+    return Seen(data.subset(kept), np.array(run)[apart[kept]], worst, beyond)
 
 
 def largest_deviation(data: Dataset, found: Forecast) -> np.ndarray:
@@ -137,11 +166,11 @@ def largest_deviation(data: Dataset, found: Forecast) -> np.ndarray:
     return np.maximum.reduceat(found.deviation, data.atom_ptr[:-1])
 
 
-def next_starts(walks: Sequence[Walk], found: Seen, limit: float) -> Iterator[Atoms]:
+def next_starts(walks: Sequence[Walk], found: Seen) -> Iterator[Atoms]:
     """Of each run the last frame that was certain, or else the one that it began with."""
     for k, one in enumerate(walks):
         start = one.frames[0].copy()
-        certain = np.flatnonzero((found.run == k) & (found.worst <= limit) & ~found.ended)
+        certain = np.flatnonzero((found.run == k) & ~found.beyond)
         if len(certain):
             last = found.data.atoms(int(certain[-1]))
             start.set_cell(last.cell)

@@ -12,7 +12,8 @@ round_K/chosen.h5           frames to be computed, group: the reason; attributes
 round_K/tested.csv          the random ones among them, before they were trained on
 round_K/starts.traj         where the next runs begin
 round_K/model_1.h5 ...      the committee after the round
-round_K/final/              of the last round, the committee after a last, longer fit
+round_K/final/              where learning ended after this round: the committee after a last, longer fit;
+                            chosen.h5, tested.csv: frames of its own dynamics, which it was not fitted to
 worker_K/                   where a process of the reference computes
 """
 
@@ -34,6 +35,7 @@ RUN, CLOCK = "learn.json", "clock.json"
 DATA, GIVEN, STRUCTURES, LABELS = "data.h5", "given.h5", "structures.traj", "labels"
 LOG, PICTURE, CALIBRATION = "log.csv", "log.png", "calibration.png"
 CHOSEN, TESTED, STARTS = "chosen.h5", "tested.csv", "starts.traj"
+FINAL = "final"
 VERSION = 1
 CONTENT: Rule = {
     "version": ("version 1", lambda value: value == VERSION),
@@ -44,7 +46,7 @@ CONTENT: Rule = {
 }
 MET: Rule = {"met": integer(), "beyond": integer(), "threshold": number(above=0), "factor": number(above=0)}
 COLUMNS = (
-    "round",
+    "round",  # or "final": held out after it
     "frames",  # computed so far
     "failed",  # so far
     "met",  # frames that the dynamics led through
@@ -121,13 +123,30 @@ def round_folder(folder: Path, number: int) -> Path:
     return folder / f"round_{number}"
 
 
-def read_chosen(folder: Path, number: int) -> tuple[Dataset, dict[str, Any]]:
-    """Frames of a round, without labels, and what the dynamics before it met: MET, of round 0 nothing."""
-    path = round_folder(folder, number) / CHOSEN
-    chosen = read_dataset(path)
-    met = {name: chosen.attrs[name] for name in MET if name in chosen.attrs} if number else {}
-    if number:
-        check(met, MET, f"{path}: attributes")
+def final_folder(folder: Path, number: int) -> Path:
+    """Of the last fit, where that came after a round."""
+    return round_folder(folder, number) / FINAL
+
+
+def places(folder: Path, number: int, held_out: bool) -> list[tuple[int, Path]]:
+    """Folders with chosen frames, each with its round: rounds up to `number`, and what was held out between
+    them, where learning had ended and went on; held_out: and after the last."""
+    found = []
+    for k in range(number + 1):
+        found.append((k, round_folder(folder, k)))
+        if (k < number or held_out) and (final_folder(folder, k) / CHOSEN).exists():
+            found.append((k, final_folder(folder, k)))
+    return found
+
+
+def read_chosen(place: Path) -> tuple[Dataset, dict[str, Any]]:
+    """Frames of a round or held out, without labels, and what the dynamics before met: MET, of round 0
+    nothing."""
+    chosen = read_dataset(place / CHOSEN)
+    met = {}
+    if place != round_folder(place.parent, 0):
+        met = {name: chosen.attrs[name] for name in MET if name in chosen.attrs}
+        check(met, MET, f"{place / CHOSEN}: attributes")
     return replace(chosen, attrs={}), met
 
 

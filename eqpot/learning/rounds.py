@@ -41,7 +41,7 @@ from eqpot.training.finetune import Parent
 from eqpot.words import counted
 
 BAND = 4.0  # the threshold of an atom's deviation, in RMS errors of force components
-FINAL = 12  # times the steps of a round in the last fit
+HELD_OUT = "held out"  # the reason that frames are chosen for after it
 REACHED = "the target is reached"
 
 
@@ -115,19 +115,21 @@ class Learning:
         """
         with closing(self.hold.take()):
             k = self.round
+            waited = (files.final_folder(self.folder, k) / files.CHOSEN).exists()
             while True:
                 began = time.monotonic()
                 self._choose(k)
-                self._compute(k, imported)
+                self._compute(f"round_{k}", round_folder(self.folder, k), imported)
                 self._gather(k)
-                self._test(k)
+                if k:
+                    self._test(f"round {k}", round_folder(self.folder, k), "random", self._committee(k - 1))
                 self.write_log()
                 if reason := self._ended(k):
                     break
                 self._fit(k)
                 self._took("round", began)
                 k, imported = k + 1, None
-            self._finish(k)
+            self._finish(k, imported if waited else None)
         return reason
 
     # ---- where it stands
@@ -149,10 +151,6 @@ class Learning:
         """Those that were given."""
         return read_trajectory(self.folder / files.STRUCTURES)
 
-    def chosen(self, k: int) -> Dataset:
-        """Frames of a round, without labels."""
-        return files.read_chosen(self.folder, k)[0]
-
     def labels(self, chosen: Dataset) -> list[dict[str, Any] | None]:
         """Of each frame; None where it is not computed yet."""
         found = []
@@ -169,15 +167,16 @@ class Learning:
     def rows(self) -> list[dict[str, Any]]:
         """Of the log, as far as frames were computed; see `folder.COLUMNS`."""
         rows, frames, failed = [], 0, 0
-        for k in range(self.round + 1):
-            path = round_folder(self.folder, k) / files.TESTED
-            chosen, met = files.read_chosen(self.folder, k)
+        for k, place in files.places(self.folder, self.round, True):
+            path = place / files.TESTED
+            chosen, met = files.read_chosen(place)
             labels = self.labels(chosen)
             if None in labels:
                 break
             failed += sum("failed" in label for label in labels)
             frames += len(labels)
-            row = {"round": k, "frames": frames, "failed": failed, **met}
+            name = k if place == round_folder(self.folder, k) else files.FINAL
+            row = {"round": name, "frames": frames, "failed": failed, **met}
             if path.exists():
                 tested = Measured.read(path)
                 row |= {
@@ -193,17 +192,18 @@ class Learning:
         """log.csv and the pictures."""
         from eqpot.plots import calibration, rounds
 
-        rows, tests = self.rows(), self.tests()
+        rows, tested = self.rows(), self.tested()
         files.write_log(self.folder, rows)
-        if any(map(len, tests)):
+        if len(tested):
             rounds(rows, self.config.target / 1000, self.folder / files.PICTURE)
-            held = latest(tests)
-            calibration(held.deviation * held.factor, held.error, self.folder / files.CALIBRATION)
+            calibration(tested.deviation * tested.factor, tested.error, self.folder / files.CALIBRATION)
 
-    @property
-    def factor(self) -> float:
-        """By which deviations are to be multiplied, by the last rounds."""
-        return latest(self.tests()).factor
+    def tested(self) -> Measured:
+        """What is known of the committee as it is: the frames held out at the end, or else those of the
+        last rounds."""
+        path = files.final_folder(self.folder, self.round) / files.TESTED
+        held_out = Measured.read(path) if path.exists() else Measured.joined([])
+        return held_out if len(held_out) else latest(self.tests())
 
     def models(self) -> list[Path]:
         """The committee as it is now."""
@@ -226,121 +226,125 @@ class Learning:
         folder = round_folder(self.folder, k)
         if not (folder / files.CHOSEN).exists():
             folder.mkdir(exist_ok=True)
-            chosen = self._begin() if k == 0 else self._explore(k)
-            write_dataset(folder / files.CHOSEN, chosen)
-        for path in folder.glob("md_*"):
-            shutil.rmtree(path, ignore_errors=True)
+            write_dataset(folder / files.CHOSEN, self._explore(k) if k else self._begin())
+        _remove_dynamics(folder)
 
     def _begin(self) -> Dataset:
         """Shaken structures; of data that were given, the structures alone."""
         config, frames = self.config, []
         count = 1 if (self.folder / files.GIVEN).exists() else config.start
-        count = min(count, max(1, config.frames // len(self.structures)))
+        count = min(count, max(1, (config.frames - config.at_end) // len(self.structures)))
         random = np.random.default_rng([config.seed, 2])
         for structure in self.structures:
             frames += shaken(structure, count, config.rattle, config.strain, random)
         self.tell(f"round 0: {counted(len(frames), 'frame')}, shaken structures")
         return unlabelled(frames, ["shaken"] * len(frames))
 
-    def _level(self, k: int) -> tuple[float, float]:
-        """RMS error of force components (eV/Å) by the last rounds, and the factor of the deviations."""
-        tests = latest(self.tests()[: k - 1])
+    def _level(self, models: Sequence[Path], after: int) -> tuple[float, float]:
+        """RMS error of force components (eV/Å) by the rounds up to `after`, and the factor of deviations."""
+        tests = latest(self.tests()[:after])
         if len(tests):
             return tests.rms("error"), tests.factor
-        return committee.left_out_rmse(self._committee(k - 1)), 1.0
+        return committee.left_out_rmse(models), 1.0
 
     def _explore(self, k: int) -> Dataset:
-        config, folder, models = self.config, round_folder(self.folder, k), self._committee(k - 1)
-        error, factor = self._level(k)
-        threshold = BAND * max(config.target / 1000, error)
-        limit = threshold / factor
-        potentials = [Potential.load(path) for path in models]
-        walks = self._walks(k, models, potentials, limit)
-        found = explore.seen(walks, potentials, reference.MOST_FORCE)
+        folder, models = round_folder(self.folder, k), self._committee(k - 1)
+        walks, found, met = self._meet(f"round {k}", folder, models, k - 1, 3)
         if found is None:
             raise UserError(
                 f"{shown(folder)}: the dynamics led through no frame that could be computed: give more "
                 "--start frames, a lower --temperature or a shorter --timestep"
             )
-        beyond = found.ended | (found.worst > limit)
-        satisfied = k > 1 and error <= config.target / 1000
-        choice = self._choice(k, found, beyond, potentials[0], satisfied)
-        explore.write_starts(folder / files.STARTS, list(explore.next_starts(walks, found, limit)))
+        satisfied = k > 1 and met["threshold"] <= BAND * self.config.target / 1000
+        choice = self._choice(k, found, Potential.load(models[0]), satisfied)
+        explore.write_starts(folder / files.STARTS, list(explore.next_starts(walks, found)))
         counts = ", ".join(f"{choice.reasons.count(r)} {r}" for r in dict.fromkeys(choice.reasons))
-        self.tell(
-            f"round {k}: {counted(len(walks), 'run')} met {counted(len(found.data), 'frame')}, "
-            f"{beyond.sum()} beyond {1000 * threshold:.0f} meV/Å; chosen: {counts}"
-        )
-        chosen = found.data.subset(choice.frames)
-        chosen.group = np.array(choice.reasons, dtype=object)
-        chosen.attrs = {
-            "met": len(found.data),
-            "beyond": int(beyond.sum()),
-            "threshold": threshold,
-            "factor": factor,
-        }
-        return chosen
+        self.tell(f"round {k}: chosen: {counts}")
+        return _chosen(found, choice.frames, choice.reasons, met)
 
-    def _walks(
-        self, k: int, models: Sequence[Path], potentials: Sequence[Potential], limit: float
-    ) -> list[explore.Walk]:
-        """The runs of a round; one whose first frame is beyond the limit has that frame alone, twice."""
-        folder, planned = round_folder(self.folder, k), explore.runs(self.config, len(self.structures), k)
-        starts = round_folder(self.folder, k - 1) / files.STARTS
-        if k == 1:
+    def _hold_out(self, k: int, folder: Path) -> bool:
+        """Choose frames of the finished committee's dynamics, drawn at random; whether there are any."""
+        count = min(self.config.at_end, self.config.frames - self._counted(k, False))
+        if count < 1:
+            return False
+        models = committee.model_paths(folder, self.config.members)
+        _, found, met = self._meet("last fit", folder, models, k, 5)
+        if found is None:
+            self.tell("warning: last fit: no frame that its dynamics led through could be computed")
+            return False
+        random = np.random.default_rng([self.config.seed, 6, k])
+        drawn = random.permutation(len(found.data))[:count].tolist()
+        write_dataset(folder / files.CHOSEN, _chosen(found, drawn, [HELD_OUT] * len(drawn), met))
+        return True
+
+    def _meet(
+        self, name: str, folder: Path, models: Sequence[Path], after: int, stream: int
+    ) -> tuple[list[explore.Walk], explore.Seen | None, dict[str, Any]]:
+        """Dynamics of the models from where those of round `after` were last certain: the runs, what they
+        met, and this as in `folder.MET`. stream: of the seeds."""
+        error, factor = self._level(models, after)
+        threshold = BAND * max(self.config.target / 1000, error)
+        limit = threshold / factor
+        potentials = [Potential.load(path) for path in models]
+        random = np.random.default_rng([self.config.seed, stream, after + 1])
+        planned = explore.runs(self.config, len(self.structures), random)
+        starts = round_folder(self.folder, after) / files.STARTS
+        if after == 0:
             starts = folder / "structures.traj"
             explore.write_starts(starts, [self.structures[run.structure] for run in planned])
-        frames = read_trajectory(starts)
-        data = unlabelled(frames, [""] * len(frames))
-        worst = explore.largest_deviation(data, forecast(potentials, data))
-        walks = []
-        for index, run in enumerate(planned):
-            if worst[index] > limit:
-                walks.append(explore.Walk([frames[index], frames[index].copy()], True))
-                continue
-            settings = explore.dynamics(self.config, run, frames[index].pbc, limit)
-            where = folder / f"md_{index + 1}"
-            walks.append(explore.walk(settings, models, starts, index, where, self.watch))
-        return walks
+        walks = explore.walks(self.config, planned, models, potentials, starts, limit, folder, self.watch)
+        found = explore.seen(walks, potentials, limit, reference.MOST_FORCE)
+        if found is None:
+            return walks, None, {}
+        met = {"met": len(found.data), "beyond": int(found.beyond.sum())}
+        self.tell(
+            f"{name}: {counted(len(walks), 'run')} met {counted(met['met'], 'frame')}, "
+            f"{met['beyond']} beyond {1000 * threshold:.0f} meV/Å"
+        )
+        return walks, found, {**met, "threshold": threshold, "factor": factor}
 
-    def _choice(
-        self, k: int, found: explore.Seen, beyond: np.ndarray, potential: Potential, satisfied: bool
-    ) -> Choice:
-        left = self.config.frames - sum(len(self.chosen(j)) for j in range(k))
+    def _choice(self, k: int, found: explore.Seen, potential: Potential, satisfied: bool) -> Choice:
+        left = max(1, self.config.frames - self.config.at_end - self._counted(k - 1, True))
         known = features(potential, read_dataset(self.folder / files.DATA))
         places = features(potential, found.data)
         random = np.random.default_rng([self.config.seed, 4, k])
         count = min(self.config.per_round, left)
-        return choose(found.worst, beyond, places, known, count, satisfied, random)
+        return choose(found.worst, found.beyond, places, known, count, satisfied, random)
 
-    def _compute(self, k: int, imported: Dataset | None) -> None:
-        chosen = self.chosen(k)
+    def _counted(self, k: int, held_out: bool) -> int:
+        """Frames chosen up to round k; held_out: and after it."""
+        return sum(len(files.read_chosen(place)[0]) for _, place in files.places(self.folder, k, held_out))
+
+    def _compute(self, name: str, place: Path, imported: Dataset | None) -> None:
+        chosen = files.read_chosen(place)[0]
         frames = [chosen.atoms(j) for j in range(len(chosen))]
         tasks = {path: atoms for atoms in frames if not (path := self._label(atoms)).exists()}
         if not tasks:
             return
         if self.config.export:
-            where = Path(os.path.normpath(self.folder / self.config.export)) / f"round_{k}.extxyz"
+            where = (
+                Path(os.path.normpath(self.folder / self.config.export)) / f"{name.replace(' ', '_')}.extxyz"
+            )
             if imported is None:
                 export(where, list(tasks.values()), [str(group) for group in chosen.group])
                 raise Exported(shown(where), len(tasks))
             for path, label in zip(tasks, imported_labels(imported, list(tasks.values())), strict=True):
                 write_json(path, label)
             return
-        name, workers = reference.absolute(self.config.reference, self.folder), self.config.workers
-        for path in reference.compute_all(name, list(tasks.items()), workers, self.folder):
+        source, workers = reference.absolute(self.config.reference, self.folder), self.config.workers
+        for path in reference.compute_all(source, list(tasks.items()), workers, self.folder):
             label = reference.read_labels(path, len(tasks[path]))
             if "failed" in label:
-                self.tell(f"warning: round {k}: {shown(path)}: skipped: {label['failed']}")
+                self.tell(f"warning: {shown(place)}: {shown(path)}: skipped: {label['failed']}")
 
-    def _gather(self, k: int) -> None:
-        """data.h5 of all rounds up to this one."""
-        path = self.folder / files.DATA
-        if path.exists() and read_dataset(path).attrs.get("round") == k:
+    def _gather(self, k: int, held_out: bool = False) -> None:
+        """data.h5 of all rounds up to this one; held_out: and of what is held out after it."""
+        path, places = self.folder / files.DATA, files.places(self.folder, k, held_out)
+        if path.exists() and read_dataset(path).attrs.get("parts", 0) >= len(places):
             return
         parts = [read_dataset(self.folder / files.GIVEN)] if (self.folder / files.GIVEN).exists() else []
-        for j in range(k + 1):
-            chosen = self.chosen(j)
+        for j, place in places:
+            chosen = files.read_chosen(place)[0]
             labels = self.labels(chosen)
             if all("failed" in label for label in labels):
                 raise UserError(
@@ -350,7 +354,9 @@ class Learning:
                 )
             chosen.group = np.array([f"round {j}, {reason}" for reason in chosen.group], dtype=object)
             parts.append(labelled(chosen, labels))
-        data = concatenate(parts, {"round": k, "level_of_theory": self.config.reference or "imported"})
+        data = concatenate(
+            parts, {"parts": len(places), "level_of_theory": self.config.reference or "imported"}
+        )
         names = [identity(data.atoms(j)) for j in range(len(data))]
         data = data.subset(np.sort(np.unique(names, return_index=True)[1]))
         self._check_stress(data)
@@ -364,37 +370,36 @@ class Learning:
                 "pressure is not fitted"
             )
 
-    def _test(self, k: int) -> None:
-        """Errors of the committee before the round on the frames drawn at random."""
-        path = round_folder(self.folder, k) / files.TESTED
-        if k == 0 or path.exists():
+    def _test(self, name: str, place: Path, group: str, models: Sequence[Path]) -> None:
+        """Errors of models on the frames of `group`, none of which they were fitted to."""
+        path = place / files.TESTED
+        if path.exists():
             return
-        chosen = self.chosen(k)
-        drawn = chosen.subset(np.flatnonzero(chosen.group == "random"))
+        chosen = files.read_chosen(place)[0]
+        drawn = chosen.subset(np.flatnonzero(chosen.group == group))
         found = labelled(drawn, self.labels(drawn))
         if len(found):
-            potentials = [Potential.load(model) for model in self._committee(k - 1)]
-            tested = Measured.of(found, forecast(potentials, found))
+            tested = Measured.of(found, forecast([Potential.load(model) for model in models], found))
         else:
             tested = Measured.joined([])
         tested.write(path)
         self.tell(
-            f"round {k}: {counted(len(tested), 'random frame')}: error {1000 * tested.rms('error'):.3g}, "
+            f"{name}: {counted(len(tested), 'frame')} {group}: error {1000 * tested.rms('error'):.3g}, "
             f"deviation {1000 * tested.rms('deviation'):.3g} meV/Å"
         )
 
     def _ended(self, k: int) -> str:
         config, tests = self.config, self.tests()
-        certain = k > 0 and files.read_chosen(self.folder, k)[1]["beyond"] == 0
+        certain = k > 0 and files.read_chosen(round_folder(self.folder, k))[1]["beyond"] == 0
         if certain and tests[-1].rms("error") <= config.target / 1000:
             return REACHED
-        if sum(len(self.chosen(j)) for j in range(k + 1)) >= config.frames:
+        if self._counted(k, False) + config.at_end >= config.frames:
             return f"--frames {config.frames} are computed"
         if k >= config.max_rounds:
             return f"--max-rounds {config.max_rounds} are over"
-        ahead = self._seconds.get("round", 0.0) + FINAL * self._seconds.get("fit", 0.0)
-        if self.elapsed() + ahead > config.max_seconds:
-            return f"--max-time {config.max_time} is over, but for the last fit"
+        rounds, fits = self._seconds.get("round", 0.0), self._seconds.get("fit", 0.0)
+        if self.elapsed() + 2 * rounds + (config.final_fit - 1) * fits > config.max_seconds:
+            return f"--max-time {config.max_time} is over, but for the last fit and its test"
         return ""
 
     def _fit(self, k: int) -> None:
@@ -405,13 +410,21 @@ class Learning:
         self._took("fit", began)
         self._tell_fit(f"round {k}")
 
-    def _finish(self, k: int) -> None:
-        """The last fit, with all frames."""
-        folder = round_folder(self.folder, k) / "final"
+    def _finish(self, k: int, imported: Dataset | None) -> None:
+        """The last fit, with all frames, and its test on others."""
+        folder = files.final_folder(self.folder, k)
         folder.mkdir(exist_ok=True)
         given = [self.folder / f"given_{j + 1}.h5" for j in range(self.stored.parents)]
-        self._fit_all(FINAL * self.config.fit_steps, folder, self._committee(k - 1) if k else given)
+        steps = self.config.final_fit * self.config.fit_steps
+        self._fit_all(steps, folder, self._committee(k - 1) if k else given)
         self._tell_fit("last fit")
+        if not (folder / files.CHOSEN).exists() and not self._hold_out(k, folder):
+            return
+        _remove_dynamics(folder)
+        self._compute(f"final_{k}", folder, imported)
+        self._gather(k, held_out=True)
+        self._test("last fit", folder, HELD_OUT, committee.model_paths(folder, self.config.members))
+        self.write_log()
 
     def _fit_all(self, steps: int, folder: Path, parents: Sequence[Path]) -> None:
         fit, members = Config.from_dict(self.stored.fit), self.config.members
@@ -422,3 +435,16 @@ class Learning:
     def _tell_fit(self, when: str) -> None:
         rmse = 1000 * committee.left_out_rmse(self.models())
         self.tell(f"{when}: models fitted; error {rmse:.3g} meV/Å on the frames that each leaves out")
+
+
+def _chosen(
+    found: explore.Seen, frames: Sequence[int], reasons: Sequence[str], met: Mapping[str, Any]
+) -> Dataset:
+    chosen = found.data.subset(frames)
+    chosen.group, chosen.attrs = np.array(reasons, dtype=object), dict(met)
+    return chosen
+
+
+def _remove_dynamics(folder: Path) -> None:
+    for path in folder.glob("md_*"):
+        shutil.rmtree(path, ignore_errors=True)

@@ -47,7 +47,7 @@ class LearnConfig(Table):
     """What is learned, from what, and when it ends."""
 
     section = "learn"
-    later = MappingProxyType({})
+    later = MappingProxyType({"held_out": 0, "final_fit": 12})
 
     reference: str = option(
         "",
@@ -73,10 +73,13 @@ class LearnConfig(Table):
     rattle: float = option(0.08, "largest mean shift of atoms in these, Å", above=0, high=1)
     strain: float = option(0.03, "largest strain in these, where periodic", low=0, high=0.3)
     per_round: int = option(24, "frames computed in a round, at most", low=4, high=MANY)
-    fit_steps: int = option(
-        1000,
-        "of the optimizer in each round, for each model; twelve times as many at the end",
-        low=1,
+    fit_steps: int = option(1000, "of the optimizer in each round, for each model", low=1, high=MANY)
+    final_fit: int = option(12, "times as many steps in the last fit", low=1, high=MANY)
+    held_out: int = option(
+        24,
+        "frames of the finished committee's dynamics, counted among --frames but no more than a sixth of "
+        "them, that nothing is fitted to: errors and deviations at the end are of these",
+        low=0,
         high=MANY,
     )
     frames: int = option(300, "limit: frames computed in all", low=8, high=MANY)
@@ -102,6 +105,11 @@ class LearnConfig(Table):
         """Of the dynamics, K."""
         given = tuple(float(part) for part in self.temperature.split(","))
         return given if len(given) > 1 else tuple(part * given[0] for part in AROUND)
+
+    @property
+    def at_end(self) -> int:
+        """Frames that are held out."""
+        return min(self.held_out, self.frames // 6)
 
     @property
     def max_seconds(self) -> float:
