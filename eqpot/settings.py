@@ -20,6 +20,18 @@ from eqpot.setting_values import is_number
 MANY = 10**9  # of anything counted
 LARGEST_FILE = 30_000  # bytes; settings take a few thousand, and tomllib a minute for a key of 100,000
 LONGEST = 80  # characters of a value in a message
+# What NequIP, MACE and DeePMD call them.
+ELSEWHERE = {
+    "layers": "blocks",
+    "num_layers": "blocks",
+    "num_interactions": "blocks",
+    "num_features": "features",
+    "num_channels": "features",
+    "channels": "features",
+    "r_max": "cutoff",
+    "rcut": "cutoff",
+    "lr": "learning_rate",
+}
 
 
 def option(
@@ -41,9 +53,12 @@ def shown(value: Any) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The tail of an error message that points at the valid name closest to `name`."""
-    valid = list(valid)
-    close = difflib.get_close_matches(name[:LONGEST], valid, n=1, cutoff=0.4)
+    """The tail of an error message that points at the valid name closest to `name`: the one that other
+    programs call so, one that it is a part of, or one that is spelt alike."""
+    valid, name = list(valid), name[:LONGEST]
+    close = [key for key in valid if key == ELSEWHERE.get(name)]
+    close = close or sorted((key for key in valid if name in key.split("_")), key=len)
+    close = close or difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
     return f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(valid)}"
 
 

@@ -331,6 +331,10 @@ def test_water_of_the_benchmark_is_as_dense_as_water():
         (["fit", "toy.h5", "--max-epoch", "3"], "--max-epochs"),
         (["fit", "toy.h5", "--n-train", "few"], "'few' is not a valid integer"),
         (["fit", "toy.h5", "--set", "model.cutof=4"], "did you mean 'cutoff'"),
+        (["fit", "toy.h5", "--set", "train.lr=0.1"], "did you mean 'learning_rate'"),
+        (["fit", "toy.h5", "--set", "train.rate=0.1"], "did you mean 'learning_rate'"),
+        (["fit", "toy.h5", "--set", "model.num_layers=4"], "did you mean 'blocks'"),
+        (["md", "run/model.h5", "toy.h5", "300"], "300: expected a structure, found no such file"),
         (["fit", "toy.h5", "--set", "cutoff=4"], "expected table.key=value"),
         (["fit", "toy.h5", "--max-time", "long"], 'found "long"'),
         (

@@ -207,9 +207,9 @@ def compare(
     """
     if (triple is None) != (cutoff is None) or (sine and triple is None):
         raise click.UsageError("angles need both --triple and --cutoff")
-    radial, angular = (outputs_of(f"{output}_{kind}", overwrite, a, b) for kind in ("rdf", "adf"))
     pairs = pairs_of(pairs)
     symbols, cutoffs = (None, None) if triple is None else triple_of(triple, cutoff)
+    radial, angular = (outputs_of(f"{output}_{kind}", overwrite, a, b) for kind in ("rdf", "adf"))
     if a == b:
         raise UserError(f"{b}: expected two trajectories, found the same one twice")
     atoms = {name: read(name, frames, skip, frame_time) for name in (a, b)}

@@ -118,8 +118,9 @@ class Simulation:
             held = check_run(folder, FILES, overwrite)
             if Path(structure).resolve() in [(folder / name).resolve() for name in held]:
                 raise UserError(f"{structure}: expected a structure outside the run that is replaced")
-            potentials = [Potential.load(model, device) for model in models]
+            # first: a word too many is taken for the structure, and the structure for a model
             atoms = read_frame(structure, config.index)
+            potentials = [Potential.load(model, device) for model in models]
             for potential in potentials:
                 potential.check(atoms, str(structure))
             sources = Sources(
