@@ -5,7 +5,7 @@
     python bench/learn.py copper                   # EMT: solid, liquid, surface
 
 Ethanol: tested on 200 frames of 10 ps of Langevin dynamics on the reference at 500 K, 50 fs apart, made for
-this alone. Plain: as many frames as were learned from, drawn from the first 25 ps of `data_tools/ethanol.h5`,
+this alone. Plain: as many frames as were computed, drawn from the first 25 ps of `data_tools/ethanol.h5`,
 another such trajectory, each step of which (0.5 fs) was a call of the reference; fitted by the same committee
 in as many steps.
 

@@ -27,8 +27,8 @@ from toy import MODEL, toy_dataset
 
 from eqpot.cli import main
 from eqpot.errors import UserError
-from eqpot.learning import explore, folder, reference, rounds
-from eqpot.learning.calibration import Measured, by_deviation, held_out, latest
+from eqpot.learning import explore, folder, log, reference, rounds
+from eqpot.learning.calibration import Measured, by_deviation, latest, scaled_by_the_others
 from eqpot.learning.choose import choose, farthest, features
 from eqpot.learning.exchange import imported_labels
 from eqpot.learning.forecast import Forecast
@@ -266,6 +266,34 @@ class Stop(Watch):
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
+
+
+def test_held_out_is_tested_before_anything_is_fitted_to_it(learned, here, capsys):
+    """Where its computation was broken off and the run goes on for longer; what it exports is the rest."""
+    shutil.copytree(learned / "run", "run")
+    final = folder.final_folder(Path("run"), 2)
+    expected = (final / folder.TESTED).read_text()
+    drawn = folder.read_chosen(final)[0]
+    (final / folder.TESTED).unlink()
+    log.label_path(Path("run"), drawn.atoms(1)).unlink()
+    assert main(["learn", "--resume", "--frames=20", "-o", "run"]) == 0
+    assert (final / folder.TESTED).read_text() == expected
+    assert [row["round"] for row in rows(Path("run"))] == ["0", "1", "2", "final", "3", "final"]
+    assert rows(Path("run"))[-1]["frames"] == "20"
+
+
+def test_no_label_of_what_is_held_out(learned, here, capsys):
+    """The run ends as if none had been, and goes on."""
+    shutil.copytree(learned / "run", "run")
+    final = folder.final_folder(Path("run"), 2)
+    drawn = folder.read_chosen(final)[0]
+    (final / folder.TESTED).unlink()
+    (Path("run") / folder.DATA).unlink()
+    for k in range(3):
+        log.label_path(Path("run"), drawn.atoms(k)).write_text('{"failed": "no convergence"}')
+    assert main(["learn", "--resume", "-o", "run"]) == 0
+    assert "0 frames held out" in capsys.readouterr().out
+    assert rows(Path("run"))[-1]["tested"] == "0" and len(read_dataset("run/data.h5")) == 15
 
 
 @pytest.mark.parametrize("steps", [5, 70, 200])
@@ -643,13 +671,13 @@ def test_the_factor_is_found_and_right_in_each_quarter():
 
 def test_held_out_is_scaled_by_the_others():
     tested = drawn(30, 3.0)
-    scaled = held_out(tested)
+    scaled = scaled_by_the_others(tested)
     for k in (0, 17, 29):
         others = tested.take(np.arange(30) != k)
         assert scaled.deviation[k] == pytest.approx(others.factor * tested.deviation[k], rel=1e-12)
     assert np.array_equal(scaled.error, tested.error)
-    assert held_out(tested.take(slice(1))).deviation == tested.deviation[:1]
-    assert len(held_out(Measured.joined([]))) == 0
+    assert scaled_by_the_others(tested.take(slice(1))).deviation == tested.deviation[:1]
+    assert len(scaled_by_the_others(Measured.joined([]))) == 0
     assert len(latest([drawn(5, 1), drawn(20, 1), drawn(8, 1)])) == 28
     assert Measured.joined([]).factor == 1.0 and np.isnan(Measured.joined([]).rms("error"))
 

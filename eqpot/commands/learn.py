@@ -162,7 +162,7 @@ def _learn(run: Learning, labels) -> None:
 def _report(run: Learning) -> None:
     from eqpot.files import shown
     from eqpot.learning import folder
-    from eqpot.learning.calibration import by_deviation, held_out
+    from eqpot.learning.calibration import by_deviation, scaled_by_the_others
     from eqpot.printing import PlainTable, show
 
     table = PlainTable("errors on frames drawn at random, before they were trained on; RMSE")
@@ -179,7 +179,7 @@ def _report(run: Learning) -> None:
         table = PlainTable(f"deviation, scaled, against true error of forces, {len(tested)} frames; meV/Å")
         for heading in ("quarter", "frames", "deviation", "error"):
             table.add_column(heading, justify="right")
-        for k, (count, deviation, error) in enumerate(by_deviation(held_out(tested), 1.0), 1):
+        for k, (count, deviation, error) in enumerate(by_deviation(scaled_by_the_others(tested), 1.0), 1):
             table.add_row(str(k), str(count), f"{1000 * deviation:.3g}", f"{1000 * error:.3g}")
         show(table)
     models = " ".join(shlex.quote(shown(path)) for path in run.models())

@@ -82,6 +82,11 @@ class Measured:
         return float(np.sqrt(np.average(getattr(self, name) ** 2, weights=self.components)))
 
     @property
+    def energy_rms(self) -> float:
+        """Of the energies' errors, eV/atom; NaN without any."""
+        return float(np.sqrt(np.mean(self.energy_error_per_atom**2))) if len(self) else float("nan")
+
+    @property
     def factor(self) -> float:
         """By which deviations are to be multiplied; 1 where there are none."""
         deviation = self.rms("deviation")
@@ -98,7 +103,7 @@ def latest(parts: Sequence[Measured]) -> Measured:
     return Measured.joined(found)
 
 
-def held_out(tested: Measured) -> Measured:
+def scaled_by_the_others(tested: Measured) -> Measured:
     """Each frame's deviation multiplied by the factor of all the others."""
 
     def others(name: str) -> np.ndarray:

@@ -1,11 +1,11 @@
 """The files of a run, each whole or not at all; a stage is over when the file that it ends with is there.
 
-learn.json, clock.json      settings, and what the run began with; seconds of work
+learn.json, clock.json      settings, and what the run began with; seconds of work, of a round, of a fit
 structures.traj             the structures
 given.h5, given_1.h5 ...    what --from gave: a data set, models
 data.h5                     all frames computed; group: the round, and the reason that each was chosen for
 model_1.h5 ...              the committee
-log.csv, log.png            a row for each round, see COLUMNS, and its picture
+log.csv, log.png            a row for each round and last fit, see COLUMNS, and its picture
 calibration.png             predicted deviation against true error
 labels/                     what was computed, by frame
 round_K/chosen.h5           frames to be computed, group: the reason; attributes: what the dynamics met
@@ -128,13 +128,13 @@ def final_folder(folder: Path, number: int) -> Path:
     return round_folder(folder, number) / FINAL
 
 
-def places(folder: Path, number: int, held_out: bool) -> list[tuple[int, Path]]:
+def places(folder: Path, number: int, final: bool) -> list[tuple[int, Path]]:
     """Folders with chosen frames, each with its round: rounds up to `number`, and what was held out between
-    them, where learning had ended and went on; held_out: and after the last."""
+    them, where learning had ended and went on; final: and after the last."""
     found = []
     for k in range(number + 1):
         found.append((k, round_folder(folder, k)))
-        if (k < number or held_out) and (final_folder(folder, k) / CHOSEN).exists():
+        if (k < number or final) and (final_folder(folder, k) / CHOSEN).exists():
             found.append((k, final_folder(folder, k)))
     return found
 
@@ -156,14 +156,16 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def spent(folder: Path) -> float:
-    """Seconds that earlier processes worked on the run, to the end of their last stage."""
+def read_clock(folder: Path) -> dict[str, float]:
+    """seconds: that earlier processes worked on the run, to the end of their last stage; round, fit: that the
+    shortest of these took. Empty where none ended."""
     path = folder / CLOCK
     if not path.exists():
-        return 0.0
+        return {}
     found = parse(path.read_text(), str(path))
-    check(found, {"seconds": number(low=0)}, str(path))
-    return found["seconds"]
+    stages = {"round": number(low=0), "fit": number(low=0)}
+    check(found, {"seconds": number(low=0), **stages}, str(path), later=stages)
+    return found
 
 
 def write_log(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,10 +1,12 @@
 """Learning in one folder: `Learning.start(...)` or `Learning.resume(...)`, then `run()`.
 
 A round: dynamics of the committee, in round 0 shaken structures instead; frames are chosen, computed, and,
-where drawn at random, tested; the committee is fitted on. Each of these stages follows from files of those
-before and the seed, and ends with a file of its own (see `folder`), so that a run which was killed goes on at
-the stage that it was in: it ends with the same data set as one that was not, and a frame that has labels is
-not computed again. A limit of time depends on the clock.
+where drawn at random, tested; the committee is fitted on. At the end it is fitted longer, and tested on
+frames of its own dynamics that are held out: nothing is fitted to them unless the run goes on.
+
+Each of these stages follows from files of those before and the seed, and ends with a file of its own (see
+`folder`), so that a run which was killed goes on at the stage that it was in: it ends with the same data set
+as one that was not, and a frame that has labels is not computed again. A limit of time depends on the clock.
 """
 
 import math
@@ -24,7 +26,7 @@ from ase import Atoms
 from eqpot.config import Config
 from eqpot.errors import UserError
 from eqpot.files import check_folder, remove_stale, shown, write_json
-from eqpot.learning import committee, explore, reference
+from eqpot.learning import committee, explore, log, reference
 from eqpot.learning import folder as files
 from eqpot.learning.calibration import Measured, latest
 from eqpot.learning.choose import Choice, choose, features
@@ -41,7 +43,7 @@ from eqpot.training.finetune import Parent
 from eqpot.words import counted
 
 BAND = 4.0  # the threshold of an atom's deviation, in RMS errors of force components
-HELD_OUT = "held out"  # the reason that frames are chosen for after it
+HELD_OUT = "held out"  # why frames are chosen after the last fit
 REACHED = "the target is reached"
 
 
@@ -52,8 +54,8 @@ class Learning:
         self.folder, self.stored, self.config, self.hold = folder, stored, stored.config, hold
         self.tell: Callable[[str], object] = lambda line: None
         self.watch = Watch()
-        self._began = time.monotonic() - files.spent(folder)
-        self._seconds: dict[str, float] = {}  # of stages, the shortest of each kind
+        self._seconds = files.read_clock(folder)  # of stages, the shortest of each kind
+        self._began = time.monotonic() - self._seconds.pop("seconds", 0.0)
 
     @classmethod
     def start(
@@ -115,7 +117,6 @@ class Learning:
         """
         with closing(self.hold.take()):
             k = self.round
-            waited = (files.final_folder(self.folder, k) / files.CHOSEN).exists()
             while True:
                 began = time.monotonic()
                 self._choose(k)
@@ -123,13 +124,15 @@ class Learning:
                 self._gather(k)
                 if k:
                     self._test(f"round {k}", round_folder(self.folder, k), "random", self._committee(k - 1))
-                self.write_log()
+                self._write_log()
+                self._test_final(k, imported)
                 if reason := self._ended(k):
                     break
                 self._fit(k)
                 self._took("round", began)
                 k, imported = k + 1, None
-            self._finish(k, imported if waited else None)
+            self._write_clock()
+            self._finish(k)
         return reason
 
     # ---- where it stands
@@ -151,59 +154,17 @@ class Learning:
         """Those that were given."""
         return read_trajectory(self.folder / files.STRUCTURES)
 
-    def labels(self, chosen: Dataset) -> list[dict[str, Any] | None]:
-        """Of each frame; None where it is not computed yet."""
-        found = []
-        for k in range(len(chosen)):
-            path = self._label(chosen.atoms(k))
-            found.append(reference.read_labels(path, chosen.sizes[k]) if path.exists() else None)
-        return found
-
     def tests(self) -> list[Measured]:
         """Of rounds 1, 2, ..., as far as they went."""
-        paths = [round_folder(self.folder, k) / files.TESTED for k in range(1, self.round + 1)]
-        return [Measured.read(path) for path in paths if path.exists()]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Of the log, as far as frames were computed; see `folder.COLUMNS`."""
-        rows, frames, failed = [], 0, 0
-        for k, place in files.places(self.folder, self.round, True):
-            path = place / files.TESTED
-            chosen, met = files.read_chosen(place)
-            labels = self.labels(chosen)
-            if None in labels:
-                break
-            failed += sum("failed" in label for label in labels)
-            frames += len(labels)
-            name = k if place == round_folder(self.folder, k) else files.FINAL
-            row = {"round": name, "frames": frames, "failed": failed, **met}
-            if path.exists():
-                tested = Measured.read(path)
-                row |= {
-                    "tested": len(tested),
-                    "forces_rmse": tested.rms("error"),
-                    "deviation_rms": tested.rms("deviation"),
-                    "energy_per_atom_rmse": float(np.sqrt(np.mean(tested.energy_error_per_atom**2))),
-                }
-            rows.append(row)
-        return rows
-
-    def write_log(self) -> None:
-        """log.csv and the pictures."""
-        from eqpot.plots import calibration, rounds
-
-        rows, tested = self.rows(), self.tested()
-        files.write_log(self.folder, rows)
-        if len(tested):
-            rounds(rows, self.config.target / 1000, self.folder / files.PICTURE)
-            calibration(tested.deviation * tested.factor, tested.error, self.folder / files.CALIBRATION)
+        return log.tests(self.folder, self.round)
 
     def tested(self) -> Measured:
-        """What is known of the committee as it is: the frames held out at the end, or else those of the
-        last rounds."""
-        path = files.final_folder(self.folder, self.round) / files.TESTED
-        held_out = Measured.read(path) if path.exists() else Measured.joined([])
-        return held_out if len(held_out) else latest(self.tests())
+        """By which frames errors and deviations are known."""
+        return log.tested(self.folder, self.round)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Of the log."""
+        return log.rows(self.folder, self.round)
 
     def models(self) -> list[Path]:
         """The committee as it is now."""
@@ -211,16 +172,22 @@ class Learning:
 
     # ---- the stages
 
-    def _label(self, atoms: Atoms) -> Path:
-        return self.folder / files.LABELS / f"{identity(atoms)}.json"
-
     def _committee(self, k: int) -> list[Path]:
         return committee.model_paths(round_folder(self.folder, k), self.config.members)
+
+    def _label(self, atoms: Atoms) -> Path:
+        return log.label_path(self.folder, atoms)
 
     def _took(self, stage: str, began: float) -> None:
         seconds = time.monotonic() - began
         self._seconds[stage] = min(seconds, self._seconds.get(stage, math.inf))
-        write_json(self.folder / files.CLOCK, {"seconds": self.elapsed()})
+        self._write_clock()
+
+    def _write_log(self) -> None:
+        log.write(self.folder, self.round, self.config.target / 1000)
+
+    def _write_clock(self) -> None:
+        write_json(self.folder / files.CLOCK, {"seconds": self.elapsed(), **self._seconds})
 
     def _choose(self, k: int) -> None:
         folder = round_folder(self.folder, k)
@@ -262,20 +229,22 @@ class Learning:
         self.tell(f"round {k}: chosen: {counts}")
         return _chosen(found, choice.frames, choice.reasons, met)
 
-    def _hold_out(self, k: int, folder: Path) -> bool:
-        """Choose frames of the finished committee's dynamics, drawn at random; whether there are any."""
-        count = min(self.config.at_end, self.config.frames - self._counted(k, False))
+    def _hold_out(self, k: int, folder: Path) -> None:
+        """Choose frames of the finished committee's dynamics, drawn at random from those not computed yet."""
+        count = min(self.config.at_end, self.config.frames - self._counted(k, final=False))
         if count < 1:
-            return False
+            if self.config.at_end:
+                self.tell("last fit: --frames leaves none to be held out")
+            return
         models = committee.model_paths(folder, self.config.members)
         _, found, met = self._meet("last fit", folder, models, k, 5)
-        if found is None:
-            self.tell("warning: last fit: no frame that its dynamics led through could be computed")
-            return False
-        random = np.random.default_rng([self.config.seed, 6, k])
-        drawn = random.permutation(len(found.data))[:count].tolist()
+        met_at = {} if found is None else {self._label(found.data.atoms(j)): j for j in range(met["met"])}
+        left = np.array([j for path, j in met_at.items() if not path.exists()], int)
+        if not len(left):
+            self.tell("warning: last fit: its dynamics led through no frame that could be held out")
+            return
+        drawn = np.random.default_rng([self.config.seed, 6, k]).permutation(left)[:count].tolist()
         write_dataset(folder / files.CHOSEN, _chosen(found, drawn, [HELD_OUT] * len(drawn), met))
-        return True
 
     def _meet(
         self, name: str, folder: Path, models: Sequence[Path], after: int, stream: int
@@ -304,29 +273,31 @@ class Learning:
         return walks, found, {**met, "threshold": threshold, "factor": factor}
 
     def _choice(self, k: int, found: explore.Seen, potential: Potential, satisfied: bool) -> Choice:
-        left = max(1, self.config.frames - self.config.at_end - self._counted(k - 1, True))
+        left = max(1, self.config.frames - self.config.at_end - self._counted(k - 1, final=True))
         known = features(potential, read_dataset(self.folder / files.DATA))
         places = features(potential, found.data)
         random = np.random.default_rng([self.config.seed, 4, k])
         count = min(self.config.per_round, left)
         return choose(found.worst, found.beyond, places, known, count, satisfied, random)
 
-    def _counted(self, k: int, held_out: bool) -> int:
-        """Frames chosen up to round k; held_out: and after it."""
-        return sum(len(files.read_chosen(place)[0]) for _, place in files.places(self.folder, k, held_out))
+    def _counted(self, k: int, final: bool) -> int:
+        """Frames chosen up to round k; final: and those held out after it."""
+        return sum(len(files.read_chosen(place)[0]) for _, place in files.places(self.folder, k, final))
 
     def _compute(self, name: str, place: Path, imported: Dataset | None) -> None:
         chosen = files.read_chosen(place)[0]
-        frames = [chosen.atoms(j) for j in range(len(chosen))]
-        tasks = {path: atoms for atoms in frames if not (path := self._label(atoms)).exists()}
+        tasks, reasons = {}, []
+        for j, reason in enumerate(chosen.group):
+            path = self._label(atoms := chosen.atoms(j))
+            if path not in tasks and not path.exists():
+                tasks[path] = atoms
+                reasons.append(str(reason))
         if not tasks:
             return
         if self.config.export:
-            where = (
-                Path(os.path.normpath(self.folder / self.config.export)) / f"{name.replace(' ', '_')}.extxyz"
-            )
+            where = Path(os.path.normpath(self.folder / self.config.export)) / f"{name}.extxyz"
             if imported is None:
-                export(where, list(tasks.values()), [str(group) for group in chosen.group])
+                export(where, list(tasks.values()), reasons)
                 raise Exported(shown(where), len(tasks))
             for path, label in zip(tasks, imported_labels(imported, list(tasks.values())), strict=True):
                 write_json(path, label)
@@ -337,16 +308,19 @@ class Learning:
             if "failed" in label:
                 self.tell(f"warning: {shown(place)}: {shown(path)}: skipped: {label['failed']}")
 
-    def _gather(self, k: int, held_out: bool = False) -> None:
-        """data.h5 of all rounds up to this one; held_out: and of what is held out after it."""
-        path, places = self.folder / files.DATA, files.places(self.folder, k, held_out)
-        if path.exists() and read_dataset(path).attrs.get("parts", 0) >= len(places):
+    def _gather(self, k: int, final: bool = False) -> None:
+        """data.h5 of all rounds up to this one; final: and of what was held out after it."""
+        path = self.folder / files.DATA
+        there = read_dataset(path).attrs if path.exists() else {}
+        if there.get("round") == k and (there.get("final", False) or not final):
             return
         parts = [read_dataset(self.folder / files.GIVEN)] if (self.folder / files.GIVEN).exists() else []
-        for j, place in places:
+        for j, place in files.places(self.folder, k, final):
             chosen = files.read_chosen(place)[0]
-            labels = self.labels(chosen)
+            labels = log.labels(self.folder, chosen)
             if all("failed" in label for label in labels):
+                if place.name == files.FINAL:
+                    continue
                 raise UserError(
                     f"round {j}: none of {counted(len(labels), 'frame')} could be computed; the first: "
                     f"{labels[0]['failed']}; they are tried again where their files in "
@@ -354,12 +328,13 @@ class Learning:
                 )
             chosen.group = np.array([f"round {j}, {reason}" for reason in chosen.group], dtype=object)
             parts.append(labelled(chosen, labels))
-        data = concatenate(
-            parts, {"parts": len(places), "level_of_theory": self.config.reference or "imported"}
-        )
+        attributes = {"round": k, "level_of_theory": self.config.reference or "imported"}
+        data = concatenate(parts, attributes | ({"final": True} if final else {}))
         names = [identity(data.atoms(j)) for j in range(len(data))]
         data = data.subset(np.sort(np.unique(names, return_index=True)[1]))
         self._check_stress(data)
+        for begun in round_folder(self.folder, k).glob("fit_*"):  # with fewer frames
+            shutil.rmtree(begun, ignore_errors=True)
         write_dataset(path, data)
 
     def _check_stress(self, data: Dataset) -> None:
@@ -377,7 +352,7 @@ class Learning:
             return
         chosen = files.read_chosen(place)[0]
         drawn = chosen.subset(np.flatnonzero(chosen.group == group))
-        found = labelled(drawn, self.labels(drawn))
+        found = labelled(drawn, log.labels(self.folder, drawn))
         if len(found):
             tested = Measured.of(found, forecast([Potential.load(model) for model in models], found))
         else:
@@ -393,7 +368,7 @@ class Learning:
         certain = k > 0 and files.read_chosen(round_folder(self.folder, k))[1]["beyond"] == 0
         if certain and tests[-1].rms("error") <= config.target / 1000:
             return REACHED
-        if self._counted(k, False) + config.at_end >= config.frames:
+        if max(self._counted(k, False) + config.at_end, self._counted(k, True)) >= config.frames:
             return f"--frames {config.frames} are computed"
         if k >= config.max_rounds:
             return f"--max-rounds {config.max_rounds} are over"
@@ -410,7 +385,7 @@ class Learning:
         self._took("fit", began)
         self._tell_fit(f"round {k}")
 
-    def _finish(self, k: int, imported: Dataset | None) -> None:
+    def _finish(self, k: int) -> None:
         """The last fit, with all frames, and its test on others."""
         folder = files.final_folder(self.folder, k)
         folder.mkdir(exist_ok=True)
@@ -418,13 +393,22 @@ class Learning:
         steps = self.config.final_fit * self.config.fit_steps
         self._fit_all(steps, folder, self._committee(k - 1) if k else given)
         self._tell_fit("last fit")
-        if not (folder / files.CHOSEN).exists() and not self._hold_out(k, folder):
+        if not (folder / files.CHOSEN).exists():
+            self._hold_out(k, folder)
+        self._test_final(k, None)
+        self._write_clock()
+
+    def _test_final(self, k: int, imported: Dataset | None) -> None:
+        """On what is held out after round k, where frames were chosen for it: before anything else, so that
+        nothing is fitted to them earlier."""
+        folder = files.final_folder(self.folder, k)
+        if not (folder / files.CHOSEN).exists():
             return
         _remove_dynamics(folder)
         self._compute(f"final_{k}", folder, imported)
-        self._gather(k, held_out=True)
         self._test("last fit", folder, HELD_OUT, committee.model_paths(folder, self.config.members))
-        self.write_log()
+        self._gather(k, final=True)
+        self._write_log()
 
     def _fit_all(self, steps: int, folder: Path, parents: Sequence[Path]) -> None:
         fit, members = Config.from_dict(self.stored.fit), self.config.members
