@@ -5,9 +5,8 @@
     python bench/learn.py copper                   # EMT: solid, liquid, surface
 
 Ethanol: tested on 200 frames of 10 ps of Langevin dynamics on the reference at 500 K, 50 fs apart, made for
-this alone. Plain: as many frames as were computed, drawn from the first 25 ps of `data_tools/ethanol.h5`,
-another such trajectory, each step of which (0.5 fs) was a call of the reference; fitted by the same committee
-in as many steps.
+this alone. Plain: frames drawn from the first 25 ps of `data_tools/ethanol.h5`, another such trajectory, each
+step of which (0.5 fs) was a call of the reference; fitted by the same committee in as many steps.
 
 Copper: 100 ps of each structure with the committee, inside the band of deviations that learning kept to, and
 EMT's own forces on frames of these runs.
@@ -33,10 +32,10 @@ from eqpot.cli import main as eqpot
 from eqpot.config import Config
 from eqpot.data_tools.sample import sample as make_sample
 from eqpot.learning import committee, folder
-from eqpot.learning.calibration import Measured, by_deviation, latest
+from eqpot.learning.calibration import Measured, by_deviation
 from eqpot.learning.forecast import forecast
 from eqpot.learning.frames import labelled, unlabelled
-from eqpot.learning.rounds import BAND, Learning
+from eqpot.learning.rounds import Learning
 from eqpot.potential import Potential
 from eqpot.runs import Watch
 from eqpot.structures.data import Dataset, read_dataset, write_dataset
@@ -55,12 +54,11 @@ def errors(models: list[Path], test: Dataset, factor: float) -> dict[str, object
     found = forecast([Potential.load(path) for path in models], test)
     miss = 1000 * np.abs(found.forces - test.forces)
     measured = Measured.of(test, found)
-    energy = measured.energy_error_per_atom
     return {
         "forces_rmse": float(np.sqrt(np.mean(miss**2))),
         "forces_p99": float(np.quantile(miss, 0.99)),
         "forces_max": float(miss.max()),
-        "energy_per_atom_rmse": float(1000 * np.sqrt(np.mean(energy**2))),
+        "energy_per_atom_rmse": 1000 * measured.energy_rms,
         "factor": factor,
         "own_factor": measured.factor,
         "quarters": [[n, 1000 * d, 1000 * e] for n, d, e in by_deviation(measured, factor)],
@@ -92,9 +90,10 @@ def main() -> None:
 @click.option("--part", type=click.Choice(("all", "learn", "plain")), default="all")
 @click.option("--time", "limit", default="20m")
 @click.option("--frames", default=200)
+@click.option("--plain-frames", default=200)
 @click.option("--target", default=20.0)
 @click.option("--seed", default=0)
-def ethanol(part: str, limit: str, frames: int, target: float, seed: int) -> None:
+def ethanol(part: str, limit: str, frames: int, plain_frames: int, target: float, seed: int) -> None:
     record, trajectory = Record(), RUNS / "ethanol_test.h5"
     if not trajectory.exists():
         make_sample(trajectory, 200, seed=TEST_SEED)
@@ -110,13 +109,13 @@ def ethanol(part: str, limit: str, frames: int, target: float, seed: int) -> Non
         told(record, "ethanol, learned", seconds=seconds, seed=seed, rounds=run.rows(), **found)
         run.hold.close()
     if part in ("all", "plain"):
-        plain(record, test, seed)
+        plain(record, test, seed, plain_frames)
 
 
-def plain(record: Record, test: Dataset, seed: int) -> None:
-    """The committee of `eqpot learn`, in as many steps, on as many frames drawn from plain dynamics."""
+def plain(record: Record, test: Dataset, seed: int, count: int) -> None:
+    """The committee of `eqpot learn`, in as many steps, on frames drawn from plain dynamics."""
     run = Learning.resume(RUNS / "ethanol")
-    count, rounds = len(read_dataset(run.folder / folder.DATA)), run.round
+    rounds = run.round
     run.hold.close()
     data, where = read_dataset(SAMPLE).subset(PLAIN), RUNS / "plain"
     shutil.rmtree(where, ignore_errors=True)
@@ -131,7 +130,8 @@ def plain(record: Record, test: Dataset, seed: int) -> None:
     fit = Config.from_dict(run.stored.fit)
     models = list(committee.fit(fit, steps, where / "data.h5", where, [], members, Watch()))
     found = errors(models, test, 1.0)
-    told(record, "ethanol, plain", seconds=time.monotonic() - began, frames=count, steps=steps, **found)
+    seconds = time.monotonic() - began
+    told(record, f"ethanol, plain, {count} frames", seconds=seconds, frames=count, steps=steps, **found)
 
 
 def copper_structures() -> dict[str, str]:
@@ -168,9 +168,10 @@ def copper(part: str, frames: int, target: float, length: str) -> None:
 
 
 def copper_dynamics(record: Record, name: str, length: str) -> None:
-    """From where learning's dynamics at the nearest temperature were last certain; its band is the limit."""
+    """From where learning's dynamics at the nearest temperature were last certain; the band that its last
+    dynamics kept to is the limit."""
     run, kelvin, where = Learning.resume(RUNS / "copper"), COPPER[name], RUNS / f"md_{name}"
-    band, models = BAND * max(run.config.target / 1000, latest(run.tests()).rms("error")), run.models()
+    band, models = run.rows()[-1]["threshold"], run.models()
     nearest = min(range(len(LEARNED)), key=lambda k: abs(LEARNED[k] - kelvin))
     begin = folder.round_folder(run.folder, run.round) / folder.STARTS
     index, factor = list(COPPER).index(name) * len(LEARNED) + nearest, run.tested().factor
@@ -188,8 +189,10 @@ def copper_dynamics(record: Record, name: str, length: str) -> None:
     labels = [{"energy": EMT().get_potential_energy(a), "forces": EMT().get_forces(a), "stress": None}
               for a in visited]  # fmt: skip
     found = errors(models, labelled(data, labels), factor)
-    ps = visited[-1].info["time_ps"]
-    told(record, f"copper, {name}", kelvin=kelvin, stayed=status == 0, ps=ps, band=1000 * band, **found)
+    log = np.genfromtxt(where / "thermo.csv", delimiter=",", names=True)
+    largest = 1000 * factor * log["forces_std_eV_per_A"].max() / 3**0.5
+    limits = {"stayed": status == 0, "ps": log["time_ps"][-1], "band": 1000 * band, "largest": largest}
+    told(record, f"copper, {name}", kelvin=kelvin, **limits, **found)
 
 
 if __name__ == "__main__":
