@@ -285,6 +285,7 @@ class Learning:
         return sum(len(files.read_chosen(place)[0]) for _, place in files.places(self.folder, k, final))
 
     def _compute(self, name: str, place: Path, imported: Dataset | None) -> None:
+        """name: of the file that is exported."""
         chosen = files.read_chosen(place)[0]
         tasks, reasons = {}, []
         for j, reason in enumerate(chosen.group):
@@ -306,7 +307,7 @@ class Learning:
         for path in reference.compute_all(source, list(tasks.items()), workers, self.folder):
             label = reference.read_labels(path, len(tasks[path]))
             if "failed" in label:
-                self.tell(f"warning: {shown(place)}: {shown(path)}: skipped: {label['failed']}")
+                self.tell(f"warning: {name}: {shown(path)}: skipped: {label['failed']}")
 
     def _gather(self, k: int, final: bool = False) -> None:
         """data.h5 of all rounds up to this one; final: and of what was held out after it."""
