@@ -34,6 +34,8 @@ using namespace LAMMPS_NS;
 
 namespace {
 
+constexpr size_t IN_FLIGHT = 1 << 18;    // bytes from a rank to another at a time
+
 // While one lives, this thread may call Python.
 struct Lock {
   PyGILState_STATE state = PyGILState_Ensure();
@@ -393,27 +395,36 @@ class PairEqpot : public Pair {
   }
 
   // Copies `numbers` doubles of each row that others need, from owners to ghosts; rows are `stride` bytes apart.
+  // So many rows at a time that what is under way stays small beside the rows themselves, and in the cache.
   void exchange(char *rows, Py_ssize_t stride, int numbers)
   {
-    const size_t bytes = numbers * sizeof(double);
-    std::vector<MPI_Request> requests(2 * peers.size());
-    for (size_t p = 0; p < peers.size(); p++) {
-      Peer &peer = peers[p];
-      peer.received.resize(peer.in.size() * numbers);
-      MPI_Irecv(peer.received.data(), (int) peer.received.size(), MPI_DOUBLE, peer.rank, 0, world, &requests[p]);
+    const size_t bytes = numbers * sizeof(double), piece = std::max<size_t>(1, IN_FLIGHT / bytes);
+    size_t most = 0;
+    for (const Peer &peer : peers) most = std::max({most, peer.in.size(), peer.out.size()});
+    for (size_t from = 0; from < most; from += piece) {
+      const auto count = [&](const std::vector<int> &atoms) {
+        return std::min(piece, atoms.size() - std::min(from, atoms.size()));
+      };
+      std::vector<MPI_Request> requests;
+      for (Peer &peer : peers)
+        if (const size_t n = count(peer.in)) {
+          peer.received.resize(piece * numbers);
+          requests.emplace_back();
+          MPI_Irecv(peer.received.data(), (int) (n * numbers), MPI_DOUBLE, peer.rank, 0, world, &requests.back());
+        }
+      for (Peer &peer : peers)
+        if (const size_t n = count(peer.out)) {
+          peer.sent.resize(piece * numbers);
+          for (size_t k = 0; k < n; k++)
+            memcpy(&peer.sent[k * numbers], rows + row[peer.out[from + k]] * stride, bytes);
+          requests.emplace_back();
+          MPI_Isend(peer.sent.data(), (int) (n * numbers), MPI_DOUBLE, peer.rank, 0, world, &requests.back());
+        }
+      MPI_Waitall((int) requests.size(), requests.data(), MPI_STATUSES_IGNORE);
+      for (const Peer &peer : peers)
+        for (size_t k = 0; k < count(peer.in); k++)
+          memcpy(rows + row[peer.in[from + k]] * stride, &peer.received[k * numbers], bytes);
     }
-    for (size_t p = 0; p < peers.size(); p++) {
-      Peer &peer = peers[p];
-      peer.sent.resize(peer.out.size() * numbers);
-      for (size_t k = 0; k < peer.out.size(); k++)
-        memcpy(&peer.sent[k * numbers], rows + row[peer.out[k]] * stride, bytes);
-      MPI_Isend(peer.sent.data(), (int) peer.sent.size(), MPI_DOUBLE, peer.rank, 0, world,
-                &requests[peers.size() + p]);
-    }
-    MPI_Waitall((int) requests.size(), requests.data(), MPI_STATUSES_IGNORE);
-    for (Peer &peer : peers)
-      for (size_t k = 0; k < peer.in.size(); k++)
-        memcpy(rows + row[peer.in[k]] * stride, &peer.received[k * numbers], bytes);
   }
 
   // Rows, and the edges into own atoms.
