@@ -163,16 +163,17 @@ def summary(name: str, found: dict[str, list[dict]]) -> dict:
 
 
 def table(results: list[dict]) -> Table:
+    """Ratios: one rank over the calculator, two ranks over one."""
     shown = Table(title=f"A step of dynamics; {results[0]['machine']['cpu']}", title_justify="left")
-    shown.add_column("", no_wrap=True)
-    heads = [f"{what}, {setup}" for what in ("ms", "CPU ms", "MB", "share, MB") for setup in SETUPS]
-    for head in (*heads, "1 rank / calculator", "2 ranks / 1", "load"):
-        shown.add_column(head, justify="right")
+    for head in ("", "", "ms", "CPU ms", "ratio", "MB", "share, MB", "load"):
+        shown.add_column(head, justify="left" if not head else "right", no_wrap=True)
+    ratio = {"1 rank": "one_rank_over_calculator", "2 ranks": "two_ranks_over_one"}
     for r in results:
-        keys = ("ms", "cpu_ms", "memory_MB", "share_MB")
-        cells = [f"{r[key][setup]:.3g}" if key in r else "" for key in keys for setup in SETUPS]
-        ratios = [f"{r[key]:.2f}" for key in ("one_rank_over_calculator", "two_ranks_over_one", "load")]
-        shown.add_row(r["workload"], *cells, *ratios)
+        for setup in SETUPS:
+            cells = [f"{r[key][setup]:.0f}" if key in r else "" for key in ("memory_MB", "share_MB")]
+            times = [f"{r[key][setup]:.1f}" for key in ("ms", "cpu_ms")]
+            compared = f"{r[ratio[setup]]:.2f}" if setup in ratio else ""
+            shown.add_row(r["workload"], setup, *times, compared, *cells, f"{r['load']:.2f}")
     return shown
 
 
@@ -193,7 +194,7 @@ def main() -> None:
         if measured:
             print(json.dumps(measured))
         return
-    console, record = Console(width=160), Record()
+    console, record = Console(), Record()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model.h5")
         potential = Potential.create(["H", "O"])

@@ -32,7 +32,7 @@ from eqpot.learning.calibration import Measured, by_deviation, latest, scaled_by
 from eqpot.learning.choose import choose, farthest, features
 from eqpot.learning.exchange import imported_labels
 from eqpot.learning.forecast import Forecast
-from eqpot.learning.frames import identity, labelled, shaken, unlabelled
+from eqpot.learning.frames import identity, labelled, shaken, unlabelled, weights
 from eqpot.learning.settings import LearnConfig
 from eqpot.potential import Potential
 from eqpot.runs import Watch
@@ -148,6 +148,26 @@ def test_all_is_in_one_folder(learned):
     assert len(begun(learned)) == 18
 
 
+def test_frames_of_large_forces_weigh_less(learned):
+    """By those drawn at random: nine tenths of them weigh 1."""
+    data = read_dataset(learned / "run/data.h5")
+    square = np.array([np.mean(atoms.get_forces() ** 2) for atoms in map(data.atoms, range(len(data)))])
+    drawn = np.array([str(group).endswith((", random", ", held out")) for group in data.group])
+    assert drawn.sum() == 6
+    usual = np.quantile(square[drawn], 0.9)
+    assert np.allclose(data.weight, np.minimum(1, usual / square), rtol=1e-12)
+    assert 0 < data.weight.min() < 0.5 and (data.weight[drawn] == 1).sum() == 5
+
+
+def test_without_random_frames_all_weigh_the_same():
+    data = toy_dataset(3)
+    data.forces[: data.sizes[0]] = 0
+    nobody = np.zeros(3, bool)
+    assert (weights(data, nobody) == 1).all()
+    found = weights(data, np.array([False, True, False]))
+    assert found[0] == found[1] == 1 and 0 < found[2] <= 1
+
+
 def test_labels_are_those_of_the_reference(learned):
     from ase.calculators.lj import LennardJones
 
@@ -240,6 +260,17 @@ def test_limits(more, said, here, capsys):
     assert Path("learn/model_2.h5").exists()
     held_out = any("held out" in str(group) for group in read_dataset("learn/data.h5").group)
     assert held_out == ("--held-out=0" not in more)
+
+
+def test_times_of_stages_outlive_a_stop(learned, here, capsys):
+    """What a round took is known to the process that goes on, so that a limit of time holds."""
+    shutil.copytree(learned / "run", "run")
+    clock = json.loads(Path("run/clock.json").read_text())
+    assert clock["seconds"] > clock["round"] > clock["fit"] > 0
+    Path("run/clock.json").write_text(json.dumps(clock | {"round": 1000.0}))
+    assert main(["learn", "--resume", "--frames=60", "--max-time=100s", "-o", "run"]) == 0
+    assert "--max-time 100s is over" in capsys.readouterr().out
+    assert rows(Path("run"))[-1]["frames"] == "18" and not Path("begun").exists()
 
 
 def test_the_page_runs(here):
@@ -458,7 +489,9 @@ def test_from_a_data_set_and_models(learned, here, capsys):
     assert main([*LEARN, "--frames=8", f"--from={data}", f"--from={model}", "-o", "run"]) == 0
     found = read_dataset("run/data.h5")
     groups = [str(group) for group in found.group]
-    assert groups[:18] == [str(group) for group in read_dataset(data).group]
+    before = read_dataset(data)
+    assert groups[:18] == [str(group) for group in before.group]
+    assert np.array_equal(found.weight[:18], before.weight)  # of given frames, as they are
     assert groups[18:] and groups[18].startswith("round 1")  # the structure was among them already
     provenance = Potential.load("run/round_0/model_2.h5").provenance
     assert provenance["parent"] == "run/given_1.h5"

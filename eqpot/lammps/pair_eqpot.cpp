@@ -34,7 +34,7 @@ using namespace LAMMPS_NS;
 
 namespace {
 
-constexpr size_t IN_FLIGHT = 1 << 18;    // bytes from a rank to another at a time
+constexpr size_t IN_FLIGHT = 1 << 20;    // bytes from a rank to another at a time
 
 // While one lives, this thread may call Python.
 struct Lock {
@@ -408,13 +408,13 @@ class PairEqpot : public Pair {
       std::vector<MPI_Request> requests;
       for (Peer &peer : peers)
         if (const size_t n = count(peer.in)) {
-          peer.received.resize(piece * numbers);
+          peer.received.resize(std::min(piece, peer.in.size()) * numbers);
           requests.emplace_back();
           MPI_Irecv(peer.received.data(), (int) (n * numbers), MPI_DOUBLE, peer.rank, 0, world, &requests.back());
         }
       for (Peer &peer : peers)
         if (const size_t n = count(peer.out)) {
-          peer.sent.resize(piece * numbers);
+          peer.sent.resize(std::min(piece, peer.out.size()) * numbers);
           for (size_t k = 0; k < n; k++)
             memcpy(&peer.sent[k * numbers], rows + row[peer.out[from + k]] * stride, bytes);
           requests.emplace_back();

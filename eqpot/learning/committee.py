@@ -39,15 +39,18 @@ def fit(
     parents: Sequence[Path],
     members: int,
     watch: Watch,
+    refit_rate: float = REFIT_RATE,
 ) -> Iterator[Path]:
     """Fit the committee of a round; gives each model's file as soon as it is there.
 
-    parents: models to fit on, member by member in turn; none: fresh weights. A fit that was stopped goes on.
+    parents: models to fit on, member by member in turn, with a learning rate of at most `refit_rate`; none:
+    fresh weights. A fit that was stopped goes on.
     """
     for m, path in enumerate(model_paths(folder, members)):
         run = folder / f"fit_{m + 1}"
         if not path.exists():
-            trainer = _trainer(config, steps, data, run, parents[m % len(parents)] if parents else None, m)
+            parent = parents[m % len(parents)] if parents else None
+            trainer = _trainer(config, steps, data, run, parent, m, refit_rate)
             trainer.run(watch)
             with replacing(path) as temporary:
                 shutil.copyfile(run / MODEL, temporary)
@@ -55,14 +58,16 @@ def fit(
         yield path
 
 
-def _trainer(config: Config, steps: int, data: Path, run: Path, parent: Path | None, member: int) -> Trainer:
+def _trainer(
+    config: Config, steps: int, data: Path, run: Path, parent: Path | None, member: int, refit_rate: float
+) -> Trainer:
     found = read_dataset(data)
     train = {"seed": config.train.seed + member, "max_epochs": _epochs(config, steps, found), "max_time": ""}
     config = config.replace({"train": train})
     begun = None
     if parent is not None:
         begun = Parent.load(parent)
-        rate = min(config.train.learning_rate, REFIT_RATE)
+        rate = min(config.train.learning_rate, refit_rate)
         tables = config.replace({"train": {"learning_rate": rate}}).to_dict()
         config = begun.settings(tables | {"model": begun.potential.config.to_dict()})
     if (run / CHECKPOINT).exists():

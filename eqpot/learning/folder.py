@@ -5,7 +5,7 @@ structures.traj             the structures
 given.h5, given_1.h5 ...    what --from gave: a data set, models
 data.h5                     all frames computed; group: the round, and the reason that each was chosen for
 model_1.h5 ...              the committee
-log.csv, log.png            a row for each round and last fit, see COLUMNS, and its picture
+log.csv, log.png            a row for each round and final fit, see COLUMNS, and its picture
 calibration.png             predicted deviation against true error
 labels/                     what was computed, by frame
 round_K/chosen.h5           frames to be computed, group: the reason; attributes: what the dynamics met
@@ -124,7 +124,7 @@ def round_folder(folder: Path, number: int) -> Path:
 
 
 def final_folder(folder: Path, number: int) -> Path:
-    """Of the last fit, where that came after a round."""
+    """Of the final fit, where that came after a round."""
     return round_folder(folder, number) / FINAL
 
 

@@ -8,6 +8,8 @@ from ase import Atoms
 
 from eqpot.structures.data import Dataset
 
+USUAL = 0.9  # of the frames that dynamics lead through
+
 
 def unlabelled(frames: Sequence[Atoms], groups: Sequence[str]) -> Dataset:
     """A data set of structures alone, each in a group."""
@@ -50,6 +52,18 @@ def shaken(
     for atoms in frames:
         atoms.calc = None
     return frames
+
+
+def weights(data: Dataset, drawn: np.ndarray) -> np.ndarray:
+    """Of the errors of frames in fits, [n], at most 1: the square of f / F.
+
+    F: root mean square of a frame's force components; f: what `USUAL` of the frames `drawn` [n] at random
+    from dynamics stay below, without any infinite. Errors grow with forces, and in a sum of squares frames
+    that the dynamics would hardly meet, shaken ones or those beyond a threshold, would outweigh the others.
+    """
+    square = np.add.reduceat(np.sum(data.forces**2, axis=1), data.atom_ptr[:-1]) / data.sizes
+    usual = np.quantile(square[drawn], USUAL) if drawn.any() else np.inf
+    return np.minimum(1.0, usual / np.maximum(square, 1e-300))
 
 
 def labelled(frames: Dataset, labels: Sequence[dict]) -> Dataset:

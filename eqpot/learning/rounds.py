@@ -33,7 +33,7 @@ from eqpot.learning.choose import Choice, choose, features
 from eqpot.learning.exchange import Exported, export, imported_labels
 from eqpot.learning.folder import Stored, round_folder
 from eqpot.learning.forecast import forecast
-from eqpot.learning.frames import identity, labelled, shaken, unlabelled
+from eqpot.learning.frames import identity, labelled, shaken, unlabelled, weights
 from eqpot.learning.settings import LearnConfig
 from eqpot.potential import Potential
 from eqpot.runs import Hold, Watch
@@ -43,7 +43,7 @@ from eqpot.training.finetune import Parent
 from eqpot.words import counted
 
 BAND = 4.0  # the threshold of an atom's deviation, in RMS errors of force components
-HELD_OUT = "held out"  # why frames are chosen after the last fit
+RANDOM, HELD_OUT = "random", "held out"  # why frames are chosen in a round, and after the final fit
 REACHED = "the target is reached"
 
 
@@ -123,7 +123,7 @@ class Learning:
                 self._compute(f"round_{k}", round_folder(self.folder, k), imported)
                 self._gather(k)
                 if k:
-                    self._test(f"round {k}", round_folder(self.folder, k), "random", self._committee(k - 1))
+                    self._test(f"round {k}", round_folder(self.folder, k), RANDOM, self._committee(k - 1))
                 self._write_log()
                 self._test_final(k, imported)
                 if reason := self._ended(k):
@@ -234,14 +234,14 @@ class Learning:
         count = min(self.config.at_end, self.config.frames - self._counted(k, final=False))
         if count < 1:
             if self.config.at_end:
-                self.tell("last fit: --frames leaves none to be held out")
+                self.tell("final fit: --frames leaves none to be held out")
             return
         models = committee.model_paths(folder, self.config.members)
-        _, found, met = self._meet("last fit", folder, models, k, 5)
+        _, found, met = self._meet("final fit", folder, models, k, 5)
         met_at = {} if found is None else {self._label(found.data.atoms(j)): j for j in range(met["met"])}
         left = np.array([j for path, j in met_at.items() if not path.exists()], int)
         if not len(left):
-            self.tell("warning: last fit: its dynamics led through no frame that could be held out")
+            self.tell("warning: final fit: its dynamics led through no frame that could be held out")
             return
         drawn = np.random.default_rng([self.config.seed, 6, k]).permutation(left)[:count].tolist()
         write_dataset(folder / files.CHOSEN, _chosen(found, drawn, [HELD_OUT] * len(drawn), met))
@@ -315,7 +315,7 @@ class Learning:
         there = read_dataset(path).attrs if path.exists() else {}
         if there.get("round") == k and (there.get("final", False) or not final):
             return
-        parts = [read_dataset(self.folder / files.GIVEN)] if (self.folder / files.GIVEN).exists() else []
+        parts = []
         for j, place in files.places(self.folder, k, final):
             chosen = files.read_chosen(place)[0]
             labels = log.labels(self.folder, chosen)
@@ -330,7 +330,11 @@ class Learning:
             chosen.group = np.array([f"round {j}, {reason}" for reason in chosen.group], dtype=object)
             parts.append(labelled(chosen, labels))
         attributes = {"round": k, "level_of_theory": self.config.reference or "imported"}
-        data = concatenate(parts, attributes | ({"final": True} if final else {}))
+        computed = concatenate(parts)
+        reasons = [str(group).partition(", ")[2] for group in computed.group]
+        computed.weight = weights(computed, np.isin(reasons, (RANDOM, HELD_OUT)))
+        given = [read_dataset(self.folder / files.GIVEN)] if (self.folder / files.GIVEN).exists() else []
+        data = concatenate([*given, computed], attributes | ({"final": True} if final else {}))
         names = [identity(data.atoms(j)) for j in range(len(data))]
         data = data.subset(np.sort(np.unique(names, return_index=True)[1]))
         self._check_stress(data)
@@ -375,7 +379,7 @@ class Learning:
             return f"--max-rounds {config.max_rounds} are over"
         rounds, fits = self._seconds.get("round", 0.0), self._seconds.get("fit", 0.0)
         if self.elapsed() + 2 * rounds + (config.final_fit - 1) * fits > config.max_seconds:
-            return f"--max-time {config.max_time} is over, but for the last fit and its test"
+            return f"--max-time {config.max_time} is over, but for the final fit and its test"
         return ""
 
     def _fit(self, k: int) -> None:
@@ -387,13 +391,18 @@ class Learning:
         self._tell_fit(f"round {k}")
 
     def _finish(self, k: int) -> None:
-        """The last fit, with all frames, and its test on others."""
+        """The final fit, with all frames, and its test on others.
+
+        It begins with the last round's weights, but at the rate of a fresh fit: at half of that it ended with
+        larger errors. Models that were given are not moved so far.
+        """
         folder = files.final_folder(self.folder, k)
         folder.mkdir(exist_ok=True)
         given = [self.folder / f"given_{j + 1}.h5" for j in range(self.stored.parents)]
         steps = self.config.final_fit * self.config.fit_steps
-        self._fit_all(steps, folder, self._committee(k - 1) if k else given)
-        self._tell_fit("last fit")
+        rate = committee.REFIT_RATE if given else math.inf
+        self._fit_all(steps, folder, self._committee(k - 1) if k else given, rate)
+        self._tell_fit("final fit")
         if not (folder / files.CHOSEN).exists():
             self._hold_out(k, folder)
         self._test_final(k, None)
@@ -407,13 +416,15 @@ class Learning:
             return
         _remove_dynamics(folder)
         self._compute(f"final_{k}", folder, imported)
-        self._test("last fit", folder, HELD_OUT, committee.model_paths(folder, self.config.members))
+        self._test("final fit", folder, HELD_OUT, committee.model_paths(folder, self.config.members))
         self._gather(k, final=True)
         self._write_log()
 
-    def _fit_all(self, steps: int, folder: Path, parents: Sequence[Path]) -> None:
-        fit, members = Config.from_dict(self.stored.fit), self.config.members
-        made = committee.fit(fit, steps, self.folder / files.DATA, folder, parents, members, self.watch)
+    def _fit_all(
+        self, steps: int, folder: Path, parents: Sequence[Path], rate: float = committee.REFIT_RATE
+    ) -> None:
+        fit, members, data = Config.from_dict(self.stored.fit), self.config.members, self.folder / files.DATA
+        made = committee.fit(fit, steps, data, folder, parents, members, self.watch, rate)
         for path, target in zip(made, self.models(), strict=True):
             files.copy(path, target)
 
