@@ -336,11 +336,13 @@ def test_stopped_and_gone_on_with(steps, learned, here, monkeypatch, capsys):
         self.watch = Stop(steps)
 
     monkeypatch.setattr(rounds.Learning, "__init__", watched)
-    stops = 0
+    stops, spent = 0, 0.0
     status = main([*LEARN, "-o", "run"])
     while status == 130:
         stops += 1
         assert "continue with: eqpot learn --resume -o" in capsys.readouterr().out
+        spent, before = json.loads(Path("run/clock.json").read_text())["seconds"], spent
+        assert spent > before  # what was stopped counts as well
         steps = int(1.3 * steps) + 20  # dynamics go back to their last checkpoint
         status = main(["learn", "--resume", "-o", "run"])
     assert status == 0 and stops >= 1

@@ -165,7 +165,7 @@ def _report(run: Learning) -> None:
     from eqpot.learning.calibration import by_deviation, scaled_by_the_others
     from eqpot.printing import PlainTable, show
 
-    table = PlainTable("errors on frames drawn at random, before they were trained on; RMSE")
+    table = PlainTable("errors on frames drawn at random, not trained on then; RMSE")
     for heading in ("round", "frames", "failed", "beyond", "tested", "F, meV/Å", "E, meV/atom"):
         table.add_column(heading, justify="right")
     for row in run.rows():
@@ -182,6 +182,9 @@ def _report(run: Learning) -> None:
         for k, (count, deviation, error) in enumerate(by_deviation(scaled_by_the_others(tested), 1.0), 1):
             table.add_row(str(k), str(count), f"{1000 * deviation:.3g}", f"{1000 * error:.3g}")
         show(table)
+        error, target = 1000 * tested.rms("error"), run.config.target
+        reached = "below" if error <= target else "not below"
+        say(f"error of forces on these: {error:.3g} meV/Å, {reached} the target of {target:g}")
     models = " ".join(shlex.quote(shown(path)) for path in run.models())
     say(
         f"deviations are to be multiplied by {tested.factor:.2f}",

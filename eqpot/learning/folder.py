@@ -56,7 +56,7 @@ COLUMNS = (
     "forces_rmse",  # eV/Å
     "deviation_rms",  # not scaled, eV/Å
     "energy_per_atom_rmse",  # eV
-    "factor",  # by which deviations are scaled
+    "factor",  # by which deviations are scaled, as the rounds before found it
 )
 
 
@@ -121,6 +121,12 @@ def new(folder: Path) -> Iterator[None]:
 def round_folder(folder: Path, number: int) -> Path:
     """Of a round."""
     return folder / f"round_{number}"
+
+
+def remove_dynamics(folder: Path) -> None:
+    """Of a round or final fit, once frames are chosen from it."""
+    for path in folder.glob("md_*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def final_folder(folder: Path, number: int) -> Path:

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +115,8 @@ class Learning:
         Exported where frames wait to be computed elsewhere. UserError where no frame of a round could be
         computed, or none could be met.
         """
-        with closing(self.hold.take()):
+        with closing(self.hold.take()), ExitStack() as at_end:
+            at_end.callback(self._write_clock)
             k = self.round
             while True:
                 began = time.monotonic()
@@ -131,7 +132,6 @@ class Learning:
                 self._fit(k)
                 self._took("round", began)
                 k, imported = k + 1, None
-            self._write_clock()
             self._finish(k)
         return reason
 
@@ -194,7 +194,7 @@ class Learning:
         if not (folder / files.CHOSEN).exists():
             folder.mkdir(exist_ok=True)
             write_dataset(folder / files.CHOSEN, self._explore(k) if k else self._begin())
-        _remove_dynamics(folder)
+        files.remove_dynamics(folder)
 
     def _begin(self) -> Dataset:
         """Shaken structures; of data that were given, the structures alone."""
@@ -401,12 +401,13 @@ class Learning:
         given = [self.folder / f"given_{j + 1}.h5" for j in range(self.stored.parents)]
         steps = self.config.final_fit * self.config.fit_steps
         rate = committee.REFIT_RATE if given else math.inf
+        if not committee.model_paths(folder, self.config.members)[-1].exists():
+            self.tell(f"final fit: {steps} steps for each of {counted(self.config.members, 'model')}")
         self._fit_all(steps, folder, self._committee(k - 1) if k else given, rate)
         self._tell_fit("final fit")
         if not (folder / files.CHOSEN).exists():
             self._hold_out(k, folder)
         self._test_final(k, None)
-        self._write_clock()
 
     def _test_final(self, k: int, imported: Dataset | None) -> None:
         """On what is held out after round k, where frames were chosen for it: before anything else, so that
@@ -414,7 +415,7 @@ class Learning:
         folder = files.final_folder(self.folder, k)
         if not (folder / files.CHOSEN).exists():
             return
-        _remove_dynamics(folder)
+        files.remove_dynamics(folder)
         self._compute(f"final_{k}", folder, imported)
         self._test("final fit", folder, HELD_OUT, committee.model_paths(folder, self.config.members))
         self._gather(k, final=True)
@@ -424,7 +425,7 @@ class Learning:
         self, steps: int, folder: Path, parents: Sequence[Path], rate: float = committee.REFIT_RATE
     ) -> None:
         fit, members, data = Config.from_dict(self.stored.fit), self.config.members, self.folder / files.DATA
-        made = committee.fit(fit, steps, data, folder, parents, members, self.watch, rate)
+        made = list(committee.fit(fit, steps, data, folder, parents, members, self.watch, rate))
         for path, target in zip(made, self.models(), strict=True):
             files.copy(path, target)
 
@@ -439,8 +440,3 @@ def _chosen(
     chosen = found.data.subset(frames)
     chosen.group, chosen.attrs = np.array(reasons, dtype=object), dict(met)
     return chosen
-
-
-def _remove_dynamics(folder: Path) -> None:
-    for path in folder.glob("md_*"):
-        shutil.rmtree(path, ignore_errors=True)
