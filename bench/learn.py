@@ -128,7 +128,7 @@ def plain(record: Record, test: Dataset, seed: int, count: int) -> None:
         time.monotonic(),
     )
     fit = Config.from_dict(run.stored.fit)
-    models = list(committee.fit(fit, steps, where / "data.h5", where, [], members, Watch()))
+    models = committee.fit(fit, steps, where / "data.h5", where, [], members, Watch())
     found = errors(models, test, 1.0)
     seconds = time.monotonic() - began
     told(record, f"ethanol, plain, {count} frames", seconds=seconds, frames=count, steps=steps, **found)

@@ -241,6 +241,7 @@ def test_the_target_ends_it(here, capsys):
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "the target is reached" in said and len(rows(Path("learn"))) == 3
+    assert ", below the target of 100000" in said
     groups = [str(group) for group in read_dataset("learn/data.h5").group]
     assert groups.count("round 1, random") == 2
     assert main(["learn", "--resume", "--max-rounds=5", "-o", "learn"]) == 0

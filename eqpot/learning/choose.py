@@ -22,6 +22,7 @@ from eqpot.potential import Potential
 from eqpot.structures.data import Dataset
 from eqpot.structures.frames import Frames
 
+RANDOM = "random"
 RANDOM_SHARE = 0.25
 QUARTER = 0.25
 BATCH = 20  # frames whose features are computed together
@@ -56,7 +57,7 @@ def choose(
     left = np.setdiff1d(np.arange(len(worst)), drawn)
     first = left[beyond[left]]
     chosen = farthest(places, first, known, count - len(drawn))
-    reasons = ["random"] * len(drawn) + ["threshold"] * len(chosen)
+    reasons = [RANDOM] * len(drawn) + ["threshold"] * len(chosen)
     wanted = count - len(drawn) - len(chosen)
     if wanted and not satisfied:
         rest = left[~beyond[left]]

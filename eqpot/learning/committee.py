@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +40,14 @@ def fit(
     members: int,
     watch: Watch,
     refit_rate: float = REFIT_RATE,
-) -> Iterator[Path]:
-    """Fit the committee of a round; gives each model's file as soon as it is there.
+) -> list[Path]:
+    """Fit the committee of a round; the models' files.
 
     parents: models to fit on, member by member in turn, with a learning rate of at most `refit_rate`; none:
     fresh weights. A fit that was stopped goes on.
     """
-    for m, path in enumerate(model_paths(folder, members)):
+    paths = model_paths(folder, members)
+    for m, path in enumerate(paths):
         run = folder / f"fit_{m + 1}"
         if not path.exists():
             parent = parents[m % len(parents)] if parents else None
@@ -55,7 +56,7 @@ def fit(
             with replacing(path) as temporary:
                 shutil.copyfile(run / MODEL, temporary)
         shutil.rmtree(run, ignore_errors=True)
-        yield path
+    return paths
 
 
 def _trainer(

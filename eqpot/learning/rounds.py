@@ -29,7 +29,7 @@ from eqpot.files import check_folder, remove_stale, shown, write_json
 from eqpot.learning import committee, explore, log, reference
 from eqpot.learning import folder as files
 from eqpot.learning.calibration import Measured, latest
-from eqpot.learning.choose import Choice, choose, features
+from eqpot.learning.choose import RANDOM, Choice, choose, features
 from eqpot.learning.exchange import Exported, export, imported_labels
 from eqpot.learning.folder import Stored, round_folder
 from eqpot.learning.forecast import forecast
@@ -43,7 +43,7 @@ from eqpot.training.finetune import Parent
 from eqpot.words import counted
 
 BAND = 4.0  # the threshold of an atom's deviation, in RMS errors of force components
-RANDOM, HELD_OUT = "random", "held out"  # why frames are chosen in a round, and after the final fit
+HELD_OUT = "held out"  # why frames are chosen after the final fit
 REACHED = "the target is reached"
 
 
@@ -425,7 +425,7 @@ class Learning:
         self, steps: int, folder: Path, parents: Sequence[Path], rate: float = committee.REFIT_RATE
     ) -> None:
         fit, members, data = Config.from_dict(self.stored.fit), self.config.members, self.folder / files.DATA
-        made = list(committee.fit(fit, steps, data, folder, parents, members, self.watch, rate))
+        made = committee.fit(fit, steps, data, folder, parents, members, self.watch, rate)
         for path, target in zip(made, self.models(), strict=True):
             files.copy(path, target)
 
