@@ -12,7 +12,7 @@ from eqpot.data_tools.labels import meaning
 from eqpot.data_tools.sources import Found, Frame, check_group
 from eqpot.data_tools.text import COMPRESSED, check_xyz, lines
 from eqpot.errors import UserError
-from eqpot.structures.xyz import parse_comment, reading
+from eqpot.structures.xyz import DEFAULT_COLUMNS, parse_comment, reading
 
 
 def read_ase(path: str, keys: dict) -> Found:
@@ -76,7 +76,7 @@ _REST, _SPECIES = "rest of the comment", "names_of_atoms"
 def _parse_apart(line: str) -> dict[str, Any]:
     info = parse_comment(line)
     kept = {name: info.pop(name) for name in ("Lattice", "pbc", "Properties") if name in info}
-    fields = kept.get("Properties", "species:S:1:pos:R:3").split(":")
+    fields = kept.get("Properties", DEFAULT_COLUMNS).split(":")
     if "Z" not in fields[::3]:
         fields[::3] = [_SPECIES if name == "species" else name for name in fields[::3]]
     return {**kept, "Properties": ":".join(fields), _REST: info}

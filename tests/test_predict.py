@@ -77,6 +77,13 @@ def test_a_committee_tells_how_far_it_deviates(here):
     assert main(["data", "convert", "predicted.extxyz", "means.h5", "--allow-missing=stress"]) == 0
 
 
+def test_deviations_of_another_prediction_are_left_behind(here):
+    assert main(["predict", "one.h5", "two.h5", "frames.extxyz"]) == 0
+    assert main(["predict", "one.h5", "predicted.extxyz", "-o", "again.extxyz"]) == 0
+    for atoms in ase.io.read("again.extxyz", ":"):
+        assert "forces_std" not in atoms.arrays and "energy_std" not in atoms.info
+
+
 def test_a_committee_of_one_file_is_told(here, capsys):
     assert main(["predict", "one.h5", "one.h5", "two.h5", "frames.extxyz"]) == 0
     (told,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: "))

@@ -253,4 +253,7 @@ def test_a_number_of_atoms_beyond_all_counting(command, tmp_path, capsys):
     """ASE would count lines up to it."""
     (tmp_path / "a.xyz").write_text("1\n\nH 0 0 0\n" + "9" * 19)
     assert main([*command, str(tmp_path / "a.xyz")]) == 2
-    assert f"a.xyz: expected a number of atoms, found {'9' * 19}\n" in capsys.readouterr().err
+    assert (
+        f"a.xyz: frame 1: cannot be read (expected a number of atoms, found '{'9' * 19}')"
+        in capsys.readouterr().err
+    )

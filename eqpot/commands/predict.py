@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
     from eqpot.training.validation import Errors
 
 ATOMS = 2000  # taken together
+
+
+@dataclass
+class _Kind:
+    """Frames of which the same is to be told: a line about the first, and how many there are."""
+
+    first: str = ""
+    count: int = 0
+
+    def add(self, name: str, line: str) -> None:
+        """line: empty for a frame that is not one of them."""
+        if line:
+            self.first, self.count = self.first or f"{name}: {line}", self.count + 1
+
+    def more(self) -> str:
+        return f" ({counted(self.count, 'frame')} of this kind in all)" if self.count > 1 else ""
 
 
 @click.command()
@@ -49,13 +66,14 @@ def predict(files, output, against, overwrite, device) -> None:
     """
     if len(files) < 2:
         raise click.UsageError("expected one model or more and a file: eqpot predict MODEL.h5 FILE")
-    from ase.io.extxyz import write_extxyz
+    from concurrent.futures import ThreadPoolExecutor
 
     from eqpot.files import check_output, named_twice, replacing
     from eqpot.potential import Potential
     from eqpot.printing import busy
     from eqpot.structures.data import LABELS
     from eqpot.structures.trajectory import check_trajectory, iterate
+    from eqpot.structures.xyz_frames import frame_text
     from eqpot.training.validation import Errors
 
     *models, file = files
@@ -70,21 +88,34 @@ def predict(files, output, against, overwrite, device) -> None:
     }
     say(*(f"note: {f'{model}: ' * (len(models) > 1)}{note}" for note, model in notes.items()))
     frames = atoms = 0
-    close, odd, errors, known = [], [], Errors(), Counter()
-    with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as out, busy("predicting"):
-        for some in _together(iterate(file, labelled=against, grouped=True)):
+    close, odd, errors, known = _Kind(), _Kind(), Errors(), Counter()
+    parts = _together(iterate(file, labelled=against, grouped=True))
+    with (
+        replacing(output) as temporary,
+        open(temporary, "w", encoding="utf-8") as out,
+        ThreadPoolExecutor(1) as beside,  # text takes as long as kernels, which leave Python alone
+        busy("predicting"),
+    ):
+
+        def turn(done: list[Atoms]) -> list[Atoms]:
+            """Write what is done, and read what is next; nothing at the end."""
+            out.writelines(map(frame_text, done))
+            return next(parts, [])
+
+        done, ahead = [], beside.submit(turn, [])
+        while some := ahead.result():
+            ahead = beside.submit(turn, done)
             labels = _labels(some, file) if against else None
             done = list(_predicted(models, potentials, some, file, close, odd))
-            for structure in done:
-                write_extxyz(out, structure)
             if labels is not None:
                 errors.add(labels, _as_labels(done))
                 known.update({label: int(labels.known(label).sum()) for label in LABELS})
             frames, atoms = frames + len(some), atoms + sum(map(len, some))
-    if odd:
-        say(f"note: {odd[0]}: are its lengths in Å?{_more(odd)}")
-    if close:
-        say(f"warning: {close[0]}, from what training showed: predictions mean little there{_more(close)}")
+        turn(done)
+    if odd.count:
+        say(f"note: {odd.first}: are its lengths in Å?{odd.more()}")
+    if close.count:
+        say(f"warning: {close.first}, from what training showed: predictions mean little there{close.more()}")
     say(f"wrote {output}: {counted(frames, 'frame')}, {counted(atoms, 'atom')}")
     if against:
         _show_errors(errors, known, file, frames)
@@ -107,10 +138,6 @@ def _show_errors(errors: Errors, known: Mapping[str, int], file: str, frames: in
     partly = [f"{label} in {count}" for label, count in known.items() if 0 < count < frames]
     if partly:
         say(f"of {counted(frames, 'frame')} these have labels: {', '.join(partly)}")
-
-
-def _more(lines: list[str]) -> str:
-    return f" ({counted(len(lines), 'frame')} of this kind in all)" if len(lines) > 1 else ""
 
 
 def _together(frames: Iterable[Atoms]) -> Iterator[list[Atoms]]:
@@ -167,15 +194,14 @@ def _labels(frames: list[Atoms], file: str) -> Dataset:
 def _as_labels(done: list[Atoms]) -> Labels:
     """The predictions of some frames."""
     import numpy as np
-    from ase.stress import voigt_6_to_full_3x3_stress
 
     from eqpot.structures.frames import Labels
 
-    results, unknown = [atoms.calc.results for atoms in done], np.full(6, np.nan)
+    unknown = np.full((3, 3), np.nan)
     return Labels(
-        np.array([found["energy"] for found in results]),
-        np.concatenate([found["forces"] for found in results]),
-        np.array([voigt_6_to_full_3x3_stress(found.get("stress", unknown)) for found in results]),
+        np.array([atoms.info["energy"] for atoms in done]),
+        np.concatenate([atoms.arrays["forces"] for atoms in done]),
+        np.array([atoms.info.get("stress", unknown) for atoms in done]),
     )
 
 
@@ -184,14 +210,12 @@ def _predicted(
     potentials: list[Potential],
     frames: list[Atoms],
     file: str,
-    close: list[str],
-    odd: list[str],
+    close: _Kind,
+    odd: _Kind,
 ) -> Iterator[Atoms]:
-    """The frames with results; adds to `close` a line for each with atoms closer than dynamics allows, to
-    `odd` one for each that is unlike training."""
+    """The frames with results; adds to `close` those with atoms closer than dynamics allows, to `odd` those
+    that are unlike training."""
     import numpy as np
-    from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.stress import full_3x3_to_voigt_6_stress
 
     from eqpot.config import DynamicsConfig
     from eqpot.dynamics.limits import closer_than, closest_approach, unlike
@@ -205,26 +229,23 @@ def _predicted(
         asked = f", {model}" if len(models) > 1 else ""
         graphs = [p.graph(atoms, name + asked) for atoms, name in zip(frames, names, strict=True)]
         if p is potentials[0]:
-            told = [closer_than(limits, graph, species) for graph in graphs]
-            close += [f"{name}: {line}" for name, line in zip(names, told, strict=True) if line]
-            told = [unlike(p, graph, a.pbc.any()) for graph, a in zip(graphs, frames, strict=True)]
-            odd += [f"{name}: {line}" for name, line in zip(names, told, strict=True) if line]
+            for name, graph, atoms in zip(names, graphs, frames, strict=True):
+                close.add(name, closer_than(limits, graph, species))
+                odd.add(name, unlike(p, graph, atoms.pbc.any()))
         found.append(p.of_graphs(graphs))
+    predicted_by = ", ".join(map(plain, models))
     for atoms, name, results in zip(frames, names, zip(*found, strict=True), strict=True):
         energies = np.array([r.energy for r in results])
         forces = np.array([r.forces for r in results])
         if not (np.isfinite(energies).all() and np.isfinite(forces).all()):
             raise UserError(f"{name}: expected finite predictions of the model, found NaN or infinity")
-        values = {
-            "energy": energies.mean(),
-            "forces": forces.mean(axis=0),
-            "energies": np.mean([r.energies for r in results], axis=0),
-        }
-        if results[0].stress is not None:
-            values["stress"] = full_3x3_to_voigt_6_stress(np.mean([r.stress for r in results], axis=0))
-        atoms.info[PREDICTED] = ", ".join(map(plain, models))
+        atoms.info[PREDICTED] = predicted_by
+        atoms.arrays.pop("forces_std", None)  # of another prediction
         if len(potentials) > 1:
             atoms.info["energy_std"] = energies.std()
             atoms.arrays["forces_std"] = forces.std(axis=0)
-        atoms.calc = SinglePointCalculator(atoms, **values)
+        atoms.info["energy"], atoms.arrays["forces"] = energies.mean(), forces.mean(axis=0)
+        atoms.arrays["energies"] = np.mean([r.energies for r in results], axis=0)
+        if results[0].stress is not None:
+            atoms.info["stress"] = np.mean([r.stress for r in results], axis=0)
         yield atoms

@@ -13,7 +13,8 @@ from eqpot.errors import UserError
 from eqpot.files import is_hdf5, quiet, read_structure
 from eqpot.structures.data import read_dataset
 from eqpot.structures.neighbours import check_cell
-from eqpot.structures.xyz import checked_reading
+from eqpot.structures.xyz import is_xyz
+from eqpot.structures.xyz_frames import read_frames
 
 EVERYTHING = slice(None)
 # In the info of a frame: which of our commands its energy and forces come from, and of which model.
@@ -85,9 +86,9 @@ def read_frame(path: str | Path, index: int = -1) -> Atoms:
 
 
 def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
-    count, what, how = 0, "no frame", checked_reading(path)
+    count, what = 0, "no frame"
     try:
-        frames = ase.io.iread(path, ":", do_not_split_by_at_sign=True, **how)
+        frames = read_frames(path) if is_xyz(path) else ase.io.iread(path, ":", do_not_split_by_at_sign=True)
         while True:
             with quiet():
                 atoms = next(frames, None)
@@ -97,10 +98,9 @@ def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
             count += 1
     except Exception as error:  # ASE's readers raise what they please on a broken file
         what = " ".join(str(error).split())[:200] or type(error).__name__
-        if count:
-            raise UserError(
-                f"{path}: frame {count}: cannot be read ({what}); those before it can, --frames :{count}"
-            ) from error
+        if count or is_xyz(path):
+            before = f"; those before it can, --frames :{count}" if count else ""
+            raise UserError(f"{path}: frame {count}: cannot be read ({what}){before}") from error
     if not count:
         hint = f"; try `eqpot data convert {path} DATA.h5`" if path.suffix == ".npz" else ""
         raise UserError(f"{path}: expected a trajectory in a format that ASE reads, found {what}{hint}")

@@ -18,6 +18,7 @@ import numpy as np
 from eqpot.errors import UserError
 
 MOST_DIGITS = 12  # of a number of atoms
+DEFAULT_COLUMNS = "species:S:1:pos:R:3"  # where a comment does not tell them
 # ASE's own names, by their lower case; each may stand once in a line, whatever its case
 KEYS = {
     "lattice": "Lattice",
@@ -60,12 +61,14 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$")
 _REMEDY = 'write it as Lattice="ax ay az bx by bz cx cy cz" (Å), or pbc="F F F" where nothing repeats'
 
 
+def is_xyz(path: str | Path) -> bool:
+    """Whether a file, compressed or not, is called like one of (extended) xyz."""
+    return bool(re.search(r"\.(ext)?xyz(\.(gz|bz2|xz))?$", str(path).lower()))
+
+
 def reading(path: str | Path) -> dict[str, Any]:
     """What `ase.io.read` and `iread` must be told of a file, so that comments are read by `parse_comment`."""
-    name = re.sub(r"\.(gz|bz2|xz)$", "", str(path).lower())
-    if not name.endswith((".xyz", ".extxyz")):
-        return {}
-    return {"format": "extxyz", "properties_parser": parse_comment}
+    return {"format": "extxyz", "properties_parser": parse_comment} if is_xyz(path) else {}
 
 
 def checked_reading(path: str | Path) -> dict[str, Any]:
@@ -91,6 +94,14 @@ def _check_counts(path: str | Path) -> None:
             if len(count) > MOST_DIGITS:
                 raise UserError(f"{path}: expected a number of atoms, found {count[:20].decode()}")
             deque(islice(file, int(count) + 1), maxlen=0)
+
+
+def count_of_atoms(line: str) -> int:
+    """The first line of a frame. UserError, without file and frame, where it is none."""
+    count = line.strip()
+    if not count.isdecimal() or len(count) > MOST_DIGITS:
+        raise UserError(f"expected a number of atoms, found {_short(count)}")
+    return int(count)
 
 
 def parse_comment(line: str) -> dict[str, Any]:
