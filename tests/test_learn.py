@@ -473,13 +473,13 @@ def test_what_is_imported(here):
     data = toy_dataset(4)
     frames = [data.atoms(k) for k in (2, 0)]
     data.path = "labels.h5"
-    labels = imported_labels(data, frames)
+    labels = imported_labels(data, frames, "")
     assert [label["energy"] for label in labels] == data.energy[[2, 0]].tolist()
     assert labels[0]["stress"] == data.stress[2].tolist()
-    labels = imported_labels(data.subset([0, 1]), frames)
+    labels = imported_labels(data.subset([0, 1]), frames, "")
     assert labels[0] == {"failed": "labels.h5: not there with energy and forces"} and "energy" in labels[1]
-    with pytest.raises(UserError, match="labels.h5: expected labels of the 2 frames that were exported"):
-        imported_labels(data.subset([1, 3]), frames)
+    with pytest.raises(UserError, match="labels.h5: expected labels of the 2 frames of x.extxyz, found none"):
+        imported_labels(data.subset([1, 3]), frames, "x.extxyz")
 
 
 # ------------------------------------------------------------ where it begins

@@ -11,6 +11,7 @@ from eqpot.errors import UserError
 from eqpot.files import check_folder, replacing
 from eqpot.learning.frames import unlabelled
 from eqpot.structures.data import Dataset, concatenate, first_alike
+from eqpot.words import counted
 
 
 class Exported(Exception):
@@ -32,10 +33,11 @@ def export(path: Path, frames: Sequence[Atoms], reasons: Sequence[str]) -> None:
         write_extxyz(file, copies)
 
 
-def imported_labels(imported: Dataset, frames: Sequence[Atoms]) -> list[dict[str, Any]]:
+def imported_labels(imported: Dataset, frames: Sequence[Atoms], exported: str) -> list[dict[str, Any]]:
     """Labels as of `reference.compute` of each frame; one that is not among the imported ones has failed.
 
-    Frames are the same where all coordinates are to 1e-4 Å. UserError where none is there.
+    exported: the file that these frames were written to. Frames are the same where all coordinates are to
+    1e-4 Å. UserError where none is there.
     """
     both = concatenate([imported, unlabelled(frames, [""] * len(frames))])
     first = first_alike(both)[len(imported) :]
@@ -57,7 +59,7 @@ def imported_labels(imported: Dataset, frames: Sequence[Atoms]) -> list[dict[str
         )
     if all("failed" in label for label in labels):
         raise UserError(
-            f"{imported.path}: expected labels of the {len(frames)} frames that were exported, found none "
-            "of these frames"
+            f"{imported.path}: expected labels of the {counted(len(frames), 'frame')} of {exported}, "
+            "found none of these frames"
         )
     return labels

@@ -300,7 +300,8 @@ class Learning:
             if imported is None:
                 export(where, list(tasks.values()), reasons)
                 raise Exported(shown(where), len(tasks))
-            for path, label in zip(tasks, imported_labels(imported, list(tasks.values())), strict=True):
+            labels = imported_labels(imported, list(tasks.values()), shown(where))
+            for path, label in zip(tasks, labels, strict=True):
                 write_json(path, label)
             return
         source, workers = reference.absolute(self.config.reference, self.folder), self.config.workers

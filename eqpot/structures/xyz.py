@@ -9,6 +9,7 @@ import re
 import zlib
 from collections import deque
 from contextlib import suppress
+from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -136,11 +137,11 @@ def parse_comment(line: str) -> dict[str, Any]:
     elif ("pbc" not in info or any(info["pbc"])) and (what := _looks_like_a_lattice(line, info)):
         raise UserError(f"comment: {what} looks like a lattice; {_REMEDY}")
     if "Properties" in info:
-        info["Properties"] = _properties(info["Properties"])
-    for key in ("stress", "virial"):
-        if np.shape(info.get(key)) == (9,):
+        info["Properties"] = _properties(str(info["Properties"]))
+    for key in [key for key in ("stress", "virial") if key in info]:
+        if np.shape(info[key]) == (9,):
             info[key] = np.reshape(info[key], (3, 3)).T
-        elif key in info and not np.shape(info[key]):
+        elif not np.shape(info[key]):
             info[key.upper()] = info.pop(key)  # ASE takes it for an array
     return info
 
@@ -175,8 +176,9 @@ def _pbc(value: Any) -> list[bool]:
     return [bool(flag) for flag in np.broadcast_to(flags, 3)]
 
 
-def _properties(text: Any) -> str:
-    fields = str(text).split(":")
+@lru_cache
+def _properties(text: str) -> str:
+    fields = text.split(":")
     if len(fields) % 3 or not all(re.fullmatch(r"[1-9]\d{0,5}", count) for count in fields[2::3]):
         raise UserError(f"Properties: expected name:type:columns of each property, found {_short(text)}")
     for k in range(0, len(fields), 3):
