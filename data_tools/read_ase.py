@@ -12,25 +12,27 @@ from eqpot.data_tools.labels import meaning
 from eqpot.data_tools.sources import Found, Frame, check_group
 from eqpot.data_tools.text import COMPRESSED, check_xyz, lines
 from eqpot.errors import UserError
-from eqpot.structures.xyz import DEFAULT_COLUMNS, parse_comment, reading
+from eqpot.structures.xyz import DEFAULT_COLUMNS, is_xyz, parse_comment
+from eqpot.structures.xyz_frames import read_frames
 
 
 def read_ase(path: str, keys: dict) -> Found:
     """All frames of a file."""
     notes: list[str] = []
-    how = reading(path)
-    if how:
+    if is_xyz(path):
         check_xyz(path, notes)
-        how["properties_parser"] = _parse_apart
-    elif path.lower().endswith(tuple(COMPRESSED)):
-        for _ in lines(path):
-            pass  # ends where there is too much of it
+        reader = read_frames(path, _parse_apart)
+    else:
+        if path.lower().endswith(tuple(COMPRESSED)):
+            for _ in lines(path):
+                pass  # ends where there is too much of it
+        reader = ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
     frames: list[Frame] = []
     columns: dict[str, list] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for atoms in ase.io.iread(path, index=":", do_not_split_by_at_sign=True, **how):
+            for atoms in reader:
                 there = _beside(atoms)
                 for name, value in there.items():
                     column = columns.setdefault(name, [])

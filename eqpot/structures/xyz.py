@@ -67,17 +67,15 @@ def is_xyz(path: str | Path) -> bool:
     return bool(re.search(r"\.(ext)?xyz(\.(gz|bz2|xz))?$", str(path).lower()))
 
 
-def reading(path: str | Path) -> dict[str, Any]:
-    """What `ase.io.read` and `iread` must be told of a file, so that comments are read by `parse_comment`."""
-    return {"format": "extxyz", "properties_parser": parse_comment} if is_xyz(path) else {}
-
-
 def checked_reading(path: str | Path) -> dict[str, Any]:
-    """What `reading` returns. UserError at a number of atoms up to which ASE would count for ever."""
-    how = reading(path)
-    if how:
-        _check_counts(path)
-    return how
+    """What `ase.io.read` must be told of a file, so that comments are read by `parse_comment`.
+
+    UserError at a number of atoms up to which ASE would count for ever.
+    """
+    if not is_xyz(path):
+        return {}
+    _check_counts(path)
+    return {"format": "extxyz", "properties_parser": parse_comment}
 
 
 def _check_counts(path: str | Path) -> None:

@@ -6,10 +6,11 @@ What is not plain, vectors after the atoms or a mask of what may move, and what 
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -35,16 +36,18 @@ FORMATS = {
     "U": ("S", "%-2s"),
 }
 
-_parsed = lru_cache(parse_comment)  # the frames of a trajectory often have one comment
+Parser = Callable[[str], dict[str, Any]]
+
 _columns = lru_cache(parse_properties)
 _SYMBOLS = np.array(chemical_symbols)
 
 
-def read_frames(path: str | Path) -> Iterator[Atoms]:
-    """All frames of a file, compressed or not, one after another; comments by `parse_comment`.
+def read_frames(path: str | Path, parse: Parser = parse_comment) -> Iterator[Atoms]:
+    """All frames of a file, compressed or not, one after another; what `parse` makes of a comment is for ASE.
 
-    Raises what ASE's reader and `parse_comment` raise, and ValueError where frames do not follow one another.
+    Raises what ASE's reader and `parse` raise, and ValueError where frames do not follow one another.
     """
+    parsed = lru_cache(parse)  # the frames of a trajectory often have one comment
     with open_with_compression(str(path), "r") as file:
         line = file.readline()
         while line.strip():
@@ -55,20 +58,20 @@ def read_frames(path: str | Path) -> Iterator[Atoms]:
             vectors = []
             while (line := file.readline()).lstrip().startswith("VEC"):
                 vectors.append(line)
-            atoms = None if vectors else _atoms(head[1].strip(), rows)
-            yield _by_ase("".join([*head, *rows, *vectors])) if atoms is None else atoms
+            comment = head[1].strip()
+            atoms = None if vectors else _atoms(dict(parsed(comment)) if comment else {}, rows)
+            yield _by_ase("".join([*head, *rows, *vectors]), parse) if atoms is None else atoms
         if any(more.strip() for more in file):  # where ASE ends in silence
             raise ValueError("expected a number of atoms, found a blank line and more after it")
 
 
-def _by_ase(text: str) -> Atoms:
-    (atoms,) = read_extxyz(io.StringIO(text), slice(None), properties_parser=parse_comment)
+def _by_ase(text: str, parse: Parser) -> Atoms:
+    (atoms,) = read_extxyz(io.StringIO(text), slice(None), properties_parser=parse)
     return atoms
 
 
-def _atoms(comment: str, rows: list[str]) -> Atoms | None:
-    """A frame; None where it is for ASE."""
-    info = dict(_parsed(comment)) if comment else {}
+def _atoms(info: dict[str, Any], rows: list[str]) -> Atoms | None:
+    """A frame; None where it is for ASE. info: what its comment says, and what it is to keep."""
     properties, names, dtype, converters = _columns(info.pop("Properties", DEFAULT_COLUMNS))
     try:
         columns = list(zip(*map(str.split, rows), strict=True))
