@@ -19,7 +19,7 @@ from toy import toy_dataset
 from eqpot import EqpotCalculator
 from eqpot.benchmark import water
 from eqpot.cli import main
-from eqpot.commands import predict as command
+from eqpot.dynamics import predictions
 from eqpot.dynamics.limits import unlike
 from eqpot.potential import Potential
 from eqpot.structures.data import concatenate, read_dataset, write_dataset
@@ -45,7 +45,7 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize("atoms", [1, 2000])
 def test_equals_the_calculator(atoms, here, monkeypatch, capsys):
     """However many frames are taken together."""
-    monkeypatch.setattr(command, "ATOMS", atoms)
+    monkeypatch.setattr(predictions, "ATOMS", atoms)
     assert main(["predict", "one.h5", "frames.extxyz", "-o", "out.extxyz"]) == 0
     count = sum(map(len, FRAMES))
     assert capsys.readouterr().out == f"wrote out.extxyz: {len(FRAMES)} frames, {count} atoms\n"
@@ -65,7 +65,12 @@ def test_equals_the_calculator(atoms, here, monkeypatch, capsys):
             assert "stress" not in got.calc.results
 
 
-def test_a_committee_tells_how_far_it_deviates(here):
+@pytest.mark.parametrize("cutoff", [4.0, 3.0])
+def test_a_committee_tells_how_far_it_deviates(cutoff, here):
+    """Also one whose models see differently far."""
+    other = potential(cutoff=cutoff)
+    other.params.flat[:] *= 1.1
+    other.save("two.h5")
     assert main(["predict", "one.h5", "two.h5", "frames.extxyz"]) == 0
     calculator = EqpotCalculator(["one.h5", "two.h5"])
     for got, atoms in zip(ase.io.read("predicted.extxyz", ":"), FRAMES, strict=True):
@@ -119,7 +124,7 @@ def labelled() -> list[Atoms]:
 @pytest.mark.parametrize("atoms", [1, 2000])
 def test_errors_are_those_of_eval(atoms, here, monkeypatch, capsys):
     """As `eval` prints them, of a text and of a data set, however many frames are taken together."""
-    monkeypatch.setattr(command, "ATOMS", atoms)
+    monkeypatch.setattr(predictions, "ATOMS", atoms)
     ase.io.write("labelled.extxyz", labelled())
     missing = [f"--allow-missing={label}" for label in ("energy", "forces", "stress")]
     assert main(["data", "convert", "labelled.extxyz", "labelled.h5", *missing]) == 0
@@ -198,6 +203,15 @@ def test_no_command_writes_over_what_it_reads(here, capsys, command):
     said = refused([*words, "--overwrite"], capsys)
     assert f"{file}: expected another file than those that are read" in said
     assert before == {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+
+
+def test_predictions_that_are_not_finite_are_told(here, capsys):
+    broken = potential("float32")
+    broken.params.flat[:] *= 1e8
+    broken.save("broken.h5")
+    text = refused(["predict", "one.h5", "broken.h5", "frames.extxyz"], capsys)
+    assert "frames.extxyz: frame 0: expected finite predictions of the model, found NaN" in text
+    assert not (here / "predicted.extxyz").exists()
 
 
 def test_a_label_that_is_no_number_is_told(here, capsys):
