@@ -290,18 +290,7 @@ class Potential:
         if not graphs:
             return []
         batch = collate(graphs, len(self.species))
-        p = self.predict(batch, forces=True, stress=not np.isnan(batch.volume).all())
-        energies, forces = p.energies[batch.place], p.forces[batch.place]
-        ends = np.cumsum(batch.atom_counts)
-        return [
-            Result(
-                energy=float(p.energy[k]),
-                forces=forces[end - count : end].copy(),
-                stress=None if np.isnan(batch.volume[k]) else p.stress[k],
-                energies=energies[end - count : end].copy(),
-            )
-            for k, (end, count) in enumerate(zip(ends, batch.atom_counts, strict=True))
-        ]
+        return results(batch, self.predict(batch, forces=True, stress=batch.has_volume))
 
     # ---- batches
 
@@ -376,3 +365,18 @@ def _numbers(species: Sequence[str | int]) -> list[int]:
     if not found:
         raise UserError("species: expected at least one element, found none")
     return sorted(found)
+
+
+def results(batch: Batch, prediction: Prediction) -> list[Result]:
+    """Of each structure of a batch, its atoms in their own order."""
+    energies, forces = prediction.energies[batch.place], prediction.forces[batch.place]
+    ends = np.cumsum(batch.atom_counts)
+    return [
+        Result(
+            energy=float(prediction.energy[k]),
+            forces=forces[end - count : end].copy(),
+            stress=None if np.isnan(batch.volume[k]) else prediction.stress[k],
+            energies=energies[end - count : end].copy(),
+        )
+        for k, (end, count) in enumerate(zip(ends, batch.atom_counts, strict=True))
+    ]

@@ -1,8 +1,10 @@
 """How many threads the kernels share, and how Python's threads take turns."""
 
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 from weakref import WeakSet
 
@@ -53,6 +55,22 @@ class on_threads:
     def __exit__(self, *_) -> None:
         if self._count != self._before:
             numba.set_num_threads(self._before)
+
+
+@contextmanager
+def beside_kernels() -> Iterator[None]:
+    """For kernels in one of Python's threads and Python's own work in another: that one keeps a core.
+
+    Whoever comes back from compiled code waits until the other gives the interpreter up, as a rule 5 ms; with
+    many short calls that takes longer than what they do.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0002)
+    try:
+        with on_threads(max(1, most_threads() - 1)):
+            yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def one_at_a_time(method: Callable) -> Callable:

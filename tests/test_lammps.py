@@ -461,14 +461,16 @@ def test_all_ranks_end(plugins, wrong, name):
 
 
 @pytest.mark.slow
-def test_all_ranks_end_where_one_is_killed(plugins, wrong):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_all_ranks_end_where_one_is_killed(plugins, wrong, how):
     script = BOX + PAIR + "fix 1 all nve\ntimestep 1e-6\nthermo 1\nrun 1000000\n"
     command, environment = started(wrong, plugins, 2, script)
-    running = subprocess.Popen(command, cwd=wrong, env=environment, stdout=subprocess.PIPE, text=True)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    running = subprocess.Popen(command, cwd=wrong, env=environment, **pipes)
     try:
         next(line for line in running.stdout if line.split()[:1] == ["1"])  # the first step is done
-        os.kill(ranks_in(wrong)[-1], signal.SIGKILL)
-        running.communicate(timeout=60)
+        os.kill(ranks_in(wrong)[-1], how)
+        assert "internal error" not in running.communicate(timeout=60)[0]
     finally:
         running.kill()
     assert running.returncode != 0 and not ranks_in(wrong)

@@ -186,6 +186,7 @@ def _train(trainer, ranks, found: str) -> None:
     warnings = [*trainer.warnings(), *_idle(trainer, ranks)]
     say(*(f"warning: {line}" for line in warnings), *summary(trainer), *filter(None, [found]))
     resume = f"eqpot fit --resume -o {shlex.quote(str(trainer.folder))}" + " --mpi" * (ranks is not None)
+    launcher = ", started as before or on other ranks" * (ranks is not None)
     ended = trainer.finished()  # before a resume
     try:
         if ranks is not None and not ended:
@@ -195,7 +196,7 @@ def _train(trainer, ranks, found: str) -> None:
     except KeyboardInterrupt:
         if trainer.rows:
             trainer.write_curve()
-        say(f"stopped in epoch {trainer.state.epoch + 1}; continue with: {resume}")
+        say(f"stopped in epoch {trainer.state.epoch + 1}; continue with: {resume}{launcher}")
         raise
     trainer.write_curve()
     model = trainer.folder / MODEL
@@ -204,7 +205,7 @@ def _train(trainer, ranks, found: str) -> None:
         option = STOP_OPTIONS.get(stop, f"--set train.{stop}=VALUE")
         say(
             f"nothing was trained, the run had already ended: {ended}; to go on, change that limit: "
-            f"{resume} {option}"
+            f"{resume} {option}{launcher}"
         )
     else:
         say(f"done: {reason}; best epoch {trainer.state.best_epoch}")

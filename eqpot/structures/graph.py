@@ -68,6 +68,11 @@ class Batch:
     def edge_count(self) -> int:
         return len(self.senders)
 
+    @property
+    def has_volume(self) -> bool:
+        """Whether any of the structures has, so that there is stress to be asked for."""
+        return not np.isnan(self.volume).all()
+
     @cached_property
     def place(self) -> np.ndarray:
         """Where each atom of the structures is in the batch [n], the inverse of `order`."""

@@ -8,6 +8,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.io.formats import UnknownFileTypeError
 
 from eqpot.errors import UserError
 from eqpot.files import is_hdf5, quiet, read_structure
@@ -96,6 +97,8 @@ def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
                 break
             yield count, atoms
             count += 1
+    except UnknownFileTypeError:
+        what = "another"
     except Exception as error:  # ASE's readers raise what they please on a broken file
         what = " ".join(str(error).split())[:200] or type(error).__name__
         if count or is_xyz(path):

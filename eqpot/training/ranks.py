@@ -11,6 +11,7 @@ the first one raises, and nobody waits for anybody.
 
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -71,6 +72,7 @@ class FirstRank(OneRank):
 
     def __init__(self, comm: "Comm"):
         self._comm, self.size = comm, comm.size
+        self._asleep = True  # whether the others are, until the first task
         self._awaited = False  # whether the others wait to hear how it went here
 
     def begin(self, learner: Learner) -> None:
@@ -100,6 +102,9 @@ class FirstRank(OneRank):
 
     def _tell(self, task: str, given: Any, weights: np.ndarray | None = None) -> None:
         with together(self._comm):
+            if self._asleep:
+                self._comm.Ibarrier().Wait()
+                self._asleep = False
             if self._awaited:
                 agreed(self._comm, (KeyboardInterrupt, ""))
             self._comm.bcast((task, given))
@@ -124,6 +129,9 @@ def serve(comm: "Comm", begun: Callable[..., Learner]) -> None:
     """
     learner = None
     with together(comm) as stop, np.errstate(over="ignore", invalid="ignore"):
+        first_task = comm.Ibarrier()  # MPI would keep a core busy while the first rank reads and compiles
+        while not first_task.Test():
+            time.sleep(0.01)
         while True:
             task, given = comm.bcast(None)
             if task == "end":
