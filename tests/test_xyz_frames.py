@@ -13,6 +13,7 @@ from ase.io.extxyz import write_extxyz
 from potentials import crystal, molecule
 
 from eqpot.errors import UserError
+from eqpot.files import read_structure
 from eqpot.structures.trajectory import iterate, read_trajectory
 from eqpot.structures.xyz import parse_comment
 from eqpot.structures.xyz_frames import frame_text, read_frames
@@ -147,6 +148,12 @@ def test_what_is_wrong_is_told_with_its_frame(wrong, words, tmp_path):
     path.write_text(wrong)
     with pytest.raises(UserError, match=r"a\.xyz: frame [01]: cannot be read"):
         read_trajectory(path)
+
+
+def test_one_structure_of_a_file_with_a_blank_line(tmp_path):
+    (tmp_path / "a.xyz").write_text(GOOD + "\n" + GOOD)
+    with pytest.raises(UserError, match=r"a\.xyz: expected a number of atoms, found a blank line and more"):
+        read_structure(tmp_path / "a.xyz")
 
 
 def test_compressed_files_and_blank_ends(tmp_path):

@@ -20,6 +20,7 @@ from eqpot.errors import UserError
 
 MOST_DIGITS = 12  # of a number of atoms
 DEFAULT_COLUMNS = "species:S:1:pos:R:3"  # where a comment does not tell them
+BLANK = "a blank line and more after it"  # where ASE ends in silence
 # ASE's own names, by their lower case; each may stand once in a line, whatever its case
 KEYS = {
     "lattice": "Lattice",
@@ -70,7 +71,7 @@ def is_xyz(path: str | Path) -> bool:
 def checked_reading(path: str | Path) -> dict[str, Any]:
     """What `ase.io.read` must be told of a file, so that comments are read by `parse_comment`.
 
-    UserError at a number of atoms up to which ASE would count for ever.
+    UserError at a number of atoms up to which ASE would count for ever, and at a blank line between frames.
     """
     if not is_xyz(path):
         return {}
@@ -79,7 +80,7 @@ def checked_reading(path: str | Path) -> dict[str, Any]:
 
 
 def _check_counts(path: str | Path) -> None:
-    """All other damage is for ASE to tell."""
+    """All other damage, but for what it does not see, is for ASE to tell."""
     from ase.io.formats import open_with_compression
 
     broken = OSError, EOFError, zlib.error, lzma.LZMAError
@@ -88,6 +89,8 @@ def _check_counts(path: str | Path) -> None:
             count = line.strip()
             if count.startswith(b"VEC"):
                 continue
+            if not count and any(more.strip() for more in file):
+                raise UserError(f"{path}: expected a number of atoms, found {BLANK}")
             if not count.isdigit():
                 return
             if len(count) > MOST_DIGITS:

@@ -25,7 +25,7 @@ from ase.io.extxyz import (
 )
 from ase.io.formats import open_with_compression
 
-from eqpot.structures.xyz import DEFAULT_COLUMNS, count_of_atoms, parse_comment
+from eqpot.structures.xyz import BLANK, DEFAULT_COLUMNS, count_of_atoms, parse_comment
 
 # ASE's letter and format of a column, by the kind of its numbers
 FORMATS = {
@@ -61,8 +61,8 @@ def read_frames(path: str | Path, parse: Parser = parse_comment) -> Iterator[Ato
             comment = head[1].strip()
             atoms = None if vectors else _atoms(dict(parsed(comment)) if comment else {}, rows)
             yield _by_ase("".join([*head, *rows, *vectors]), parse) if atoms is None else atoms
-        if any(more.strip() for more in file):  # where ASE ends in silence
-            raise ValueError("expected a number of atoms, found a blank line and more after it")
+        if any(more.strip() for more in file):
+            raise ValueError(f"expected a number of atoms, found {BLANK}")
 
 
 def _by_ase(text: str, parse: Parser) -> Atoms:
