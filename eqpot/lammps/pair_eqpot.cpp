@@ -58,9 +58,10 @@ void start_python()
   PyConfig_InitPythonConfig(&config);
   config.install_signal_handlers = 0;
   PyStatus status = PyConfig_SetBytesString(&config, &config.program_name, EQPOT_PYTHON);
-  // Python's module signal takes Ctrl-C whatever install_signal_handlers says: it stays LAMMPS'.
+  // Python's module signal takes Ctrl-C when it is first imported, whatever install_signal_handlers says.
   auto interrupt = std::signal(SIGINT, SIG_DFL);
   if (!PyStatus_Exception(status)) status = Py_InitializeFromConfig(&config);
+  if (!PyStatus_Exception(status)) Py_XDECREF(PyImport_ImportModule("signal"));
   std::signal(SIGINT, interrupt);
   PyConfig_Clear(&config);
   if (PyStatus_Exception(status))
