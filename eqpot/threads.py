@@ -4,11 +4,15 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cache, wraps
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 import numba
+
+T = TypeVar("T")
 
 _locks: WeakSet = WeakSet()
 
@@ -71,6 +75,20 @@ def beside_kernels() -> Iterator[None]:
             yield
     finally:
         sys.setswitchinterval(interval)
+
+
+def later(function: Callable[..., T], *arguments: Any) -> "Future[T]":
+    """A call in a thread of its own, which nobody waits for where the process is to end."""
+    future = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
 
 
 def one_at_a_time(method: Callable) -> Callable:

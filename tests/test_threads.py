@@ -20,6 +20,7 @@ from toy import MODEL
 
 from eqpot import EqpotCalculator, Potential
 from eqpot.structures.graph import collate
+from eqpot.threads import later
 
 THREADS = 8
 
@@ -150,6 +151,7 @@ from checks import gradient
 from test_threads import STRUCTURES, calculated, evaluated, potential
 from eqpot import EqpotCalculator
 from eqpot.structures.graph import collate
+from eqpot.threads import later
 from eqpot.threads import most_threads
 
 p, atoms = potential(), STRUCTURES[-1]
@@ -199,3 +201,12 @@ def test_work_queue(monkeypatch):
         [sys.executable, "-c", WORK_QUEUE, folder], capture_output=True, text=True, timeout=300
     )
     assert (ran.returncode, ran.stdout) == (0, "workqueue\n"), ran.stderr
+
+
+def test_what_is_done_later():
+    """Its result or its error comes; a process that ends does not wait for it."""
+    assert later(divmod, 7, 2).result() == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        later(divmod, 7, 0).result()
+    program = "import time; from eqpot.threads import later; later(time.sleep, 60)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=50)

@@ -35,6 +35,12 @@ def decorated(atoms: Atoms) -> Atoms:
     return atoms
 
 
+def named(arrays: dict[str, np.ndarray]) -> Atoms:
+    atoms = molecule()
+    atoms.arrays |= arrays
+    return atoms
+
+
 def calculated(atoms: Atoms) -> Atoms:
     n = len(atoms)
     results = {
@@ -61,6 +67,8 @@ FRAMES = {
     "no element": Atoms("X2H", positions=np.eye(3)),
     "cell of a molecule": Atoms("H", cell=[9, 9, 9]),
     "decorated": decorated(crystal()),
+    "names that a file has": named({"species": np.arange(9), "pos": np.ones(9)}),
+    "nothing": Atoms(),
     "calculated": calculated(decorated(molecule())),
     "fixed": constrained(FixAtoms([0, 2])),
     "fixed along x": constrained(FixCartesian([1], mask=(True, False, False))),
@@ -87,8 +95,14 @@ def test_written_to_the_byte_as_ase_writes(name):
     assert frame_text(FRAMES[name]) == text.getvalue()
 
 
+def test_a_line_break_in_info_ends_no_comment():
+    atoms = Atoms("H", info={"config_type": "one\ntwo"})
+    (found,) = ase.io.read(io.StringIO(frame_text(atoms)), ":", format="extxyz")
+    assert found.info == {"config_type": "one two"}
+
+
 @pytest.mark.parametrize("vectors", [False, True])
-@pytest.mark.parametrize("name", FRAMES)
+@pytest.mark.parametrize("name", [name for name in FRAMES if name != "nothing"])
 def test_read_as_ase_reads(name, vectors, tmp_path):
     """Three times, since the second comment is known from the first."""
     atoms = FRAMES[name]
@@ -99,8 +113,8 @@ def test_read_as_ase_reads(name, vectors, tmp_path):
     assert len(found) == len(expected) == 3
     for one, other in zip(found, expected, strict=True):
         same(one, other)
-    found[0].info["new"] = found[0].positions[:] = 1  # frames of one comment share nothing
-    same(found[1], expected[1])
+    for name, value in found[0].info.items():  # frames of one comment share nothing
+        assert not isinstance(value, list | dict | np.ndarray) or value is not found[1].info[name]
 
 
 COLUMNS = {
@@ -108,6 +122,7 @@ COLUMNS = {
     "numbers": ("Properties=Z:I:1:pos:R:3", "29 0 0 0\n1 0 0 1"),
     "both": ("Properties=species:S:1:Z:I:1:pos:R:3", "Cu 29 0 0 0\nH 1 0 0 1"),
     "more columns than named": ("", "Cu 0 0 0 5\nH 0 0 1 6"),
+    "a name twice": ("Properties=species:S:1:x:R:2:x:R:1:pos:R:3", "Cu 9 9 5 0 0 0\nH 9 9 6 0 0 1"),
     "logical": ("Properties=species:S:1:pos:R:3:on:L:2", "Cu 0 0 0 T F\nH 0 0 1 F True"),
     "exponents": ("", "Cu 0 1e-3 -.5\nH 0 +0 1E1"),
     "spaces": ("", "  Cu\t0 0   0 \nH 0 0 1\t"),
@@ -148,6 +163,12 @@ def test_what_is_wrong_is_told_with_its_frame(wrong, words, tmp_path):
     path.write_text(wrong)
     with pytest.raises(UserError, match=r"a\.xyz: frame [01]: cannot be read"):
         read_trajectory(path)
+
+
+def test_text_that_is_not_utf_8(tmp_path):
+    (tmp_path / "a.xyz").write_bytes((500 * GOOD).encode() + b"1\nname=\xe9\nH 0 0 0\n")
+    with pytest.raises(UserError, match=r"a\.xyz: expected text in utf-8"):
+        read_trajectory(tmp_path / "a.xyz")
 
 
 def test_one_structure_of_a_file_with_a_blank_line(tmp_path):

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -19,7 +18,7 @@ from eqpot.structures.frames import Labels
 from eqpot.structures.graph import Batch, collate
 from eqpot.structures.trajectory import PREDICTED, iterate
 from eqpot.structures.xyz_frames import frame_text
-from eqpot.threads import beside_kernels
+from eqpot.threads import beside_kernels, later
 from eqpot.training.validation import Errors
 from eqpot.words import counted, plain
 
@@ -70,11 +69,11 @@ class Predictions:
 
     def make(self) -> None:
         """Kernels leave Python alone, so that text is read and written beside them."""
-        with beside_kernels(), ThreadPoolExecutor(1) as beside:
+        with beside_kernels():
             part, made = None, []
-            ahead = beside.submit(self._turn, part, made)
+            ahead = later(self._turn, part, made)
             while coming := ahead.result():
-                ahead = beside.submit(self._turn, part, made)
+                ahead = later(self._turn, part, made)
                 part = coming
                 made = [
                     p.predict(batch, forces=True, stress=batch.has_volume)

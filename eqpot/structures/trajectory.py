@@ -16,6 +16,7 @@ from eqpot.structures.data import read_dataset
 from eqpot.structures.neighbours import check_cell
 from eqpot.structures.xyz import is_xyz
 from eqpot.structures.xyz_frames import read_frames
+from eqpot.words import counted
 
 EVERYTHING = slice(None)
 # In the info of a frame: which of our commands its energy and forces come from, and of which model.
@@ -99,10 +100,12 @@ def _ase_frames(path: Path) -> Iterator[tuple[int, Atoms]]:
             count += 1
     except UnknownFileTypeError:
         what = "another"
+    except UnicodeDecodeError as error:  # of a block of text, ahead of the frame
+        raise UserError(f"{path}: expected text in {error.encoding}, found {error.reason}") from error
     except Exception as error:  # ASE's readers raise what they please on a broken file
         what = " ".join(str(error).split())[:200] or type(error).__name__
         if count or is_xyz(path):
-            before = f"; those before it can, --frames :{count}" if count else ""
+            before = f"; the {counted(count, 'frame')} before it can be" if count else ""
             raise UserError(f"{path}: frame {count}: cannot be read ({what}){before}") from error
     if not count:
         hint = f"; try `eqpot data convert {path} DATA.h5`" if path.suffix == ".npz" else ""

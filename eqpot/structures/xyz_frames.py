@@ -7,6 +7,7 @@ What is not plain, vectors after the atoms or a mask of what may move, and what 
 import io
 import math
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -59,7 +60,7 @@ def read_frames(path: str | Path, parse: Parser = parse_comment) -> Iterator[Ato
             while (line := file.readline()).lstrip().startswith("VEC"):
                 vectors.append(line)
             comment = head[1].strip()
-            atoms = None if vectors else _atoms(dict(parsed(comment)) if comment else {}, rows)
+            atoms = None if vectors else _atoms(deepcopy(parsed(comment)) if comment else {}, rows)
             yield _by_ase("".join([*head, *rows, *vectors]), parse) if atoms is None else atoms
         if any(more.strip() for more in file):
             raise ValueError(f"expected a number of atoms, found {BLANK}")
@@ -75,7 +76,7 @@ def _atoms(info: dict[str, Any], rows: list[str]) -> Atoms | None:
     properties, names, dtype, converters = _columns(info.pop("Properties", DEFAULT_COLUMNS))
     try:
         columns = list(zip(*map(str.split, rows), strict=True))
-        if len(columns) != len(converters) or "move_mask" in names:
+        if len(columns) != len(converters) or "move_mask" in names or len(set(names)) < len(names):
             return None
         arrays, k = {}, 0
         for name in names:
@@ -102,30 +103,36 @@ def _atoms(info: dict[str, Any], rows: list[str]) -> Atoms | None:
 
 
 def frame_text(atoms: Atoms) -> str:
-    """The lines of a frame, with all that info and arrays hold; results of a calculator stay behind."""
+    """The lines of a frame, with all that info and arrays hold; results of a calculator stay behind.
+
+    A line break in info, which ends a comment for every reader, becomes a space.
+    """
     columns = {"symbols": _SYMBOLS[atoms.numbers], **atoms.arrays}
     del columns["numbers"]
     kinds = tuple((name, a.dtype.kind, a.shape[1:]) for name, a in columns.items())
     properties, row = _heading(kinds)
-    if atoms.constraints or not row:
+    if atoms.constraints or not row or not len(atoms):
         text = io.StringIO()
         write_extxyz(text, atoms, write_results=False)
         return text.getvalue()
     cell = atoms.cell[:]
     lattice = f'Lattice="{" ".join(map(str, cell.ravel().tolist()))}" ' if cell.any() else ""
-    info = key_val_dict_to_str({**atoms.info, "pbc": atoms.pbc})
+    info = {name: x.replace("\n", " ") if isinstance(x, str) else x for name, x in atoms.info.items()}
+    comment = key_val_dict_to_str({**info, "pbc": atoms.pbc})
     lists = [part for a in columns.values() for part in ([a.tolist()] if a.ndim == 1 else a.T.tolist())]
     numbers = [x for line in zip(*lists, strict=True) for x in line]
-    return f"{len(atoms)}\n{lattice}Properties={properties} {info}\n" + row * len(atoms) % tuple(numbers)
+    return f"{len(atoms)}\n{lattice}Properties={properties} {comment}\n" + row * len(atoms) % tuple(numbers)
 
 
 @lru_cache
 def _heading(kinds: tuple[tuple[str, str, tuple[int, ...]], ...]) -> tuple[str, str]:
     """What a comment says of columns, and the format of a line; empty where they are for ASE.
 
-    kinds: name, kind of numbers, and shape for an atom, positions second as `Atoms` keeps them.
+    kinds: name, kind of numbers, and shape for an atom.
     """
-    if not all(kind in FORMATS and len(shape) < 2 for _, kind, shape in kinds):
+    first = kinds[0][1] == "U" and kinds[1] == ("positions", "f", (3,))
+    again = {"species", "pos"} & {name for name, _, _ in kinds}
+    if not first or again or not all(kind in FORMATS and len(shape) < 2 for _, kind, shape in kinds):
         return "", ""
     widths = [(name, FORMATS[kind], math.prod(shape)) for name, kind, shape in kinds]
     properties = ":".join(
