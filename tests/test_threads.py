@@ -151,7 +151,6 @@ from checks import gradient
 from test_threads import STRUCTURES, calculated, evaluated, potential
 from eqpot import EqpotCalculator
 from eqpot.structures.graph import collate
-from eqpot.threads import later
 from eqpot.threads import most_threads
 
 p, atoms = potential(), STRUCTURES[-1]
