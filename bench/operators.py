@@ -10,8 +10,8 @@ the reference on the same inputs in float64.
 
 `gpu.py` asks the same of a card. There the time is that of the kernels alone, however long their launches
 take, and `convolution` is timed, too, which evaluates in place of the radial network's last `dense` and of
-`interaction` or, as `convolution2`, of `interaction2`. It has no reference of its own (its test makes one of
-these) and is compared with itself in float64.
+`interaction` or, as `convolution2` and `convolution3`, of `interaction2` and 3. It has no reference of its
+own (its test makes one of these) and is compared with itself in float64.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ SMALL, LARGE = "acac_15", "water_1536"
 TOLERANCE = 2e-5  # float32 against the reference in float64, relative to the largest number
 CONVOLUTION = Signature(
     "convolution",
-    ("ms", "mv", "mt"),
+    ("ms", "mv", "mt", "mo"),
     ("s", "v", "unit", "r"),
     ("h", "dh", "W", "senders", "receiver_ptr", "paths", "first", "scale"),
 )
-ARGUMENTS = SIGNATURES | {"convolution": CONVOLUTION, "convolution2": CONVOLUTION}
+ARGUMENTS = SIGNATURES | dict.fromkeys(("convolution", "convolution2", "convolution3"), CONVOLUTION)
 
 
 def products(paths: tuple[str, ...]) -> tuple[int, int]:
@@ -77,7 +77,8 @@ OPERATIONS = {
         "bwd_tan": 2 * (2 * MESSAGE + WITH_Y1) + 3 * WITH_Y1,
     },
     "convolution": fused(PATHS[:5]),
-    "convolution2": fused(PATHS),
+    "convolution2": fused(PATHS[:7]),
+    "convolution3": fused(PATHS),
 }
 PER_ATOM = ("embedding", "node_products", "gate", "norm", "add", "dense")
 
@@ -99,7 +100,8 @@ def workloads(atoms: Atoms) -> dict[str, Callable[[], tuple[list, list, tuple]]]
 
     r = np.linalg.norm(graph.edge_vec, axis=1)
     messages, messages2 = [(n, 2 * C), (n, 3, 3 * C)], [(n, 2 * C), (n, 3, 4 * C), (n, 5, C)]
-    all_paths, D = np.array([*paths.tolist(), (5, 3), (6, 0)]), C // 2
+    paths2, D = np.array([*paths.tolist(), (5, 3), (6, 0)]), C // 2
+    paths3, third = np.array([*paths2.tolist(), (7, 0)]), (n, 7, C)
 
     def seen() -> list:
         return [normal(n, C), normal(n, 3, C), normal(E, 3), r]
@@ -123,18 +125,25 @@ def workloads(atoms: Atoms) -> dict[str, Callable[[], tuple[list, list, tuple]]]
         "interaction2": lambda: (
             [normal(n, C), normal(n, 3, C), normal(E, 3), normal(E, 6), normal(E, 7 * C)],
             messages2,
-            (*indices, all_paths),
+            (*indices, paths2),
+        ),
+        "edge_tensor3": lambda: ([normal(E, 3)], [(E, 7)], ()),
+        "interaction3": lambda: (
+            [normal(n, C), normal(E, 7), normal(E, 8 * C)],
+            [third],
+            (*indices, paths3),
         ),
         "node_products": lambda: (
-            [normal(n, 2 * D), normal(n, 3, 2 * D), normal(n, 5, 2 * D)],
-            [(n, 4 * D), (n, 3, 3 * D)],
+            [normal(n, 2 * D), normal(n, 3, 2 * D), normal(n, 5, 2 * D), normal(n, 7, 2 * D)],
+            [(n, 6 * D), (n, 3, 4 * D)],
             (),
         ),
         "gate": lambda: ([normal(n, 2 * C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
         "norm": lambda: ([normal(n, C), normal(n, 3, C)], [(n, C), (n, 3, C)], (C,)),
         "add": lambda: ([normal(n, 2 * C), normal(n, 2 * C)], [(n, 2 * C)], (0, 2 * C)),
-        "convolution": lambda: (seen(), [*messages, (n, 5, 0)], radial(paths)),
-        "convolution2": lambda: (seen(), messages2, radial(all_paths)),
+        "convolution": lambda: (seen(), [*messages, (n, 5, 0), (n, 7, 0)], radial(paths)),
+        "convolution2": lambda: (seen(), [*messages2, (n, 7, 0)], radial(paths2)),
+        "convolution3": lambda: (seen(), [*messages2, third], radial(paths3)),
     }
 
 

@@ -116,8 +116,8 @@ class ModelConfig(Table):
     )
     filter_order: int = option(
         2,
-        "2: edges also carry Y Y^T - 1, for 1x2->1 and, with node_products, second moments",
-        choices=(1, 2),
+        "2: edges also carry Y Y^T - 1, for 1x2->1 and, with node_products, second moments; 3: and third",
+        choices=(1, 2, 3),
     )
     node_products: bool = option(
         True, "multiply two projections of what an atom sums over its neighbours; half as many as features"
@@ -137,8 +137,11 @@ class ModelConfig(Table):
                 "model.features: expected an even number with symmetry o3 (half of each parity), "
                 f"found {self.features}"
             )
-        if self.filter_order == 2 and self.l_max == 0:
-            raise UserError("model.filter_order: expected 1 with l_max 0 (no vectors), found 2")
+        order = self.filter_order
+        if order > 1 and self.l_max == 0:
+            raise UserError(f"model.filter_order: expected 1 with l_max 0 (no vectors), found {order}")
+        if order == 3 and not self.node_products:
+            raise UserError("model.filter_order: expected 1 or 2 without node_products, found 3")
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,12 +157,13 @@ class ModelConfig(Table):
     @property
     def beyond(self) -> str:
         """What it has beside the papers' network, in words, with a comma before each."""
-        return ", filters of order 2" * (self.filter_order == 2) + ", node products" * self.node_products
+        filters = f", filters of order {self.filter_order}" * (self.filter_order > 1)
+        return filters + ", node products" * self.node_products
 
     @property
     def components(self) -> int:
-        """Rows that an atom has in the tallest product with a matrix: 3 of vectors, 5 of second moments."""
-        return 5 if self.filter_order == 2 and self.node_products else 3
+        """Rows that an atom has in the tallest product with a matrix: 3 of vectors, 5 or 7 of moments."""
+        return 2 * self.filter_order + 1 if self.node_products else 3
 
 
 @dataclass(frozen=True)

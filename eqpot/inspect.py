@@ -71,10 +71,10 @@ class PathResult:
     `path_contributions`. energy_change_off (eV), force_change_off (eV/Å, root mean square over components):
     the energy and the forces with this path alone switched off, less those of the whole. operations: of its
     products and their derivatives in one force call, as counted in `eqpot.network.steps`, without the radial
-    network and the matrices. seconds: median time of these, by the operator `interaction` or `interaction2`,
-    forward and back with this path alone, in the potential's precision and on as many threads as Numba is set
-    to; NaN where it was not measured. The compiled force call takes all paths of an edge together, so this is
-    the cost of a path by itself, not what leaving it out would save.
+    network and the matrices. seconds: median time of these, by the operator `interaction`, `interaction2` or
+    `interaction3`, forward and back with this path alone, in the potential's precision and on as many threads
+    as Numba is set to; NaN where it was not measured. The compiled force call takes all paths of an edge
+    together, so this is the cost of a path by itself, not what leaving it out would save.
     """
 
     block: int
@@ -314,7 +314,7 @@ class _Network:
         """((block, path), summed messages of its l, the path's columns) of every path, in order."""
         C = self.model.config.features
         for (k, path), (_, place) in self.model.paths.items():
-            messages = found[f"block{k}.m{'svt'[int(path[-1])]}"]
+            messages = found[f"block{k}.m{'svto'[int(path[-1])]}"]
             yield (k, path), messages, slice(place * C, (place + 1) * C)
 
     def features(self, found: Mapping[str, Node]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -365,8 +365,9 @@ def _times(network: _Network, tape: Tape) -> dict[tuple[int, str], float]:
     """Seconds of every path, see PathResult."""
     C, found = network.model.config.features, {}
     calls = [step for step in tape.steps if step[0].name.startswith("interaction")]
+    each = len(calls) // network.model.config.blocks  # third moments have a call of their own
     for (k, path), (slot, _) in network.model.paths.items():
-        op, nodes, _, (*graph, _) = calls[k - 1]
+        op, nodes, _, (*graph, _) = calls[each * (k - 1) + (path == PATHS[7])]
         *inputs, w = (node.value.astype(network.dtype) for node in nodes)
         if len(inputs) == 4 and PATHS.index(path) < 5:
             op, inputs = operators("cpu")["interaction"], inputs[:3]

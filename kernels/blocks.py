@@ -51,6 +51,7 @@ from .walks2 import (
     take,
     take_back,
 )
+from .walks3 import set_third, set_third_tan
 
 
 class Memory(NamedTuple):
@@ -79,10 +80,19 @@ class Second(NamedTuple):
     products: bool  # on atoms
     vectors: int  # columns of the products' factors, 0 where there are none
     tensors: int
+    thirds: int
     W: np.ndarray  # [K, C / lanes, H, 2 lanes]: last layer of the radial network, of their two paths
     tdW: np.ndarray  # [parts, K, C / lanes, H, 2 lanes]
-    a: np.ndarray  # [4, K, n, 9, 2 D]
-    b: np.ndarray  # [4, K, n, 4, 4 D]
+    a: np.ndarray  # [4, K, n, 9, 2 D], or more rows with filters of order 3, see `walks3`
+    b: np.ndarray  # [4, K, n, 4, 4 D], or 6 D
+
+
+class Third(NamedTuple):
+    """What filters of order 3 need besides, see `walks3`; None where there are none, as `Second`."""
+
+    o: np.ndarray  # [2, E, 7]: O of the edges, value and tangent
+    W: np.ndarray  # [K, C / lanes, H, lanes]
+    tdW: np.ndarray  # [parts, K, C / lanes, H, lanes]
 
 
 # ---- atoms
@@ -111,10 +121,12 @@ def _products(layout, graph, second, m, p, weights, slot, k, first, last):
     a, b, n, by_species = second.a[slot, k], second.b[slot, k], last - first, graph.species_ptr
     factors_of(a, first, m, first, first, n, layout, k, weights, by_species)
     if slot == V:
-        multiply_rows(b[first:last], a[first:last], second.vectors, second.tensors)
+        multiply_rows(b[first:last], a[first:last], second.vectors, second.tensors, second.thirds)
     else:
         held = second.a[V, k]
-        multiply_rows_tan(b[first:last], a[first:last], held[first:last], second.vectors, second.tensors)
+        multiply_rows_tan(
+            b[first:last], a[first:last], held[first:last], second.vectors, second.tensors, second.thirds
+        )
     take(p, first, b, first, first, n, layout, k, weights, by_species)
 
 
@@ -125,11 +137,11 @@ def _products_back(layout, graph, second, m, p, turned, slot, k, first, last):
     take_back(b, first, p, first, first, n, layout, k, turned, by_species)
     held = second.a[V, k][first:last]
     if slot == D:
-        multiply_rows_back(a[first:last], b[first:last], held, second.vectors, second.tensors)
+        multiply_rows_back(a[first:last], b[first:last], held, second.vectors, second.tensors, second.thirds)
     else:
         multiply_rows_back_tan(
             *(a[first:last], b[first:last], second.a[T, k][first:last], second.b[D, k][first:last]),
-            *(held, second.vectors, second.tensors),
+            *(held, second.vectors, second.tensors, second.thirds),
         )
     factors_back(m, first, a, first, first, n, layout, k, turned, by_species)
 
@@ -241,12 +253,14 @@ def _readout_backward(layout, flat, graph, mem, weights, slot, first, last):
 
 
 @routine
-def _enter(energies, unit, h, weights, layout, flat, graph, mem, second, part, slot, first, last):
+def _enter(energies, unit, h, weights, layout, flat, graph, mem, second, third, part, slot, first, last):
     """What a walk starts from."""
     if slot == TD:
         mem.tdW[part] = 0
         if second is not None:
             second.tdW[part] = 0
+        if third is not None:
+            third.tdW[part] = 0
     if slot % 2:
         for i in range(first, last):
             mem.energies[slot, i] = energies[i, 0]
@@ -259,6 +273,12 @@ def _enter(energies, unit, h, weights, layout, flat, graph, mem, second, part, s
             a, b = flat.radial_columns[k, 0], flat.radial_columns[k, 1]
             for q in range(b - a):
                 mem.h[k, e, companion, q] = h[e, a + q]
+    if third is not None:
+        lo, hi, o = graph.receiver_ptr[first], graph.receiver_ptr[last], third.o
+        if slot == V:
+            set_third(o[0], mem.unit[0], lo, hi)
+        else:
+            set_third_tan(o[1], mem.unit[1], mem.unit[0], lo, hi)
     x = mem.x[slot, 0]
     clear(x, first, last - first)
     for i in range(first, last if slot == V else first):
@@ -286,21 +306,21 @@ def _leave(energies, h, layout, flat, graph, mem, slot, first, last):
 
 
 @routine
-def _part(energies, unit, h, weights, layout, flat, graph, mem, second, part, slot, stage):
+def _part(energies, unit, h, weights, layout, flat, graph, mem, second, third, part, slot, stage):
     """One block, for one part of the atoms: the edges, and the atoms' own numbers as far as no neighbour is
     needed."""
     first, last, K = graph.parts[part], graph.parts[part + 1], layout.n_even.size
     if stage == 0:
-        _enter(energies, unit, h, weights, layout, flat, graph, mem, second, part, slot, first, last)
+        _enter(energies, unit, h, weights, layout, flat, graph, mem, second, third, part, slot, first, last)
     if slot % 2 == 0:
         if stage > 0:
-            edges(unit, graph, layout, mem, second, part, slot, stage - 1, first, last)
+            edges(unit, graph, layout, mem, second, third, part, slot, stage - 1, first, last)
             _rows_forward(layout, flat, graph, mem, second, weights, part, slot, stage - 1, first, last)
         if stage < K:
             _see(layout, graph, mem, weights, slot, stage, first, last)
     else:
         if stage > 0:
-            edges(unit, graph, layout, mem, second, part, slot, K - stage, first, last)
+            edges(unit, graph, layout, mem, second, third, part, slot, K - stage, first, last)
             _unsee(layout, graph, mem, slot, K - stage, first, last)
         if stage < K:
             _rows_backward(layout, flat, graph, mem, second, weights, part, slot, K - stage - 1, first, last)
@@ -309,19 +329,23 @@ def _part(energies, unit, h, weights, layout, flat, graph, mem, second, part, sl
 
 
 @routine
-def _matrix(gradient, weights, layout, flat, graph, mem, second, slot, task):
+def _matrix(gradient, weights, layout, flat, graph, mem, second, third, slot, task):
     """Before the first walk, matrices as the walks take them; after the last, their gradients."""
     K, tiles = layout.n_even.size, flat.tiles.shape[0]
     if slot == V and task < K:
         pack_radial(mem.W, weights, flat, task, np.int64(0), np.int64(5))
         if second is not None:
             pack_radial(second.W, weights, flat, task, np.int64(5), np.int64(2))
+        if third is not None:
+            pack_radial(third.W, weights, flat, task, np.int64(7), np.int64(1))
     elif slot == V:
         turn(mem.turned, weights, flat.turns, task - K)
     elif task < K:
         unpack_radial(gradient, mem.tdW, flat, task, np.int64(0), np.int64(5))
         if second is not None:
             unpack_radial(gradient, second.tdW, flat, task, np.int64(5), np.int64(2))
+        if third is not None:
+            unpack_radial(gradient, third.tdW, flat, task, np.int64(7), np.int64(1))
     elif task < K + tiles:
         tile(gradient, layout, flat, graph, mem, second, task - K)
     else:
@@ -329,7 +353,7 @@ def _matrix(gradient, weights, layout, flat, graph, mem, second, slot, task):
 
 
 @kernel
-def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, flat, graph, mem, second):
+def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, flat, graph, mem, second, third):
     """One walk: energies[n, 1], unit[E, 3] and h[E, .] stand for the arrays of that slot.
 
     V and T read unit and h and write energies; D and TD read energies and add to unit (D only) and h; TD adds
@@ -346,7 +370,7 @@ def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, flat, gr
             tasks = after if slot == TD else 0
         for task in prange(tasks):
             if stage == -1 or stage > K:
-                _matrix(gradient, weights, layout, flat, graph, mem, second, slot, np.int64(task))
+                _matrix(gradient, weights, layout, flat, graph, mem, second, third, slot, np.int64(task))
             else:
                 _part(
                     energies,
@@ -358,6 +382,7 @@ def blocks_walk_cpu(slot, energies, unit, h, gradient, weights, layout, flat, gr
                     graph,
                     mem,
                     second,
+                    third,
                     np.int64(task),
                     slot,
                     np.int64(stage),

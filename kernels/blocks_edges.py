@@ -17,6 +17,7 @@ from .walks import (
     store_messages,
 )
 from .walks2 import hidden_back2, hidden_back2_tan, messages2, messages2_tan
+from .walks3 import hidden_back3, hidden_back3_tan, messages3, messages3_tan
 
 V, D, T, TD = range(4)  # walks over even slots go forward, over odd ones backward
 
@@ -126,7 +127,7 @@ def _add_last_layer(tdW, k, q, hidden, to_w, with_v, want_v):
 
 
 @routine
-def _edges_fwd(graph, layout, mem, second, k, first, last):
+def _edges_fwd(graph, layout, mem, second, third, k, first, last):
     m, u, h, W, y = mem.m[V, k], mem.u[V, k], mem.h[k], mem.W[k], mem.unit[0]
     ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.want_v[k]
     step = 3
@@ -147,10 +148,12 @@ def _edges_fwd(graph, layout, mem, second, k, first, last):
                 messages2(m[i], u, h, second.W[k], y, senders, lo, hi, True)
             elif second.filters[k] and want_v:
                 messages2(m[i], u, h, second.W[k], y, senders, lo, hi, False)
+        if third is not None:
+            messages3(m[i], u, h, third.W[k], third.o[0], senders, lo, hi)
 
 
 @routine
-def _edges_bwd(dunit, graph, layout, mem, second, part, k, first, last):
+def _edges_bwd(dunit, graph, layout, mem, second, third, part, k, first, last):
     du, dm, u, h, W, y, dh = mem.u[D, k], mem.m[D, k], mem.u[V, k], mem.h[k], mem.W[k], mem.unit[0], mem.dh[k]
     ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.want_v[k]
     gh, step = mem.held[part, 4:], 3
@@ -171,10 +174,13 @@ def _edges_bwd(dunit, graph, layout, mem, second, part, k, first, last):
                 hidden_back2(du[i], dunit, dh, gh, i, dm, u, h, second.W[k], y, senders, lo, hi, True)
             elif second.filters[k] and want_v:
                 hidden_back2(du[i], dunit, dh, gh, i, dm, u, h, second.W[k], y, senders, lo, hi, False)
+        if third is not None:
+            W3, o = third.W[k], third.o[0]
+            hidden_back3(du[i], dunit, dh, gh, i, dm, u, h, W3, y, o, senders, lo, hi)
 
 
 @routine
-def _edges_fwd_tan(graph, layout, mem, second, k, first, last):
+def _edges_fwd_tan(graph, layout, mem, second, third, k, first, last):
     tm, tu, u, h, W = mem.m[T, k], mem.u[T, k], mem.u[V, k], mem.h[k], mem.W[k]
     ty, y = mem.unit[1], mem.unit[0]
     ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.want_v[k]
@@ -196,10 +202,13 @@ def _edges_fwd_tan(graph, layout, mem, second, k, first, last):
                 messages2_tan(tm[i], tu, u, h, second.W[k], ty, y, senders, lo, hi, True)
             elif second.filters[k] and want_v:
                 messages2_tan(tm[i], tu, u, h, second.W[k], ty, y, senders, lo, hi, False)
+        if third is not None:
+            W3, o = third.W[k], third.o
+            messages3_tan(tm[i], tu, u, h, W3, o[1], o[0], senders, lo, hi)
 
 
 @routine
-def _edges_bwd_tan(graph, layout, mem, second, part, k, first, last):
+def _edges_bwd_tan(graph, layout, mem, second, third, part, k, first, last):
     tdu, tdm, dm, tu, u = mem.u[TD, k], mem.m[TD, k], mem.m[D, k], mem.u[T, k], mem.u[V, k]
     h, W, ty, y, dh = mem.h[k], mem.W[k], mem.unit[1], mem.unit[0], mem.dh[k]
     ptr, senders, with_v, want_v = graph.receiver_ptr, graph.senders, layout.with_v[k], layout.want_v[k]
@@ -223,16 +232,21 @@ def _edges_bwd_tan(graph, layout, mem, second, part, k, first, last):
                 hidden_back2_tan(tdu[i], dh, tdW2, gh, i, tdm, dm, tu, u, h, W2, *moving, True)
             elif second.filters[k] and want_v:
                 hidden_back2_tan(tdu[i], dh, tdW2, gh, i, tdm, dm, tu, u, h, W2, *moving, False)
+        if third is not None:
+            W3, tdW3, o = third.W[k], third.tdW[part, k], third.o
+            hidden_back3_tan(
+                *(tdu[i], dh, tdW3, gh, i, tdm, dm, tu, u, h, W3, o[1], o[0], senders, lo, hi),
+            )
 
 
 @routine
-def edges(unit, graph, layout, mem, second, part, slot, k, first, last):
+def edges(unit, graph, layout, mem, second, third, part, slot, k, first, last):
     """Messages of block k into some atoms, or the way back."""
     if slot == V:
-        _edges_fwd(graph, layout, mem, second, k, first, last)
+        _edges_fwd(graph, layout, mem, second, third, k, first, last)
     elif slot == D:
-        _edges_bwd(unit, graph, layout, mem, second, part, k, first, last)
+        _edges_bwd(unit, graph, layout, mem, second, third, part, k, first, last)
     elif slot == T:
-        _edges_fwd_tan(graph, layout, mem, second, k, first, last)
+        _edges_fwd_tan(graph, layout, mem, second, third, k, first, last)
     else:
-        _edges_bwd_tan(graph, layout, mem, second, part, k, first, last)
+        _edges_bwd_tan(graph, layout, mem, second, third, part, k, first, last)

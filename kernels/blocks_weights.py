@@ -68,7 +68,7 @@ def tile(gradient, layout, flat, graph, mem, second, tile):
         elif role // 2 == KEEP // 2:
             _add_tile(gradient, mem.x[s, k], mem.p[d, k], layout, graph, role, piece, z, row, rows)
         if second is not None:
-            if role // 2 == FACTORS // 2 or role == FACTORS_T:
+            if role // 2 == FACTORS // 2 or role // 2 == FACTORS_T // 2:
                 _add_tile(gradient, mem.m[s, k], second.a[d, k], layout, graph, role, piece, z, row, rows)
             elif role // 2 == TAKE // 2:
                 _add_tile(gradient, second.b[s, k], mem.p[d, k], layout, graph, role, piece, z, row, rows)

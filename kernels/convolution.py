@@ -22,17 +22,29 @@ for an edge and its reverse, and what it gets goes back to Y at once:
 
     (ds, dv)_i += sum over e into i of to_sender2(w, A_j, M),      dY += B(dM, Y), see `edge_tensor`
 
+So has the one of filters of order 3, whose O is odd, as Y is:
+
+    ds_i -= sum over e into i of w7 (O . A_j),      dY += B(dO, Y), see `edge_tensor3`
+
 Shapes: s[n, C], v[n, 3, C] or [n, 3, 0], unit[E, 3], r[E], h[E, K H], dh the same, W[H, P C], ms[n, P0 C],
-mv[n, 3, P1 C], mt[n, 5, C] or [n, 5, 0].
+mv[n, 3, P1 C], mt[n, 5, C] or [n, 5, 0], mo[n, 7, C] or [n, 7, 0].
 """
 
 from functools import cache
 
 from . import cuda as gpu
 from .arguments import by_path
-from .channels import direction_at, features_at, messages2_at, messages_at, put_messages, put_messages2
+from .channels import (
+    direction_at,
+    features_at,
+    messages2_at,
+    messages_at,
+    put_messages,
+    put_messages2,
+)
 from .cuda import LANES, warp_sum
 from .edge_tensor import back, tensor_of
+from .edge_tensor3 import A, back3, third_of
 from .products import (
     PATH_FACTORS,
     added,
@@ -48,6 +60,7 @@ from .products import (
     to_weights,
     to_weights2,
 )
+from .third_products import added7, dot7, put_thirds, scaled7, thirds_at
 
 cuda = None  # see cuda.py
 FACTORS = tuple(float(factor) for factor in PATH_FACTORS)
@@ -55,7 +68,7 @@ FACTORS = tuple(float(factor) for factor in PATH_FACTORS)
 
 @gpu.Device
 def _hold(held, W, slots, C, c, scale, paths, begin):
-    """Channel c of the last layer, with the constants of the paths from `begin` on, into held[5 or 2, H]."""
+    """Channel c of the last layer, with the constants of the paths from `begin` on, into held[., H]."""
     for p in range(held.shape[0]):
         slot = paths[begin + p, 0]
         factor = W.dtype.type(scale * FACTORS[begin + p])
@@ -86,6 +99,15 @@ def _product2(held, h, e, first):
         w5 += x * held[0, q]
         w6 += x * held[1, q]
     return w5, w6
+
+
+@gpu.Device
+def _product3(held, h, e, first):
+    """w7."""
+    w = h.dtype.type(0)
+    for q in range(held.shape[1]):
+        w += h[e, first + q] * held[0, q]
+    return w
 
 
 @gpu.Device
@@ -255,13 +277,66 @@ def _kernels2(H):
     return fwd2, bwd2
 
 
+@cache
+def _kernels3(H):
+    """The same of the product of filters of order 3."""
+
+    @gpu.kernel(lambda mo, s, *_: s.size)
+    def fwd3(mo, s, unit, h, W, senders, receiver_ptr, paths, slots, first, scale):
+        """A thread takes one channel of one atom, H weights of it in registers; for each edge 4 bytes,
+        2 H + 29 operations, and H + 3 numbers for the whole warp."""
+        n, C = s.shape
+        zero, a0 = s.dtype.type(0), s.dtype.type(A)
+        held = cuda.local.array((1, H), s.dtype)
+        for k in range(cuda.grid(1), n * C, cuda.gridsize(1)):
+            i, c = k // C, k % C
+            _hold(held, W, slots, C, c, scale, paths, 7)
+            m = zero, zero, zero, zero, zero, zero, zero
+            for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+                x, y, z = direction_at(unit, e, zero)
+                ws = _product3(held, h, e, first) * s[senders[e], c]
+                m = added7(m, scaled7(ws, third_of(x, y, z, a0)))
+            put_thirds(mo, i, c, m)
+
+    @gpu.kernel(lambda ds, dunit, dr, dmo, *_: LANES * len(dmo))
+    def bwd3(ds, dunit, dr, dmo, s, unit, h, dh, W, senders, receiver_ptr, paths, slots, first, scale):
+        """A warp takes one atom, 32 channels at a time; for each edge and channel 32 bytes, 4 H + 96
+        operations, four sums over the warp, and 2 H + 3 numbers for all of it."""
+        n, C = s.shape
+        zero, a0 = s.dtype.type(0), s.dtype.type(A)
+        held = cuda.local.array((1, H), s.dtype)
+        lane = cuda.threadIdx.x % LANES
+        for i in range(cuda.grid(1) // LANES, n, cuda.gridsize(1) // LANES):
+            for start in range(0, C, LANES):
+                c = min(start + lane, C - 1)
+                mine = start + lane < C
+                _hold(held, W, slots, C, c, scale, paths, 7)
+                a, gs = thirds_at(dmo, i, c, zero), zero
+                for e in range(receiver_ptr[i], receiver_ptr[i + 1]):
+                    j = senders[e]
+                    x, y, z = direction_at(unit, e, zero)
+                    third, w = third_of(x, y, z, a0), _product3(held, h, e, first)
+                    gs -= w * dot7(third, thirds_at(dmo, j, c, zero))
+                    yx, yy, yz = back3(x, y, z, scaled7(w * s[j, c], a), a0)
+                    r = s[j, c] * dot7(third, a) * _product3(held, dh, e, first)
+                    _add_edge(dunit, dr, e, yx, yy, yz, r, mine, lane, zero)
+                if mine and ds.size:
+                    ds[i, c] += gs
+
+    return fwd3, bwd3
+
+
 def _of_order_2(paths):
     """Whether the block has one of the two products."""
-    return (paths[5:, 0] >= 0).any()
+    return (paths[5:7, 0] >= 0).any()
 
 
-def convolution_fwd_cuda(ms, mv, mt, s, v, unit, r, h, dh, W, senders, receiver_ptr, paths, first, scale):
-    """W[H, P C]; `paths`, of five rows or seven, is on the host."""
+def _of_order_3(paths):
+    return (paths[7:, 0] >= 0).any()
+
+
+def convolution_fwd_cuda(ms, mv, mt, mo, s, v, unit, r, h, dh, W, senders, receiver_ptr, paths, first, scale):
+    """W[H, P C]; `paths`, of five, seven or eight rows, is on the host."""
     C, H = s.shape[1], len(W)
     ms, mv = by_path(ms, C), by_path(mv, C)
     arrays = s, v, unit, h, W.reshape(-1), senders, receiver_ptr, gpu.constant(paths)
@@ -269,10 +344,12 @@ def convolution_fwd_cuda(ms, mv, mt, s, v, unit, r, h, dh, W, senders, receiver_
     _kernels(H)[0](ms, mv, *arrays, *static)
     if _of_order_2(paths):
         _kernels2(H)[0](mv, mt, *arrays, *static)
+    if _of_order_3(paths):
+        _kernels3(H)[0](mo, s, *arrays[2:], *static)
 
 
 def convolution_bwd_cuda(
-    ds, dv, dunit, dr, dms, dmv, dmt, s, v, unit, r, h, dh, W, senders, receiver_ptr, paths, first, scale
+    ds, dv, dunit, dr, dms, dmv, dmt, dmo, s, v, unit, r, h, dh, W, senders, receiver_ptr, paths, first, scale
 ):
     C, H = s.shape[1], len(W)
     ds, dv = s[:0] if ds is None else ds, v[:0] if dv is None else dv
@@ -282,3 +359,5 @@ def convolution_bwd_cuda(
     _kernels(H)[1](ds, dv, dunit, dr, dms, dmv, *arrays, *static)
     if _of_order_2(paths):
         _kernels2(H)[1](ds, dv, dunit, dr, dmv, dmt, *arrays, *static)
+    if _of_order_3(paths):
+        _kernels3(H)[1](ds, dunit, dr, dmo, s, *arrays[2:], *static)

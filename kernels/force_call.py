@@ -50,6 +50,7 @@ from .walks2 import (
     take,
     take_back,
 )
+from .walks3 import edges_back3, messages3, set_third
 
 ATOMS = 12  # receivers whose numbers are in the cache together
 EDGES = 64  # edges per sweep of the radial network
@@ -101,9 +102,17 @@ class Second(NamedTuple):
     radial: np.ndarray  # [K, C / lanes, H, 2 lanes]: last layer of the radial network, of their two paths
     vectors: int  # columns of the products' factors, 0 where there are none
     tensors: int
-    a: np.ndarray  # [K, n, 9, 2 D]
-    b: np.ndarray  # [T, ATOMS, 4, 4 D]: one thread's products, or their cotangents
-    da: np.ndarray  # [T, ATOMS, 9, 2 D]
+    thirds: int
+    a: np.ndarray  # [K, n, 9, 2 D], or more rows with filters of order 3, see `walks3`
+    b: np.ndarray  # [T, ATOMS, 4, 4 D], or 6 D: one thread's products, or their cotangents
+    da: np.ndarray  # [T, ATOMS, 9, 2 D], or more rows
+
+
+class Third(NamedTuple):
+    """What filters of order 3 need besides, see `walks3`; None where there are none, as `Second`."""
+
+    radial: np.ndarray  # [K, C / lanes, H, lanes]: last layer of the radial network, of their path
+    o: np.ndarray  # [E, 7]: O of the edges
 
 
 # ---- edges: geometry and radial network
@@ -213,7 +222,7 @@ def _start(net, layout, graph, work, first, last):
 
 
 @routine
-def _forward(net, layout, graph, work, second, part, k, first, last):
+def _forward(net, layout, graph, work, second, third, part, k, first, last):
     """Block k for atoms first : last; after the last one, energies and what they send back."""
     weights, by_species = net.weights, graph.species_ptr
     with_v, want_v, next_v = layout.with_v[k], layout.want_v[k], layout.with_v[k + 1]
@@ -241,6 +250,8 @@ def _forward(net, layout, graph, work, second, part, k, first, last):
                     messages2(m[r], u, h, second.radial[k], unit, senders, lo, hi, True)
                 elif second.filters[k] and want_v:
                     messages2(m[r], u, h, second.radial[k], unit, senders, lo, hi, False)
+            if third is not None:
+                messages3(m[r], u, h, third.radial[k], third.o, senders, lo, hi)
 
         clear(p, start, n)
         for of_v in range(2):
@@ -250,7 +261,7 @@ def _forward(net, layout, graph, work, second, part, k, first, last):
             if second.products:
                 a, b = second.a[k], second.b[part]
                 factors_of(a, start, m, zero, start, n, layout, k, weights, by_species)
-                multiply_rows(b[:n], a[start : start + n], second.vectors, second.tensors)
+                multiply_rows(b[:n], a[start : start + n], second.vectors, second.tensors, second.thirds)
                 take(p, start, b, zero, start, n, layout, k, weights, by_species)
         if extra:
             for d in range(4 if with_v and next_v else 1):
@@ -314,7 +325,9 @@ def _backward_atoms(net, layout, graph, work, second, part, k, first, last):
             if second.products:
                 da, db, a = second.da[part], second.b[part], second.a[k]
                 take_back(db, zero, dp, zero, start, n, layout, k, turned, by_species)
-                multiply_rows_back(da[:n], db[:n], a[start : start + n], second.vectors, second.tensors)
+                multiply_rows_back(
+                    da[:n], db[:n], a[start : start + n], second.vectors, second.tensors, second.thirds
+                )
                 factors_back(dm, start, da, zero, start, n, layout, k, turned, by_species)
         if extra:
             for d in range(4 if with_v and next_v else 1):
@@ -322,7 +335,7 @@ def _backward_atoms(net, layout, graph, work, second, part, k, first, last):
 
 
 @routine
-def _backward(net, layout, graph, work, second, part, k, first, last):
+def _backward(net, layout, graph, work, second, third, part, k, first, last):
     """Edges of block k, and the atoms of the block before; after block 0, dE / d edge_vec."""
     with_v, want_v = layout.with_v[k], layout.want_v[k]
     dm, u, h, W, x, dy = work.dm[k % 2], work.u[k], work.h[k], net.radial[k], work.x, work.dy
@@ -349,6 +362,8 @@ def _backward(net, layout, graph, work, second, part, k, first, last):
                     edges_back2(du[r], dy, i, dm, u, h, second.radial[k], unit, senders, lo, hi, True)
                 elif second.filters[k] and want_v:
                     edges_back2(du[r], dy, i, dm, u, h, second.radial[k], unit, senders, lo, hi, False)
+            if third is not None:
+                edges_back3(du[r], dy, i, dm, u, h, third.radial[k], unit, third.o, senders, lo, hi)
         for of_v in range(2 if k > 0 else 0):  # nothing asks for the embedding's
             mix(x, start, du, zero, start, n, layout, k, BACK + SELF + of_v, net.turned, by_species)
     if k > 0:
@@ -367,7 +382,7 @@ def _backward(net, layout, graph, work, second, part, k, first, last):
 
 
 @kernel
-def force_call_cpu(net, layout, graph, work, second, start, stop):
+def force_call_cpu(net, layout, graph, work, second, third, start, stop):
     """Stages start to stop - 1: fill work.energies by stages 0 to K, work.dedge_vec by those up to 2 K and
     work.forces by 2 K + 1.
 
@@ -382,11 +397,13 @@ def force_call_cpu(net, layout, graph, work, second, start, stop):
             first, last = graph.parts[part], graph.parts[part + 1]
             if stage == 0:
                 _radial(net, graph, work, part, first, last)
+                if third is not None:
+                    set_third(third.o, work.unit, graph.receiver_ptr[first], graph.receiver_ptr[last])
                 _start(net, layout, graph, work, first, last)
             elif stage <= blocks:
-                _forward(net, layout, graph, work, second, part, stage - 1, first, last)
+                _forward(net, layout, graph, work, second, third, part, stage - 1, first, last)
             elif stage <= 2 * blocks:
-                _backward(net, layout, graph, work, second, part, 2 * blocks - stage, first, last)
+                _backward(net, layout, graph, work, second, third, part, 2 * blocks - stage, first, last)
             else:
                 ptr, perm, by_sender = graph.receiver_ptr, graph.sender_perm, graph.sender_ptr
                 sum_forces(work.forces, work.dedge_vec, ptr, perm, by_sender, first, last)

@@ -1,12 +1,14 @@
-"""Products on an atom, channel by channel: of two projections A = (s, v, T) and B = (s', v', T') of its
+"""Products on an atom, channel by channel: of two projections A = (s, v, T, O) and B = (s', v', T') of its
 messages.
 
-    ps = [s s' | v . v' / sqrt 3 | T : T' / sqrt 5 | v . q / sqrt 3]
-    pv = [s v' | v x v' / sqrt 2 | q],    q = sqrt(3/5) T v'
+    ps = [s s' | v . v' / sqrt 3 | T : T' / sqrt 5 | v . q / sqrt 3 | v . p / sqrt 3 |
+          O : O' sqrt(4/175)]
+    pv = [s v' | v x v' / sqrt 2 | q | p],    q = sqrt(3/5) T v',    p = sqrt(6/35) O : T'
 
 They raise the body order: an atom's sums over its neighbours, multiplied, see pairs of neighbours, and with
 second moments their angles. T is symmetric and traceless; five numbers of it are kept, xx, yy, xy, yz, zx,
-and zz = -xx - yy. Without second moments what has T is left out, without vectors all but s s'.
+and zz = -xx - yy. Without third moments what has O is left out (see `third_products`), without second moments
+what has T, without vectors all but s s'.
 
 Backward, for cotangents b of ps, and P, Q, R of pv (constants in), with R' = R + b4 v:
 
@@ -20,8 +22,9 @@ of R . T v', (Rx x' - Rz z', Ry y' - Rz z', Rx y' + Ry x', Ry z' + Rz y', Rz x' 
 Apart from b4 and R' all of this is linear in each of A, B and the cotangents, so that tangents are sums of
 the same functions with one of them moved; v . q moves by tv . q + v . tq, and R' by tR + tb4 v + b4 tv.
 
-Shapes: s[n, 2 D], v[n, 3, 2 D or 0], t[n, 5, 2 D or 0], A's columns before B's; ps[n, k D], pv[n, 3, k D or
-0], k the number of products that there are; none has a unit. Threads share chunks of atoms.
+Shapes: s[n, 2 D], v[n, 3, 2 D or 0], t[n, 5, 2 D or 0], o[n, 7, 2 D or 0], columns of A before those of B;
+ps[n, k D], pv[n, 3, k D or 0], k the number of products that there are; none has a unit.
+Threads share chunks of atoms.
 """
 
 from functools import partial
@@ -34,6 +37,7 @@ from .arguments import or_zero
 from .compile import inner, kernel
 from .products import R2, R3
 from .simd import WIDTH, fill, read, splat, write
+from .third_products import multiply3, multiply3_back, multiply3_back_tan, multiply3_tan
 
 cuda = None  # see cuda.py
 CHUNK = 16
@@ -203,16 +207,18 @@ def _with_turned(g, b4, found):
 
 
 @inner
-def multiply(zero, i, c, ps, pv, s, v, t):
+def multiply(zero, i, c, ps, pv, s, v, t, o):
     """Add the products of one atom and channel."""
     D, with_v, with_t = s.shape[1] // 2, v.shape[2] > 0, t.shape[2] > 0
     a, b = factor_at(s, v, t, i, c, 0, zero), factor_at(s, v, t, i, c, D, zero)
     found = _forward(a, b, zero, with_v, with_t)
     _add_products(ps, pv, i, c, D, found, _dot3(a, found), with_t, zero)
+    if o.shape[2] > 0:
+        multiply3(zero, i, c, D, ps, pv, v, t, o)
 
 
 @inner
-def multiply_tan(zero, i, c, tps, tpv, ts, tv, tt, s, v, t):
+def multiply_tan(zero, i, c, tps, tpv, ts, tv, tt, to, s, v, t, o):
     """Add their tangents."""
     D, with_v, with_t = s.shape[1] // 2, v.shape[2] > 0, t.shape[2] > 0
     a, b = factor_at(s, v, t, i, c, 0, zero), factor_at(s, v, t, i, c, D, zero)
@@ -220,10 +226,12 @@ def multiply_tan(zero, i, c, tps, tpv, ts, tv, tt, s, v, t):
     found = _forward(a, b, zero, with_v, with_t)
     moved = _sum12(_forward(ta, b, zero, with_v, with_t), _forward(a, tb, zero, with_v, with_t))
     _add_products(tps, tpv, i, c, D, moved, _dot3(ta, found) + _dot3(a, moved), with_t, zero)
+    if o.shape[2] > 0:
+        multiply3_tan(zero, i, c, D, tps, tpv, tv, tt, to, v, t, o)
 
 
 @inner
-def multiply_back(zero, i, c, ds, dv, dt, dps, dpv, s, v, t):
+def multiply_back(zero, i, c, ds, dv, dt, do, dps, dpv, s, v, t, o):
     """Add what A and B get back."""
     D, with_v, with_t = s.shape[1] // 2, v.shape[2] > 0, t.shape[2] > 0
     a, b = factor_at(s, v, t, i, c, 0, zero), factor_at(s, v, t, i, c, D, zero)
@@ -232,10 +240,12 @@ def multiply_back(zero, i, c, ds, dv, dt, dps, dpv, s, v, t):
     g = _with_turned(_to_a(b, d, zero, with_v, with_t), b4, found)
     add_factor(ds, dv, dt, i, c, 0, g, zero)
     add_factor(ds, dv, dt, i, c, D, _to_b(a, d, zero, with_v, with_t), zero)
+    if o.shape[2] > 0:
+        multiply3_back(zero, i, c, D, dv, dt, do, dps, dpv, v, t, o)
 
 
 @inner
-def multiply_back_tan(zero, i, c, tds, tdv, tdt, tdps, tdpv, ts, tv, tt, dps, dpv, s, v, t):
+def multiply_back_tan(zero, i, c, tds, tdv, tdt, tdo, tdps, tdpv, ts, tv, tt, to, dps, dpv, s, v, t, o):
     """Add the tangents of that."""
     D, with_v, with_t = s.shape[1] // 2, v.shape[2] > 0, t.shape[2] > 0
     a, b = factor_at(s, v, t, i, c, 0, zero), factor_at(s, v, t, i, c, D, zero)
@@ -249,6 +259,8 @@ def multiply_back_tan(zero, i, c, tds, tdv, tdt, tdps, tdpv, ts, tv, tt, dps, dp
     add_factor(tds, tdv, tdt, i, c, 0, _with_turned(_with_turned(g, tb4, found), b4, moved), zero)
     g = _sum9(_to_b(a, td, zero, with_v, with_t), _to_b(ta, d, zero, with_v, with_t))
     add_factor(tds, tdv, tdt, i, c, D, g, zero)
+    if o.shape[2] > 0:
+        multiply3_back_tan(zero, i, c, D, tdv, tdt, tdo, tdps, tdpv, tv, tt, to, dps, dpv, v, t, o)
 
 
 @inner
@@ -270,47 +282,47 @@ def _sum12(a, b):
 
 
 @kernel
-def _fwd_cpu(ps, pv, s, v, t):
+def _fwd_cpu(ps, pv, s, v, t, o):
     n, D = s.shape[0], s.shape[1] // 2
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         L, zero = WIDTH // s.itemsize, s.dtype.type(0)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             for c in range(0, D - D % L, L):
-                multiply(splat(zero), i, c, ps, pv, s, v, t)
+                multiply(splat(zero), i, c, ps, pv, s, v, t, o)
             for c in range(D - D % L, D):
-                multiply(zero, i, c, ps, pv, s, v, t)
+                multiply(zero, i, c, ps, pv, s, v, t, o)
 
 
 @kernel
-def _fwd_tan_cpu(tps, tpv, ts, tv, tt, s, v, t):
+def _fwd_tan_cpu(tps, tpv, ts, tv, tt, to, s, v, t, o):
     n, D = s.shape[0], s.shape[1] // 2
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         L, zero = WIDTH // s.itemsize, s.dtype.type(0)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             for c in range(0, D - D % L, L):
-                multiply_tan(splat(zero), i, c, tps, tpv, ts, tv, tt, s, v, t)
+                multiply_tan(splat(zero), i, c, tps, tpv, ts, tv, tt, to, s, v, t, o)
             for c in range(D - D % L, D):
-                multiply_tan(zero, i, c, tps, tpv, ts, tv, tt, s, v, t)
+                multiply_tan(zero, i, c, tps, tpv, ts, tv, tt, to, s, v, t, o)
 
 
 @kernel
-def _bwd_cpu(ds, dv, dt, dps, dpv, s, v, t):
+def _bwd_cpu(ds, dv, dt, do, dps, dpv, s, v, t, o):
     n, D = s.shape[0], s.shape[1] // 2
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         L, zero = WIDTH // s.itemsize, s.dtype.type(0)
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             for c in range(0, D - D % L, L):
-                multiply_back(splat(zero), i, c, ds, dv, dt, dps, dpv, s, v, t)
+                multiply_back(splat(zero), i, c, ds, dv, dt, do, dps, dpv, s, v, t, o)
             for c in range(D - D % L, D):
-                multiply_back(zero, i, c, ds, dv, dt, dps, dpv, s, v, t)
+                multiply_back(zero, i, c, ds, dv, dt, do, dps, dpv, s, v, t, o)
 
 
 @kernel
-def _bwd_tan_cpu(tds, tdv, tdt, tdps, tdpv, ts, tv, tt, dps, dpv, s, v, t):
+def _bwd_tan_cpu(tds, tdv, tdt, tdo, tdps, tdpv, ts, tv, tt, to, dps, dpv, s, v, t, o):
     n, D = s.shape[0], s.shape[1] // 2
     for chunk in prange((n + CHUNK - 1) // CHUNK):
         L, zero = WIDTH // s.itemsize, s.dtype.type(0)
-        rest = tds, tdv, tdt, tdps, tdpv, ts, tv, tt, dps, dpv, s, v, t
+        rest = tds, tdv, tdt, tdo, tdps, tdpv, ts, tv, tt, to, dps, dpv, s, v, t, o
         for i in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             for c in range(0, D - D % L, L):
                 multiply_back_tan(splat(zero), i, c, *rest)
@@ -322,64 +334,78 @@ def _bwd_tan_cpu(tds, tdv, tdt, tdps, tdpv, ts, tv, tt, dps, dpv, s, v, t):
 
 
 @gpu.kernel(lambda ps, pv, s, *_: s.size // 2)
-def _fwd_cuda(ps, pv, s, v, t):
+def _fwd_cuda(ps, pv, s, v, t, o):
     """A thread takes one channel of one atom; 48 registers; 176 bytes, 63 operations."""
     n, D = s.shape[0], s.shape[1] // 2
     for k in range(cuda.grid(1), n * D, cuda.gridsize(1)):
         zero = s.dtype.type(0)
-        multiply(zero, k // D, k % D, ps, pv, s, v, t)
+        multiply(zero, k // D, k % D, ps, pv, s, v, t, o)
 
 
 @gpu.kernel(lambda tps, tpv, ts, *_: ts.size // 2)
-def _fwd_tan_cuda(tps, tpv, ts, tv, tt, s, v, t):
+def _fwd_tan_cuda(tps, tpv, ts, tv, tt, to, s, v, t, o):
     """A thread takes one channel of one atom; 68 registers; 248 bytes, 190 operations."""
     n, D = s.shape[0], s.shape[1] // 2
     for k in range(cuda.grid(1), n * D, cuda.gridsize(1)):
         zero = s.dtype.type(0)
-        multiply_tan(zero, k // D, k % D, tps, tpv, ts, tv, tt, s, v, t)
+        multiply_tan(zero, k // D, k % D, tps, tpv, ts, tv, tt, to, s, v, t, o)
 
 
 @gpu.kernel(lambda ds, *_: ds.size // 2)
-def _bwd_cuda(ds, dv, dt, dps, dpv, s, v, t):
+def _bwd_cuda(ds, dv, dt, do, dps, dpv, s, v, t, o):
     """A thread takes one channel of one atom; 64 registers; 268 bytes, 162 operations."""
     n, D = s.shape[0], s.shape[1] // 2
     for k in range(cuda.grid(1), n * D, cuda.gridsize(1)):
         zero = s.dtype.type(0)
-        multiply_back(zero, k // D, k % D, ds, dv, dt, dps, dpv, s, v, t)
+        multiply_back(zero, k // D, k % D, ds, dv, dt, do, dps, dpv, s, v, t, o)
 
 
 @gpu.kernel(lambda tds, *_: tds.size // 2)
-def _bwd_tan_cuda(tds, tdv, tdt, tdps, tdpv, ts, tv, tt, dps, dpv, s, v, t):
+def _bwd_tan_cuda(tds, tdv, tdt, tdo, tdps, tdpv, ts, tv, tt, to, dps, dpv, s, v, t, o):
     """A thread takes one channel of one atom; 110 registers; 392 bytes, 480 operations."""
     n, D = s.shape[0], s.shape[1] // 2
     for k in range(cuda.grid(1), n * D, cuda.gridsize(1)):
         zero = s.dtype.type(0)
         i, c = k // D, k % D
-        multiply_back_tan(zero, i, c, tds, tdv, tdt, tdps, tdpv, ts, tv, tt, dps, dpv, s, v, t)
+        multiply_back_tan(zero, i, c, tds, tdv, tdt, tdo, tdps, tdpv, ts, tv, tt, to, dps, dpv, s, v, t, o)
 
 
 # ---- the table's signatures
 
 
-def _fwd(run, ps, pv, s, v, t):
+def _fwd(run, ps, pv, s, v, t, o):
     ps[...] = 0
     pv[...] = 0
-    run(ps, pv, s, v, t)
+    run(ps, pv, s, v, t, o)
 
 
-def _fwd_tan(run, tps, tpv, ts, tv, tt, s, v, t):
+def _fwd_tan(run, tps, tpv, ts, tv, tt, to, s, v, t, o):
     tps[...] = 0
     tpv[...] = 0
-    run(tps, tpv, or_zero(ts, s), or_zero(tv, v), or_zero(tt, t), s, v, t)
+    run(tps, tpv, or_zero(ts, s), or_zero(tv, v), or_zero(tt, t), or_zero(to, o), s, v, t, o)
 
 
-def _bwd(run, ds, dv, dt, dps, dpv, s, v, t):
-    run(or_zero(ds, s), or_zero(dv, v), or_zero(dt, t), dps, dpv, s, v, t)
+def _bwd(run, ds, dv, dt, do, dps, dpv, s, v, t, o):
+    run(or_zero(ds, s), or_zero(dv, v), or_zero(dt, t), or_zero(do, o), dps, dpv, s, v, t, o)
 
 
-def _bwd_tan(run, tds, tdv, tdt, tdps, tdpv, ts, tv, tt, dps, dpv, s, v, t):
-    found = or_zero(tds, s), or_zero(tdv, v), or_zero(tdt, t)
-    run(*found, tdps, tdpv, or_zero(ts, s), or_zero(tv, v), or_zero(tt, t), dps, dpv, s, v, t)
+def _bwd_tan(run, tds, tdv, tdt, tdo, tdps, tdpv, ts, tv, tt, to, dps, dpv, s, v, t, o):
+    found = or_zero(tds, s), or_zero(tdv, v), or_zero(tdt, t), or_zero(tdo, o)
+    run(
+        *found,
+        tdps,
+        tdpv,
+        or_zero(ts, s),
+        or_zero(tv, v),
+        or_zero(tt, t),
+        or_zero(to, o),
+        dps,
+        dpv,
+        s,
+        v,
+        t,
+        o,
+    )
 
 
 node_products_fwd_cpu, node_products_fwd_cuda = partial(_fwd, _fwd_cpu), partial(_fwd, _fwd_cuda)

@@ -41,6 +41,13 @@ five components of unit variance),
 
 m[6] is M: xx, yy, zz, xy, yz, zx. The second moment keeps five of its six numbers, xx, yy, xy, yz, zx, as
 zz = -xx - yy; the cotangents A6 are those of these five. Everything here is linear in each of w, f, m and a.
+
+Filters of order 3 add third moments, of O = Y Y Y - 3/5 (1 Y + Y 1 + 1 Y), see `edge_tensor3`. |O|^2 is 54/5,
+so that sqrt(175/108) O has seven components of unit variance. Seven of its numbers are kept, and
+
+    7   0x3 -> 3   w7 s_j O sqrt(175/108)
+
+    dw7 = s (O . A7) sqrt(175/108)    ds_j += w7 sqrt(175/108) (O . A7)    dO += w7 sqrt(175/108) s A7
 """
 
 import numpy as np
@@ -50,7 +57,8 @@ from .compile import inner
 R3 = 1.0 / np.sqrt(3.0)
 R2 = 1.0 / np.sqrt(2.0)
 R56 = np.sqrt(5.0 / 6.0)
-PATH_FACTORS = np.array([1.0, 1.0, 1.0, R3, R2, R2, R56])
+R175 = np.sqrt(175.0 / 108.0)
+PATH_FACTORS = np.array([1.0, 1.0, 1.0, R3, R2, R2, R56, R175])
 
 
 @inner

@@ -51,13 +51,13 @@ def runs(labels: str) -> list[tuple[int, int, str]]:
 def factor_labels(order: str, labels: str, width: int, last: bool) -> tuple[str, str]:
     """Labels of the two factors of products on an atom, made of columns with these labels.
 
-    order: "s", "v" or "t". Where there are columns of both labels, the first factor has half of each, the
-    second the label of even scalars and tensors and of polar vectors alone. The last block wants even
-    products: there scalars and vectors have both halves in both factors, and tensors are even.
+    order: "s", "v", "t", "o". Where there are columns of both labels, the first factor has half of each, the
+    second the label of even scalars and second moments, polar vectors and odd third moments alone. The last
+    block wants even products: both factors have both halves there, but for second moments, which are even.
     """
     if len(set(labels)) < 2:
         return labels[:1] * width, labels[:1] * width
-    plain, other = ("o", "e") if order == "v" else ("e", "o")
+    plain, other = ("o", "e") if order in "vo" else ("e", "o")
     halves = plain * (width - width // 2) + other * (width // 2)
     if last:
         return (plain * width, plain * width) if order == "t" else (halves, halves)
@@ -122,10 +122,11 @@ def energies(
         of_vectors = makes_vectors or config.node_products and config.l_max == 1
         scalar_paths = [0, 3] if v_labels else [0]
         vector_paths = ([1, 2, 4] if v_labels else [1]) if of_vectors else []
-        if config.filter_order == 2 and v_labels and of_vectors:
+        if config.filter_order >= 2 and v_labels and of_vectors:
             vector_paths.append(5)
-        tensor_paths = [6] if config.filter_order == 2 and config.node_products else []
-        in_use = sorted(scalar_paths + vector_paths + tensor_paths)
+        tensor_paths = [6] if config.filter_order >= 2 and config.node_products else []
+        third_paths = [7] if config.filter_order == 3 and config.node_products else []
+        in_use = sorted(scalar_paths + vector_paths + tensor_paths + third_paths)
         w = basis
         for d in range(config.radial_depth):
             columns, width = w.shape[1], config.radial_width
@@ -135,17 +136,17 @@ def energies(
         w = dense(f"{block}.radial", w, "e" * w.shape[1], "e" * (len(in_use) * channels), RADIAL_GAIN)
 
         # Convolution between two self-interactions.
-        paths = np.full((7, 2), -1)
-        for same_order in (scalar_paths, vector_paths, tensor_paths):
+        paths, by_order = np.full((8, 2), -1), (scalar_paths, vector_paths, tensor_paths, third_paths)
+        for same_order in by_order:
             for p in same_order:
                 paths[p] = in_use.index(p), same_order.index(p)
         s_in = dense(f"{block}.self_in.s", s, s_labels, s_labels, gain)
         v_in = dense(f"{block}.self_in.v", v, v_labels, v_labels, gain) if v_labels else v
         ms, mv, mt = interaction2_fwd(s_in, v_in, unit, edge_tensor_fwd(unit), w, *graph, paths)
+        mo = interaction3_fwd(s_in, edge_tensor3_fwd(unit), w, *graph, paths)
         carried = [s_labels, flip(s_labels), v_labels, flip(v_labels), flip(v_labels), v_labels, s_labels]
-        ms_labels, mv_labels, mt_labels = (
-            "".join(carried[p] for p in of) for of in (scalar_paths, vector_paths, tensor_paths)
-        )
+        carried.append(flip(s_labels))
+        ms_labels, mv_labels, mt_labels, mo_labels = ("".join(carried[p] for p in of) for of in by_order)
         out_gain = SUM_GAIN / np.sqrt(2) if config.node_products else SUM_GAIN
         s_new = dense(f"{block}.self_out.s", ms, ms_labels, gates + s_next, out_gain, mean_neighbours)
         v_new = np.zeros((n, 3, 0))
@@ -155,19 +156,25 @@ def energies(
         # Products of two projections of the messages of each order, channel by channel.
         if config.node_products:
             width, projections, factors = max(1, half), [], []
-            for order, x, labels in (("s", ms, ms_labels), ("v", mv, mv_labels), ("t", mt, mt_labels)):
+            for order, x, labels in (
+                *(("s", ms, ms_labels), ("v", mv, mv_labels)),
+                *(("t", mt, mt_labels), ("o", mo, mo_labels)),
+            ):
                 a, b = factor_labels(order, labels, width, last)
                 factors.append((a, b))
                 name = f"{block}.project.{order}"
                 projections.append(dense(name, x, labels, a + b, 1.0, mean_neighbours) if labels else x)
             ps, pv = node_products_fwd(*projections)
-            (a_s, b_s), (a_v, b_v), (a_t, b_t) = factors
+            (a_s, b_s), (a_v, b_v), (a_t, b_t), (a_o, b_o) = factors
             ps_labels = times(a_s, b_s) + times(a_v, b_v) + times(a_t, b_t)
             if a_t:
                 ps_labels += times(times(a_v, a_t), b_v)
+            if a_o:
+                ps_labels += times(times(a_v, a_o), b_t) + times(a_o, b_o)
             s_new = s_new + dense(f"{block}.products.s", ps, ps_labels, gates + s_next, out_gain)
             if v_next:
                 pv_labels = times(a_s, b_v) + times(a_v, b_v) + (times(a_t, b_v) if a_t else "")
+                pv_labels += times(a_o, b_t) if a_o else ""
                 v_new = v_new + dense(f"{block}.products.v", pv, pv_labels, v_next, out_gain)
 
         # Self-connection from the block's input: a matrix per species, or the input itself where parity

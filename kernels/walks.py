@@ -29,8 +29,8 @@ from .products import added, message, nothing, to_sender, to_unit, to_weights
 from .simd import WIDTH, add_product, load, splat, spread, store
 
 # Roles of a block's matrices: of scalars, + 1 of vectors, + BACK transposed. For products on atoms: to their
-# factors, also those of second moments, and from the products.
-SELF, OUT, KEEP, FACTORS, TAKE, FACTORS_T, BACK = 0, 2, 4, 6, 8, 10, 12
+# factors, also those of second and third moments, and from the products.
+SELF, OUT, KEEP, FACTORS, TAKE, FACTORS_T, FACTORS_O, BACK = 0, 2, 4, 6, 8, 10, 11, 12
 
 
 class Graph(NamedTuple):
@@ -58,7 +58,7 @@ class Layout(NamedTuple):
     pieces: np.ndarray
     factors: np.ndarray
     matrices: np.ndarray  # [K + 1, 2 BACK, 2]; the readout's is the last one's SELF
-    rows: np.ndarray  # [2 BACK, 5, 2]
+    rows: np.ndarray  # [2 BACK, 7, 2]
     components: np.ndarray  # [2 BACK]
     with_v: np.ndarray  # [K + 1]: whether there are vectors between the blocks
     want_v: np.ndarray  # [K]: whether messages have vectors
@@ -78,8 +78,8 @@ class Flat(NamedTuple):
     tiles: np.ndarray  # [., 6]: (k, role, piece, species, first row, rows)
     radial: (
         np.ndarray
-    )  # [K, 9]: start and columns of the radial network's last layer, slot of each path or -1
-    radial_factors: np.ndarray  # [K, 7]: its static factor times the paths' constants
+    )  # [K, 10]: start and columns of the radial network's last layer, slot of each path or -1
+    radial_factors: np.ndarray  # [K, 8]: its static factor times the paths' constants
     radial_columns: np.ndarray  # [K, 2]: first and last column of h that each block takes
     features: int
     embedding: int  # start of the embedding

@@ -6,6 +6,8 @@ Rows of an atom, besides those of `walks`; messages have one more path into vect
     a[9, 2 D]     factors of the products: s, v_x, v_y, v_z, T's five; A's columns, then B's
     b[4, 4 D]     the products: ps; pv_x, pv_y, pv_z in the first 3 D columns
 
+and more of each with filters of order 3, see `walks3`.
+
 D channels of a product are padded to whole vectors as well. The edges are walked once more: a second loop for
 the two products, whose numbers would not find room in registers beside those of the five. M is the same for
 an edge and its reverse.
@@ -18,7 +20,7 @@ from .edge_tensor import back
 from .node_products import multiply, multiply_back, multiply_back_tan, multiply_tan
 from .products import added2, message2, nothing2, to_sender2, to_tensor, to_weights2
 from .simd import WIDTH, dual, duals, load, splat, spread, store, tangents, total
-from .walks import BACK, FACTORS, FACTORS_T, TAKE, add_seen, clear, mix, seen
+from .walks import BACK, FACTORS, FACTORS_O, FACTORS_T, TAKE, add_seen, clear, mix, seen
 
 ROWS = 19
 P5, SECOND = 5, 14  # rows of m: p5_x, and the first of the second moments
@@ -218,18 +220,18 @@ def hidden_back2_tan(tdu, dh, tdW, gh, i, tdm, dm, tu, u, h, W, tunit, unit, sen
             dh[e, 1, q] += total(load(gh, (q, 0)))
 
 
-# ---- atoms: projections and products, n of them; vectors, tensors: columns that factors of these orders have
+# ---- atoms: projections and products, n of them; vectors, tensors, thirds: columns of factors of an order
 
 
 @inner
-def _factors(a, vectors, tensors):
-    """s, v and t of a[n, 9, 2 D], as `node_products` takes them."""
-    return a[:, 0], a[:, 1:4, :vectors], a[:, 4:9, :tensors]
+def _factors(a, vectors, tensors, thirds):
+    """s, v, t and o of a[n, ., 2 D], as `node_products` takes them."""
+    return a[:, 0], a[:, 1:4, :vectors], a[:, 4:9, :tensors], a[:, 9:, :thirds]
 
 
 @inner
 def _products(b, vectors):
-    """ps and pv of b[n, 4, 4 D]."""
+    """ps and pv of b[n, 4, .]."""
     return b[:, 0], b[:, 1:4, : 2 * vectors]
 
 
@@ -239,7 +241,8 @@ def factors_of(a, a_first, m, m_first, first, n, layout, k, weights, species_ptr
     clear(a, a_first, n)
     for of_v in range(2):
         mix(a, a_first, m, m_first, first, n, layout, k, FACTORS + of_v, weights, species_ptr)
-    mix(a, a_first, m, m_first, first, n, layout, k, np.int64(FACTORS_T), weights, species_ptr)
+    for role in (FACTORS_T, FACTORS_O):
+        mix(a, a_first, m, m_first, first, n, layout, k, np.int64(role), weights, species_ptr)
 
 
 @routine
@@ -247,7 +250,8 @@ def factors_back(dm, dm_first, da, da_first, first, n, layout, k, turned, specie
     """Adds what messages get back from a's cotangent."""
     for of_v in range(2):
         mix(dm, dm_first, da, da_first, first, n, layout, k, BACK + FACTORS + of_v, turned, species_ptr)
-    mix(dm, dm_first, da, da_first, first, n, layout, k, np.int64(BACK + FACTORS_T), turned, species_ptr)
+    for role in (FACTORS_T, FACTORS_O):
+        mix(dm, dm_first, da, da_first, first, n, layout, k, np.int64(BACK + role), turned, species_ptr)
 
 
 @routine
@@ -266,50 +270,50 @@ def take_back(db, db_first, dp, dp_first, first, n, layout, k, turned, species_p
 
 
 @routine
-def multiply_rows(b, a, vectors, tensors):
-    """b[n, 4, 4 D] of the factors a[n, 9, 2 D]."""
+def multiply_rows(b, a, vectors, tensors, thirds):
+    """b[n, 4, .] of the factors a[n, ., 2 D]."""
     clear(b, np.int64(0), b.shape[0])
     ps, pv = _products(b, vectors)
-    s, v, t = _factors(a, vectors, tensors)
+    s, v, t, o = _factors(a, vectors, tensors, thirds)
     for i in range(a.shape[0]):
         for c in range(0, a.shape[2] // 2, WIDTH // a.itemsize):
-            multiply(splat(a.dtype.type(0)), i, c, ps, pv, s, v, t)
+            multiply(splat(a.dtype.type(0)), i, c, ps, pv, s, v, t, o)
 
 
 @routine
-def multiply_rows_tan(tb, ta, a, vectors, tensors):
+def multiply_rows_tan(tb, ta, a, vectors, tensors, thirds):
     clear(tb, np.int64(0), tb.shape[0])
     tps, tpv = _products(tb, vectors)
-    s, v, t = _factors(a, vectors, tensors)
-    ts, tv, tt = _factors(ta, vectors, tensors)
+    s, v, t, o = _factors(a, vectors, tensors, thirds)
+    ts, tv, tt, to = _factors(ta, vectors, tensors, thirds)
     for i in range(a.shape[0]):
         for c in range(0, a.shape[2] // 2, WIDTH // a.itemsize):
-            multiply_tan(splat(a.dtype.type(0)), i, c, tps, tpv, ts, tv, tt, s, v, t)
+            multiply_tan(splat(a.dtype.type(0)), i, c, tps, tpv, ts, tv, tt, to, s, v, t, o)
 
 
 @routine
-def multiply_rows_back(da, db, a, vectors, tensors):
+def multiply_rows_back(da, db, a, vectors, tensors, thirds):
     """da, from db."""
     clear(da, np.int64(0), da.shape[0])
     dps, dpv = _products(db, vectors)
-    s, v, t = _factors(a, vectors, tensors)
-    ds, dv, dt = _factors(da, vectors, tensors)
+    s, v, t, o = _factors(a, vectors, tensors, thirds)
+    ds, dv, dt, do = _factors(da, vectors, tensors, thirds)
     for i in range(a.shape[0]):
         for c in range(0, a.shape[2] // 2, WIDTH // a.itemsize):
-            multiply_back(splat(a.dtype.type(0)), i, c, ds, dv, dt, dps, dpv, s, v, t)
+            multiply_back(splat(a.dtype.type(0)), i, c, ds, dv, dt, do, dps, dpv, s, v, t, o)
 
 
 @routine
-def multiply_rows_back_tan(tda, tdb, ta, db, a, vectors, tensors):
+def multiply_rows_back_tan(tda, tdb, ta, db, a, vectors, tensors, thirds):
     clear(tda, np.int64(0), tda.shape[0])
     tdps, tdpv = _products(tdb, vectors)
     dps, dpv = _products(db, vectors)
-    s, v, t = _factors(a, vectors, tensors)
-    ts, tv, tt = _factors(ta, vectors, tensors)
-    tds, tdv, tdt = _factors(tda, vectors, tensors)
+    s, v, t, o = _factors(a, vectors, tensors, thirds)
+    ts, tv, tt, to = _factors(ta, vectors, tensors, thirds)
+    tds, tdv, tdt, tdo = _factors(tda, vectors, tensors, thirds)
     for i in range(a.shape[0]):
         for c in range(0, a.shape[2] // 2, WIDTH // a.itemsize):
             multiply_back_tan(
-                *(splat(a.dtype.type(0)), i, c, tds, tdv, tdt, tdps, tdpv),
-                *(ts, tv, tt, dps, dpv, s, v, t),
+                *(splat(a.dtype.type(0)), i, c, tds, tdv, tdt, tdo, tdps, tdpv),
+                *(ts, tv, tt, to, dps, dpv, s, v, t, o),
             )

@@ -13,7 +13,7 @@ from tolerances import check_close
 
 from eqpot.backend import obstacle, to_device, to_host
 from eqpot.kernels.cuda import SIMULATED
-from eqpot.network.model import PATHS, SCALAR_PATHS, TENSOR_PATHS, VECTOR_PATHS
+from eqpot.network.model import SCALAR_PATHS, TENSOR_PATHS, THIRD_PATHS, VECTOR_PATHS
 from eqpot.network.ops import BACKENDS, ON_HOST, SIGNATURES, operators
 
 CUTOFF = 3.0
@@ -124,10 +124,12 @@ def embedding_cases():
 PATH_SETS = [(0,), (0, 1), (0, 3), (0, 1, 2, 3, 4)]
 
 
-def layout(in_use: tuple[int, ...], known: int = len(PATHS)) -> tuple[np.ndarray, tuple[int, ...]]:
-    """`paths` of a block that has these of the known ones; how many make scalars, vectors, second moments."""
+def layout(in_use: tuple[int, ...], known: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """`paths` of a block that has these of the known ones; how many make scalars, vectors, second and third
+    moments."""
     paths = np.full((known, 2), -1)
-    made = [[p for p in of if p in in_use] for of in (SCALAR_PATHS, VECTOR_PATHS, TENSOR_PATHS)]
+    orders = SCALAR_PATHS, VECTOR_PATHS, TENSOR_PATHS, THIRD_PATHS
+    made = [[p for p in of if p in in_use] for of in orders]
     for present in made:
         for p in present:
             paths[p] = in_use.index(p), present.index(p)
@@ -136,7 +138,7 @@ def layout(in_use: tuple[int, ...], known: int = len(PATHS)) -> tuple[np.ndarray
 
 def interaction_cases():
     for in_use in PATH_SETS:
-        paths, (n_scalar, n_vector, _) = layout(in_use, 5)
+        paths, (n_scalar, n_vector, *_) = layout(in_use, 5)
         for name, channels in [
             ("molecule", 4),
             ("no_edge", 4),
@@ -172,7 +174,7 @@ def edge_tensor_cases():
 
 def interaction2_cases():
     for in_use in [(0, 1, 6), (0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5, 6)]:
-        paths, (n_scalar, n_vector, n_tensor) = layout(in_use)
+        paths, (n_scalar, n_vector, n_tensor, _) = layout(in_use, 7)
         for name, channels in [
             ("molecule", 4),
             ("isolated", 33),
@@ -199,15 +201,53 @@ def interaction2_cases():
             )
 
 
+def edge_tensor3_cases():
+    for name, graph in GRAPHS.items():
+        n_edges = len(graph.senders)
+        unit = np.random.default_rng(n_edges).normal(size=(n_edges, 3))
+        yield Case("edge_tensor3", name, (unit,), ((n_edges, 7),))
+
+
+def interaction3_cases():
+    for in_use in [(0, 1, 6), (0, 1, 6, 7), (0, 1, 2, 3, 4, 5, 6, 7)]:
+        paths, (*_, n_third) = layout(in_use, 8)
+        for name, channels in [
+            ("molecule", 4),
+            ("isolated", 33),
+            ("self_images", 1),
+            ("mixed", 33),
+            ("nothing", 2),
+        ]:
+            graph = GRAPHS[name]
+            n, n_edges = len(graph.species), len(graph.senders)
+            rng = np.random.default_rng(channels)
+            shapes = (n, channels), (n_edges, 7), (n_edges, len(in_use) * channels)
+            yield Case(
+                "interaction3",
+                f"{name}_{channels}_paths_{''.join(map(str, in_use))}",
+                tuple(rng.normal(size=shape) for shape in shapes),
+                ((n, 7, n_third * channels),),
+                (*graph.indices, paths),
+            )
+
+
 def node_products_cases():
-    for n, D, with_v, with_t in [(9, 33, 1, 1), (4, 1, 1, 1), (5, 16, 1, 0), (5, 3, 0, 0), (0, 2, 1, 1)]:
+    for n, D, with_v, with_t, with_o in [
+        (9, 33, 1, 1, 1),
+        (9, 33, 1, 1, 0),
+        (4, 1, 1, 1, 1),
+        (4, 1, 1, 1, 0),
+        (5, 16, 1, 0, 0),
+        (5, 3, 0, 0, 0),
+        (0, 2, 1, 1, 1),
+    ]:
         rng = np.random.default_rng(D)
-        shapes = (n, 2 * D), (n, 3, 2 * D * with_v), (n, 5, 2 * D * with_t)
+        shapes = (n, 2 * D), (n, 3, 2 * D * with_v), (n, 5, 2 * D * with_t), (n, 7, 2 * D * with_o)
         yield Case(
             "node_products",
-            f"{n}_atoms_{D}_channels{'_v' * with_v}{'_t' * with_t}",
+            f"{n}_atoms_{D}_channels{'_v' * with_v}{'_t' * with_t}{'_o' * with_o}",
             tuple(rng.normal(size=shape) for shape in shapes),
-            ((n, D * (1 + with_v + 2 * with_t)), (n, 3, D * (2 * with_v + with_t))),
+            ((n, D * (1 + with_v + 2 * with_t + 2 * with_o)), (n, 3, D * (2 * with_v + with_t + with_o))),
         )
 
 
@@ -251,6 +291,8 @@ CASES = [
     *interaction_cases(),
     *edge_tensor_cases(),
     *interaction2_cases(),
+    *edge_tensor3_cases(),
+    *interaction3_cases(),
     *node_products_cases(),
     *nonlinearity_cases(),
     *add_cases(),
@@ -269,7 +311,9 @@ TYPICAL = [
         "interaction-molecule_4_paths_01234",
         "edge_tensor-molecule",
         "interaction2-molecule_4_paths_0123456",
-        "node_products-9_atoms_33_channels_v_t",
+        "edge_tensor3-molecule",
+        "interaction3-molecule_4_paths_01234567",
+        "node_products-9_atoms_33_channels_v_t_o",
         "gate-33_scalars_17_even_33_vectors",
         "norm-33_scalars_17_even_33_vectors",
         "add-2_of_6x4_into_6x9",

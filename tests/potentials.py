@@ -33,6 +33,11 @@ SETTINGS = {
         filter_order=2, node_products=True, symmetry="so3", self_connection="residual", nonlinearity="norm"
     ),
     "filters_of_order_2": dict(filter_order=2),
+    "third": dict(filter_order=3, node_products=True),
+    "third_so3_residual_norm": dict(
+        filter_order=3, node_products=True, symmetry="so3", self_connection="residual", nonlinearity="norm"
+    ),
+    "third_odd_features": dict(filter_order=3, node_products=True, symmetry="so3", features=5, blocks=2),
     "node_products": dict(node_products=True, features=5, symmetry="so3"),
     "node_products_one_block_l0": dict(node_products=True, blocks=1, l_max=0),
     "isolated_atoms_norm_residual": dict(
@@ -64,6 +69,8 @@ TINY_SETTINGS = {
     "second order": {"filter_order": 2, "node_products": True},
     "second order, so3": {"filter_order": 2, "node_products": True, "symmetry": "so3", "blocks": 3},
     "filters of order 2": {"filter_order": 2},
+    "third order": {"filter_order": 3, "node_products": True},
+    "third order, so3": {"filter_order": 3, "node_products": True, "symmetry": "so3", "blocks": 3},
     "node products": {"node_products": True, "self_connection": "residual", "isolated_atoms": True},
     "node products, l_max 0": {"node_products": True, "l_max": 0},
 }

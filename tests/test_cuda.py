@@ -120,6 +120,8 @@ def test_same_bits_again():
         ((0, 1, 2, 3, 4, 5), 7),
         ((0, 1, 6), 7),
         ((0, 3), 7),
+        ((0, 1, 2, 3, 4, 5, 6, 7), 8),
+        ((0, 1, 6, 7), 8),
     ],
 )
 def test_convolution_is_dense_and_interaction(dtype, in_use, known):
@@ -127,7 +129,7 @@ def test_convolution_is_dense_and_interaction(dtype, in_use, known):
     rng = np.random.default_rng(3)
     graph = batch(pair()[0], molecule(6), crystal(3))
     n, C, H, first, scale = len(graph.species), 5, 3, 2, 0.7
-    paths, (P0, P1, P2) = layout(in_use)
+    paths, (P0, P1, P2, P3) = layout(in_use, 8)
     P, of_vectors = len(in_use), bool({2, 3, 4, 5} & set(in_use))
     s, v = rng.normal(size=(n, C)), rng.normal(size=(n, 3, C * of_vectors))
     r = np.linalg.norm(graph.edge_vec, axis=1)
@@ -136,7 +138,8 @@ def test_convolution_is_dense_and_interaction(dtype, in_use, known):
     a, b = rng.normal(size=(2, 2 * H))
     h, dh = np.sin(np.outer(r, a)), np.cos(np.outer(r, b))
     W = rng.normal(size=(H, P * C))
-    cotangents = [rng.normal(size=shape) for shape in ((n, P0 * C), (n, 3, P1 * C), (n, 5, P2 * C))]
+    shapes = (n, P0 * C), (n, 3, P1 * C), (n, 5, P2 * C), (n, 7, P3 * C)
+    *cotangents, dmo = (rng.normal(size=shape) for shape in shapes)
     edges = graph.senders, graph.receivers, graph.receiver_ptr, graph.sender_perm, graph.sender_ptr
 
     w, tensor = scale * h[:, first : first + H] @ W, reference.edge_tensor_fwd(unit)
@@ -144,6 +147,11 @@ def test_convolution_is_dense_and_interaction(dtype, in_use, known):
     messages = reference.interaction2_fwd(*arrays)
     ds, dv, dunit, dtensor, dw = reference.interaction2_bwd(*cotangents, *arrays)
     dunit = dunit + reference.edge_tensor_bwd(dtensor, unit)[0]
+    arrays = s, reference.edge_tensor3_fwd(unit), w, *edges, paths
+    mo, more = reference.interaction3_fwd(*arrays), reference.interaction3_bwd(dmo, *arrays)
+    messages, cotangents = (*messages, mo), [*cotangents, dmo]
+    ds, dw = ds + more[0], dw + more[2]
+    dunit = dunit + reference.edge_tensor3_bwd(more[1], unit)[0]
     dr = np.sum(dw * (scale * dh[:, first : first + H] @ W), axis=1)
 
     def of(*arrays):
@@ -156,7 +164,7 @@ def test_convolution_is_dense_and_interaction(dtype, in_use, known):
     grads = of(*(np.zeros_like(x) for x in (s, v, unit, r)))
     convolution_bwd_cuda(*grads, *of(*cotangents), *inputs, *static)
     for name, x, y in zip(
-        ("ms", "mv", "mt", "ds", "dv", "dunit", "dr"),
+        ("ms", "mv", "mt", "mo", "ds", "dv", "dunit", "dr"),
         (*got, *grads),
         (*messages, ds, dv, dunit, dr),
         strict=True,

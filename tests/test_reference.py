@@ -53,6 +53,8 @@ CONFIGS = [
     Config(filter_order=2, node_products=True),
     Config(filter_order=2, node_products=True, symmetry="so3", self_connection="residual"),
     Config(filter_order=2),
+    Config(filter_order=3, node_products=True),
+    Config(filter_order=3, node_products=True, symmetry="so3", self_connection="residual"),
     Config(node_products=True, blocks=2),
 ]
 over_configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: "-".join(map(str, vars(c).values())))

@@ -262,7 +262,7 @@ def test_click_slide_and_turn(opened):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("second", [False, True], ids=["five paths", "seven paths"])
+@pytest.mark.parametrize("second", [False, True], ids=["five paths", "all paths"])
 def test_quantities(opened, second):
     found = inspection(ethanol(), second=second)
     report = opened(found)

@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import get_num_threads
 
-from eqpot.engines.layout import dense_piece, graph_of, last_layers, of_order_2, padded
+from eqpot.engines.layout import (
+    dense_piece,
+    graph_of,
+    last_layers,
+    message_rows,
+    of_order_2,
+    padded,
+    product_rows,
+)
 from eqpot.engines.observables import Prediction, prediction
 from eqpot.kernels.compile import announce
-from eqpot.kernels.force_call import ATOMS, EDGES, Net, Second, Work, force_call_cpu, walked_cpu
+from eqpot.kernels.force_call import ATOMS, EDGES, Net, Second, Third, Work, force_call_cpu, walked_cpu
 from eqpot.kernels.simd import aligned, lanes, whole
 from eqpot.kernels.walks import Graph, Layout
-from eqpot.kernels.walks2 import ROWS
 from eqpot.network.isolated import lone_atoms
 from eqpot.network.params import Params
 from eqpot.structures.graph import Batch
@@ -54,9 +61,11 @@ class ForceCall:
         self._weights, self._scale = params.flat.copy(), scale.copy()
         self._lanes = lanes(self.dtype)
         self._net, self._layout = self._pack(params, scale)
-        self._radial2, self._second = None, None
+        self._radial2, self._radial3, self._second, self._third = None, None, None, None
         if not model.config.of_papers:
             self._radial2 = last_layers(model, params, self._channels, self._lanes, 5, 2)
+        if model.config.filter_order == 3:
+            self._radial3 = last_layers(model, params, self._channels, self._lanes, 7, 1)
         self._work: Work | None = None
         self._room = (0, 0, 0, 0)
         self._places: np.ndarray | None = None  # of edges in the order of a walk
@@ -99,7 +108,7 @@ class ForceCall:
         """Stages start to stop - 1, each part of the graph's atoms on a thread of its own."""
         parts = len(graph.parts) - 1
         with on_threads(None if parts == get_num_threads() else parts):
-            force_call_cpu(self._net, self._layout, graph, work, self._second, start, stop)
+            force_call_cpu(self._net, self._layout, graph, work, self._second, self._third, start, stop)
 
     def _walked(self, old: Graph, walk: np.ndarray, back: np.ndarray) -> Graph:
         """The graph with its atoms in the order of a walk, whose inverse is `back`."""
@@ -132,7 +141,7 @@ class ForceCall:
             def take(*shape, dtype=self.dtype):
                 return aligned(shape, dtype)
 
-            self._work = self._second = None
+            self._work = self._second = self._third = None
             M = self._rows
             self._work = Work(
                 r=take(E),
@@ -153,22 +162,26 @@ class ForceCall:
             self._room = (n, E, threads, rows)
             if not self.model.config.of_papers:
                 self._second = self._with_second(n, threads)
+            if self._radial3 is not None:
+                self._third = Third(self._radial3, aligned((E, 7), self.dtype))
         return self._work
 
     def _with_second(self, n: int, threads: int) -> Second:
         """Weights and buffers of filters of order 2 and of products on atoms."""
         config, dtype = self.model.config, self.dtype
         K, D = config.blocks, whole(self.model.product_width, self._lanes)
-        with_v, with_t = config.l_max == 1, config.filter_order == 2
+        with_v, with_t, with_o = config.l_max == 1, config.filter_order >= 2, config.filter_order == 3
+        factors, products = product_rows(self.model, D)
         return Second(
             filters=of_order_2(self.model),
             products=config.node_products,
             radial=self._radial2,
             vectors=2 * D * with_v,
             tensors=2 * D * with_t,
-            a=aligned((K, n, 9, 2 * D), dtype),
-            b=aligned((threads, ATOMS, 4, 4 * D), dtype),
-            da=aligned((threads, ATOMS, 9, 2 * D), dtype),
+            thirds=2 * D * with_o,
+            a=aligned((K, n, *factors), dtype),
+            b=aligned((threads, ATOMS, *products), dtype),
+            da=aligned((threads, ATOMS, *factors), dtype),
         )
 
     # ---- weights
@@ -181,7 +194,7 @@ class ForceCall:
     @property
     def _rows(self) -> int:
         """Of an atom's messages."""
-        return 11 if self.model.config.of_papers else ROWS
+        return message_rows(self.model)
 
     def _pack(self, params: Params, scale: np.ndarray) -> tuple[Net, Layout]:
         model, config, dtype = self.model, self.model.config, self.dtype

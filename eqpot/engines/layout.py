@@ -13,8 +13,21 @@ import numpy as np
 
 from eqpot.kernels.products import PATH_FACTORS
 from eqpot.kernels.simd import aligned, lanes, whole
-from eqpot.kernels.walks import BACK, FACTORS, FACTORS_T, KEEP, OUT, SELF, TAKE, Flat, Graph, Layout
-from eqpot.kernels.walks2 import SECOND
+from eqpot.kernels.walks import (
+    BACK,
+    FACTORS,
+    FACTORS_O,
+    FACTORS_T,
+    KEEP,
+    OUT,
+    SELF,
+    TAKE,
+    Flat,
+    Graph,
+    Layout,
+)
+from eqpot.kernels.walks2 import ROWS, SECOND
+from eqpot.kernels.walks3 import FACTOR, ROWS3, THIRD
 from eqpot.network.labels import Dense
 from eqpot.network.model import Block, Model
 from eqpot.network.params import Params
@@ -32,6 +45,7 @@ def rows_of(step: int) -> dict[int, list[tuple[int, int]]]:
         KEEP + 1: [(1, 2), (2, 3), (3, 4)],
         FACTORS + 1: [(2 + step * d, 1 + d) for d in range(3)],
         FACTORS_T: [(SECOND + d, 4 + d) for d in range(5)],
+        FACTORS_O: [(THIRD + d, FACTOR + d) for d in range(7)],
         TAKE + 1: [(1, 2), (2, 3), (3, 4)],
     }
 
@@ -72,6 +86,7 @@ def places(model: Model) -> Iterator[Place]:
             (FACTORS, b.project_s, 0, F, D),
             (FACTORS + 1, b.project_v, 0, F, D),
             (FACTORS_T, b.project_t, 0, F, D),
+            (FACTORS_O, b.project_o, 0, F, D),
             (TAKE, b.products_s, scalars, D, F),
             (TAKE + 1, b.products_v, 0, D, F),
         ):
@@ -100,7 +115,7 @@ class _Pieces:
         self.matrices[block, role] = first, len(self.rows)
 
     def layout(self) -> Layout:
-        model, rows = self.model, np.zeros((2 * BACK, 5, 2), np.int64)
+        model, rows = self.model, np.zeros((2 * BACK, 7, 2), np.int64)
         components = np.ones(2 * BACK, np.int64)
         for role, of_x_and_y in rows_of(3 if model.config.of_papers else 4).items():
             rows[role, : len(of_x_and_y)] = of_x_and_y
@@ -166,7 +181,21 @@ def in_place(model: Model, starts: dict[str, int], dtype: np.dtype) -> tuple[Lay
 
 def of_order_2(model: Model) -> np.ndarray:
     """[K]: whether a block has paths whose filter is of order 2."""
-    return np.array([max(slots(b)[5:]) >= 0 for b in model.blocks])
+    return np.array([max(slots(b)[5:7]) >= 0 for b in model.blocks])
+
+
+def message_rows(model: Model) -> int:
+    """Rows of an atom's messages, see `walks`, `walks2` and `walks3`."""
+    if model.config.of_papers:
+        return 11
+    return ROWS3 if model.config.filter_order == 3 else ROWS
+
+
+def product_rows(model: Model, D: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of the factors of products on atoms and of the products, D channels each."""
+    if model.config.filter_order == 3:
+        return (16, 2 * D), (4, 6 * D)
+    return (9, 2 * D), (4, 4 * D)
 
 
 def slots(b: Block) -> list[int]:

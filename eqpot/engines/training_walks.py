@@ -9,13 +9,12 @@ import numpy as np
 
 from eqpot.engines import taped
 from eqpot.engines.fitted import Fitted
-from eqpot.engines.layout import graph_of, in_place, of_order_2
+from eqpot.engines.layout import graph_of, in_place, message_rows, of_order_2, product_rows
 from eqpot.engines.observables import Prediction
-from eqpot.kernels.blocks import TD, D, Memory, Second, T, V, blocks_walk_cpu
+from eqpot.kernels.blocks import TD, D, Memory, Second, T, Third, V, blocks_walk_cpu
 from eqpot.kernels.compile import announce
 from eqpot.kernels.simd import lanes, whole
 from eqpot.kernels.walks import Graph
-from eqpot.kernels.walks2 import ROWS
 from eqpot.network.model import ALL, Model, Stages
 from eqpot.network.ops import Operator
 from eqpot.network.tape import Node, Tape
@@ -54,6 +53,7 @@ class Blocks:
         self.layout, self.flat, self._turned = in_place(f.model, f.params.starts, f.dtype)
         self.memory: Memory | None = None
         self.second: Second | None = None
+        self.third: Third | None = None
         self.graph: Graph | None = None
         self.operator = Operator("blocks", self.fwd, self.bwd, self.fwd_tan, self.bwd_tan)
         announce(blocks_walk_cpu, "about two minutes")
@@ -75,6 +75,8 @@ class Blocks:
         self.memory, self.graph = self._memory(batch), graph_in_parts(batch)
         if not self.model.config.of_papers:
             self.second = self._second(batch)
+        if self.model.config.filter_order == 3:
+            self.third = self._third(batch)
         self._walk(V, energies, unit, h, weights)
 
     def bwd(self, dunit, dh, dweights, denergies, unit, h, weights, batch: Batch) -> None:
@@ -97,7 +99,7 @@ class Blocks:
 
     def _walk(self, slot: int, energies, unit, h, weights, gradient=None) -> None:
         gradient = self._no_gradient if gradient is None else gradient
-        rest = (self.layout, self.flat, self.graph, self.memory, self.second)
+        rest = (self.layout, self.flat, self.graph, self.memory, self.second, self.third)
         blocks_walk_cpu(slot, energies, unit, h, gradient[0], weights[0], *rest)
 
     def _memory(self, batch: Batch) -> Memory:
@@ -112,7 +114,7 @@ class Blocks:
             unit=take((2, E, 3)),
             x=take((4, K + 1, n, 4, C)),
             u=take((4, K, n, 4, C)),
-            m=take((4, K, n, 11 if self.model.config.of_papers else ROWS, C)),
+            m=take((4, K, n, message_rows(self.model), C)),
             p=take((4, K, n, 5, C)),
             y=take((4, n, 1, R)),
             energies=take((4, n)),
@@ -127,16 +129,24 @@ class Blocks:
         config, memory, take = self.model.config, self.memory, self.pool.take
         n, K, D = len(batch.species), config.blocks, whole(self.model.product_width, self.lanes)
         packed = (*memory.W.shape[:3], 2 * self.lanes)
+        factors, products = product_rows(self.model, D)
         return Second(
             filters=of_order_2(self.model),
             products=config.node_products,
             vectors=2 * D * (config.l_max == 1),
-            tensors=2 * D * (config.filter_order == 2),
+            tensors=2 * D * (config.filter_order >= 2),
+            thirds=2 * D * (config.filter_order == 3),
             W=take(packed),
             tdW=take((len(memory.tdW), *packed)),
-            a=take((4, K, n, 9, 2 * D)),
-            b=take((4, K, n, 4, 4 * D)),
+            a=take((4, K, n, *factors)),
+            b=take((4, K, n, *products)),
         )
+
+    def _third(self, batch: Batch) -> Third:
+        """Memory of filters of order 3."""
+        memory, take = self.memory, self.pool.take
+        packed = (*memory.W.shape[:3], self.lanes)
+        return Third(o=take((2, batch.edge_count, 7)), W=take(packed), tdW=take((len(memory.tdW), *packed)))
 
 
 def n_parts(n: int) -> int:

@@ -62,12 +62,13 @@ def factors(order: str, labels: str, width: int, last: bool) -> tuple[str, str]:
     """Labels of the two factors of products on an atom, from those of the messages they are made of.
 
     With two kinds of messages the first factor has half of either, so that products have as well; the second
-    has the kind that nature makes first: even scalars and tensors, polar vectors. In the last block, where
-    even products are all that count, scalars and vectors of one kind meet their like.
+    has the kind that nature makes first: even scalars and second moments, polar vectors, odd third moments.
+    In the last block, where even products are all that count, those of one kind meet their like, and second
+    moments are even.
     """
     if len(set(labels)) < 2:
         return labels[:1] * width, labels[:1] * width
-    plain, other = ("o", "e") if order == "v" else ("e", "o")
+    plain, other = ("o", "e") if order in "vo" else ("e", "o")
     halves = plain * (width - width // 2) + other * (width // 2)
     if last:
         return (plain * width,) * 2 if order == "t" else (halves, halves)

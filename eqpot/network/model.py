@@ -33,9 +33,10 @@ SUM_GAIN = 1 / np.sqrt(2)
 
 ALL = "weights"  # every parameter array, one after the other
 
-# In the order of the interaction's `paths`; the last two with filters of order 2.
-PATHS = ("0x0->0", "0x1->1", "1x0->1", "1x1->0", "1x1->1", "1x2->1", "0x2->2")
-SCALAR_PATHS, VECTOR_PATHS, TENSOR_PATHS = (0, 3), (1, 2, 4, 5), (6,)
+# In the order of the interaction's `paths`; two with filters of order 2, and the last with those of order 3.
+PATHS = ("0x0->0", "0x1->1", "1x0->1", "1x1->0", "1x1->1", "1x2->1", "0x2->2", "0x3->3")
+SCALAR_PATHS, VECTOR_PATHS, TENSOR_PATHS, THIRD_PATHS = (0, 3), (1, 2, 4, 5), (6,), (7,)
+KNOWN_PATHS = {1: 5, 2: 7, 3: 8}  # by the filters' order
 
 # Some paths: each a block (from 1) and a path, such as (2, "1x1->0"), or a path of all blocks, or a block.
 Selection = Set[tuple[int, str] | str | int]
@@ -60,6 +61,7 @@ class Block:
     project_s: Dense | None = None
     project_v: Dense | None = None
     project_t: Dense | None = None
+    project_o: Dense | None = None
     products_s: Dense | None = None
     products_v: Dense | None = None
 
@@ -69,7 +71,8 @@ class Block:
         found = (
             *(self.radial, self.self_in_s, self.self_in_v, self.self_out_s, self.self_out_v),
             *(self.self_connection_s, self.self_connection_v),
-            *(self.project_s, self.project_v, self.project_t, self.products_s, self.products_v),
+            *(self.project_s, self.project_v, self.project_t, self.project_o),
+            *(self.products_s, self.products_v),
         )
         return [matrix for matrix in found if matrix is not None]
 
@@ -106,24 +109,25 @@ class Model:
         v_next = "" if last or config.l_max == 0 else "o" * half + "e" * half if self.parity else "e" * C
         gates = "e" * len(v_next) if config.nonlinearity == "gate" else ""
 
-        carried = {0: s, 1: turned(s), 2: v, 3: turned(v), 4: turned(v), 5: v, 6: s}
-        second, products = config.filter_order == 2, config.node_products
-        known = range(len(PATHS) if second else len(PATHS) - 2)
+        carried = {0: s, 1: turned(s), 2: v, 3: turned(v), 4: turned(v), 5: v, 6: s, 7: turned(s)}
+        products, known = config.node_products, range(KNOWN_PATHS[config.filter_order])
         into_s = [p for p in SCALAR_PATHS if carried[p]]
         wanted = v_next or products and config.l_max == 1
         into_v = [p for p in VECTOR_PATHS if carried[p] and p in known] if wanted else []
-        into_t = [p for p in TENSOR_PATHS if p in known and products]
+        into_t, into_o = ([p for p in of if p in known and products] for of in (TENSOR_PATHS, THIRD_PATHS))
+        into = into_s, into_v, into_t, into_o
         paths = np.full((len(known), 2), -1, np.int64)
-        for slot, p in enumerate(sorted(into_s + into_v + into_t)):
-            paths[p] = slot, next(of for of in (into_s, into_v, into_t) if p in of).index(p)
+        for slot, p in enumerate(sorted(sum(into, []))):
+            paths[p] = slot, next(of for of in into if p in of).index(p)
 
         species = config.self_connection == "species"
         both = bool(v and v_next)
-        message_s, message_v, message_t = ("".join(carried[p] for p in of) for of in (into_s, into_v, into_t))
+        messages = tuple("".join(carried[p] for p in of) for of in into)
+        message_s, message_v, *_ = messages
         # With products on the atom, what they bring and the messages are two terms.
         out_gain = SUM_GAIN / np.sqrt(2) if products else SUM_GAIN
         block = Block(
-            radial=self._radial_output(f"{name}.radial", k, C * len(into_s + into_v + into_t)),
+            radial=self._radial_output(f"{name}.radial", k, C * sum(map(len, into))),
             paths=paths,
             self_in_s=dense(f"{name}.self_in.s", s, s, gain),
             self_in_v=dense(f"{name}.self_in.v", v, v, gain) if v else None,
@@ -144,34 +148,37 @@ class Model:
             n_even=s_next.count("e"),
         )
         if products:
-            messages = message_s, message_v, message_t
             block = self._with_products(block, name, messages, gates + s_next, v_next, out_gain)
         return block, s_next, v_next
 
     def _with_products(
         self, block: Block, name: str, messages: tuple[str, ...], s: str, v: str, gain: float
     ) -> Block:
-        """The block with products on the atom, from the labels of its messages, scalars, vectors and second
-        moments, to those of its scalars (and gates) and vectors."""
+        """The block with products on the atom, from the labels of its messages, scalars, vectors, second and
+        third moments, to those of its scalars (and gates) and vectors."""
         D, last = self.product_width, not v
-        pairs = [factors(order, labels, D, last) for order, labels in zip("svt", messages, strict=True)]
+        pairs = [factors(order, labels, D, last) for order, labels in zip("svto", messages, strict=True)]
         projections = [
             dense(f"{name}.project.{order}", labels, a + b, neighbours=self.mean_neighbours)
             if labels
             else None
-            for order, labels, (a, b) in zip("svt", messages, pairs, strict=True)
+            for order, labels, (a, b) in zip("svto", messages, pairs, strict=True)
         ]
-        (a_s, b_s), (a_v, b_v), (a_t, b_t) = pairs
+        (a_s, b_s), (a_v, b_v), (a_t, b_t), (a_o, b_o) = pairs
         of_s = times(a_s, b_s) + times(a_v, b_v)
         of_v = times(a_s, b_v) + times(a_v, b_v) if b_v else ""
         if a_t:
             turned = times(a_t, b_v)
             of_s, of_v = of_s + times(a_t, b_t) + times(a_v, turned), of_v + turned
+        if a_o:
+            bent = times(a_o, b_t)
+            of_s, of_v = of_s + times(a_v, bent) + times(a_o, b_o), of_v + bent
         return replace(
             block,
             project_s=projections[0],
             project_v=projections[1],
             project_t=projections[2],
+            project_o=projections[3],
             products_s=dense(f"{name}.products.s", of_s, s, gain),
             products_v=dense(f"{name}.products.v", of_v, v, gain) if v else None,
         )
@@ -300,6 +307,7 @@ class Stages:
     def __init__(self, model: Model, p: Mapping[str, Node], batch: Batch):
         self.model, self.config, self.p, self.batch = model, model.config, p, batch
         self._tensor: Node | None = None  # of the edges, once it is made
+        self._third: Node | None = None
 
     def geometry(self, tape: Tape, edge_vec: Node) -> tuple[Node, ...]:
         """r and unit."""
@@ -336,16 +344,16 @@ class Stages:
         none = Node(tape.pool.take((n, 3, 0)))
         neighbour_s = self.mix(tape, b.self_in_s, s)
         neighbour_v = self.mix(tape, b.self_in_v, v) if b.self_in_v else none
-        ms, mv, mt = self.messages(tape, b, neighbour_s, neighbour_v, unit, h)
+        ms, mv, *moments = self.messages(tape, b, neighbour_s, neighbour_v, unit, h)
         new_s = self.mix(tape, b.self_out_s, ms)
         new_v = self.mix(tape, b.self_out_v, mv) if b.self_out_v else none
         if b.products_s:
-            ps, pv = self.products(tape, b, ms, mv, mt)
+            ps, pv = self.products(tape, b, ms, mv, *moments)
             new_s = self.add_mixed(tape, new_s, b.products_s, ps, b.gates + C)
             if b.products_v:
                 new_v = self.add_mixed(tape, new_v, b.products_v, pv, C)
             tape.done(ps, pv)
-        tape.done(ms, mv, mt)
+        tape.done(ms, mv, *moments)
 
         if config.self_connection == "species":
             new_s = self.add_mixed(tape, new_s, b.self_connection_s, s, b.gates + C)
@@ -359,35 +367,40 @@ class Stages:
         return s, v if b.self_out_v else none
 
     def messages(self, tape: Tape, b: Block, s: Node, v: Node, unit: Node, h: Node) -> tuple[Node, ...]:
-        """ms, mv and mt, summed over the neighbours, from these as neighbours see them."""
+        """ms, mv, mt and mo, summed over the neighbours, from these as neighbours see them."""
         batch, shapes = self.batch, self.message_shapes(b)
         graph = (batch.senders, batch.receivers, batch.receiver_ptr, batch.sender_perm, batch.sender_ptr)
-        w = self.mix(tape, b.radial, h)
-        if self.config.filter_order == 1:
+        w, order = self.mix(tape, b.radial, h), self.config.filter_order
+        if order == 1:
             ms, mv = tape.apply("interaction", (s, v, unit, w), shapes[:2], *graph, b.paths)
-            return ms, mv, Node(tape.pool.take(shapes[2]))
+            return ms, mv, *(Node(tape.pool.take(shape)) for shape in shapes[2:])
         if self._tensor is None:
             (self._tensor,) = tape.apply("edge_tensor", (unit,), ((batch.edge_count, 6),))
-        return tape.apply("interaction2", (s, v, unit, self._tensor, w), shapes, *graph, b.paths)
+        found = tape.apply("interaction2", (s, v, unit, self._tensor, w), shapes[:3], *graph, b.paths)
+        if order == 2:
+            return *found, Node(tape.pool.take(shapes[3]))
+        if self._third is None:
+            (self._third,) = tape.apply("edge_tensor3", (unit,), ((batch.edge_count, 7),))
+        return *found, *tape.apply("interaction3", (s, self._third, w), shapes[3:], *graph, b.paths)
 
     def message_shapes(self, b: Block) -> tuple[tuple[int, ...], ...]:
-        """Of ms, mv and mt."""
+        """Of ms, mv, mt and mo."""
         n, C = len(self.batch.species), self.config.features
-        into_s, into_v, into_t = (
+        into_s, into_v, into_t, into_o = (
             sum(p < len(b.paths) and bool(b.paths[p, 0] >= 0) for p in of)
-            for of in (SCALAR_PATHS, VECTOR_PATHS, TENSOR_PATHS)
+            for of in (SCALAR_PATHS, VECTOR_PATHS, TENSOR_PATHS, THIRD_PATHS)
         )
-        return (n, into_s * C), (n, 3, into_v * C), (n, 5, into_t * C)
+        return (n, into_s * C), (n, 3, into_v * C), (n, 5, into_t * C), (n, 7, into_o * C)
 
     def products(self, tape: Tape, b: Block, *messages: Node) -> tuple[Node, ...]:
-        """ps and pv, products of two projections of the summed messages ms, mv and mt."""
+        """ps and pv, products of two projections of the summed messages ms, mv, mt and mo."""
         n, D = len(self.batch.species), self.model.product_width
         projections = [
             self.mix(tape, matrix, m) if matrix else m
-            for matrix, m in zip((b.project_s, b.project_v, b.project_t), messages, strict=True)
+            for matrix, m in zip((b.project_s, b.project_v, b.project_t, b.project_o), messages, strict=True)
         ]
-        of_v, of_t = b.project_v is not None, b.project_t is not None
-        shapes = (n, D * (1 + of_v + 2 * of_t)), (n, 3, D * (2 * of_v + of_t))
+        of_v, of_t, of_o = (matrix is not None for matrix in (b.project_v, b.project_t, b.project_o))
+        shapes = (n, D * (1 + of_v + 2 * of_t + 2 * of_o)), (n, 3, D * (2 * of_v + of_t + of_o))
         return tape.apply("node_products", tuple(projections), shapes)
 
     def readout(self, tape: Tape, s: Node) -> Node:

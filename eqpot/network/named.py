@@ -10,8 +10,8 @@ from eqpot.structures.graph import Batch
 
 
 class NamedStages(Stages):
-    """Keeps what the stages make, by name, in `found`: also ms, mv and mt of each block, all paths side by
-    side.
+    """Keeps what the stages make, by name, in `found`: also ms, mv, mt and mo of each block, all paths side
+    by side.
 
     strength: of all messages; it goes into the matrices that take them, so those that are found are without.
     """
@@ -50,7 +50,9 @@ class NamedStages(Stages):
         found = super().messages(tape, b, s, v, unit, h)
         if self._tensor is not None:
             self._keep("tensor", self._tensor)
-        names = (f"{self._block}.{name}" for name in ("ms", "mv", "mt"))
+        if self._third is not None:
+            self._keep("third", self._third)
+        names = (f"{self._block}.{name}" for name in ("ms", "mv", "mt", "mo"))
         return tuple(map(self._keep, names, found))
 
     def products(self, tape: Tape, b: Block, *messages: Node) -> tuple[Node, ...]:

@@ -73,8 +73,12 @@ class Signature:
 # interaction2   ms[n,P0*C], mv[n,3,P1*C],      s[n,C], v[n,3,C], unit[E,3], tensor[E,6], w[E,P*C]
 #                mt[n,5,C]: xx, yy, xy, yz, zx
 #                as for interaction, paths[7,2] with 1x2->1, 0x2->2
-# node_products  ps[n,Q0*D], pv[n,3,Q1*D]       s[n,2*D], v[n,3,2*D] (or 0), t[n,5,2*D] (or 0)
-#                (none); Q0: 4, without t 2, without v 1; Q1: 3, 2, 0
+# edge_tensor3   third[E,7]                     unit[E,3]
+#                (none); Y Y Y less its traces: xxx, xyy, yyy, xxy, xxz, yyz, xyz
+# interaction3   mo[n,7,C]                      s[n,C], third[E,7], w[E,P*C]
+#                as for interaction, paths[8,2] with 0x3->3
+# node_products  ps[n,Q0*D], pv[n,3,Q1*D]       s[n,2*D], v[n,3,2*D], t[n,5,2*D], o[n,7,2*D], or 0
+#                (none); Q0: 6, without o 4, without t 2, without v 1; Q1: 4, 3, 2, 0
 # gate           s_out[n,C], v_out[n,3,Cv]      g[n,Cv+C]: gates, then scalars; v[n,3,Cv]
 #                n_even: even scalars come first
 # norm           s_out[n,C], v_out[n,3,Cv]      s[n,C], v[n,3,Cv]
@@ -100,7 +104,14 @@ SIGNATURES: dict[str, Signature] = {
         ("s", "v", "unit", "tensor", "w"),
         ("senders", "receivers", "receiver_ptr", "sender_perm", "sender_ptr", "paths"),
     ),
-    "node_products": Signature("node_products", ("ps", "pv"), ("s", "v", "t"), ()),
+    "edge_tensor3": Signature("edge_tensor3", ("third",), ("unit",), ()),
+    "interaction3": Signature(
+        "interaction3",
+        ("mo",),
+        ("s", "third", "w"),
+        ("senders", "receivers", "receiver_ptr", "sender_perm", "sender_ptr", "paths"),
+    ),
+    "node_products": Signature("node_products", ("ps", "pv"), ("s", "v", "t", "o"), ()),
     "gate": Signature("gate", ("s_out", "v_out"), ("g", "v"), ("n_even",)),
     "norm": Signature("gate", ("s_out", "v_out"), ("s", "v"), ("n_even",)),
     "add": Signature("dense", ("y",), ("a", "b"), ("col", "count")),

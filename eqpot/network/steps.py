@@ -5,7 +5,8 @@ a function (sin, exp, ssp, silu, its slope) are one each. A force call goes thro
 to the energy and back to the positions. A matrix of k x m takes 2 k m operations forward and as many back for
 each row, where
 
-    rows = edges (radial network), 5 atoms (second moments), 3 atoms (vectors), atoms (scalars).
+    rows = edges (radial network), 7 atoms (third moments), 5 atoms (second moments), 3 atoms (vectors),
+           atoms (scalars).
 
 What enters the first block are constants of the species, so nothing goes back to them.
 
@@ -35,6 +36,7 @@ PATH_OPERATIONS = {
     "1x1->1": (15, 15, 15, 15),
     "1x2->1": (21, 21, 21, 21),
     "0x2->2": (11, 11, 11, 11),
+    "0x3->3": (15, 15, 15, 15),
 }
 PATH_FORMULAS = {  # and what they bring
     "0x0->0": ("Σ_j w s_j", "neighbours' scalars"),
@@ -44,11 +46,12 @@ PATH_FORMULAS = {  # and what they bring
     "1x1->1": ("Σ_j w (Y × v_j) / √2", "their part across Y, turned by 90°"),
     "1x2->1": ("Σ_j w M v_j / √2", "their part along Y twice, less that across it"),
     "0x2->2": ("Σ_j w s_j M √(5/6)", "second moments: how neighbours' scalars are spread"),
+    "0x3->3": ("Σ_j w s_j O √(175/108)", "third moments: how they lean to one side"),
 }
-NUMBERS = {"0": 1, "1": 3, "2": 5}  # that a feature of each order has
+NUMBERS = {"0": 1, "1": 3, "2": 5, "3": 7}  # that a feature of each order has
 # Operations of all products on an atom, per channel (kernels/node_products.py), forward and back, by how many
-# scalars they make: all, without second moments, without vectors.
-NODE_OPERATIONS = {4: (63, 162), 2: (22, 56), 1: (1, 4)}
+# scalars they make: all, without third moments, without second moments, without vectors.
+NODE_OPERATIONS = {6: (147, 365), 4: (63, 162), 2: (22, 56), 1: (1, 4)}
 # Operations of the envelope and its slope, polynomials of the edge's length.
 ENVELOPE = 30
 
@@ -125,13 +128,23 @@ def steps(model: Model) -> list[Step]:
             moved=Count(edge=2 * B + 3),
         ),
     ]
-    if c.filter_order == 2:
+    if c.filter_order >= 2:
         found.insert(
             3,
             Step(
                 *("edges", "tensor", ("E", 6), "M = Y Yᵀ - 1", "filter of order 2: xx, yy, zz, xy, yz, zx"),
                 operations=Count(edge=9 + 21),
                 moved=Count(edge=9 + 12),
+            ),
+        )
+    if c.filter_order == 3:
+        numbers = "filter of order 3: xxx, xyy, yyy, xxy, xxz, yyz, xyz"
+        found.insert(
+            4,
+            Step(
+                *("edges", "third", ("E", 7), "O = Y Y Y - 3/5 (1 Y + Y 1 + 1 Y)", numbers),
+                operations=Count(edge=14 + 34),
+                moved=Count(edge=10 + 13),
             ),
         )
     for d, matrix in enumerate(model.radial):
@@ -212,7 +225,7 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
     w = block.radial
 
     def mix(label: str, matrix: Dense, formula: str, meaning: str, walks: int = 2) -> Step:
-        rows = {"s": 1, "v": 3, "t": 5}[label[-1]]
+        rows = {"s": 1, "v": 3, "t": 5, "o": 7}[label[-1]]
         lead = (rows,) if rows > 1 else ()
         return Step(
             *(part, f"{name}.{label}", ("n", *lead, matrix.columns)),
@@ -239,7 +252,7 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
     for p in paths:
         before, direction, after = (NUMBERS[order] for order in (p[0], p[2], p[-1]))
         forward, *back = PATH_OPERATIONS[p]
-        Y = {1: 0, 3: 3, 5: 6}[direction]
+        Y = {1: 0, 3: 3, 5: 6, 7: 7}[direction]
         found.append(
             Step(
                 *(part, f"{name}.message.{p}", ("n", *[after] * (after > 1), C), *PATH_FORMULAS[p]),
@@ -317,16 +330,21 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
 
 def _products(block: Block, part: str, name: str, D: int, mix: Callable[..., Step]) -> list[Step]:
     """Products on the atom, their factors before and their matrices after them."""
-    projections = {"s": block.project_s, "v": block.project_v, "t": block.project_t}
+    projections = {
+        **{"s": block.project_s, "v": block.project_v},
+        **{"t": block.project_t, "o": block.project_o},
+    }
     found = [
         mix(f"project.{order}", matrix, "messages W", "two factors of each product, side by side")
         for order, matrix in projections.items()
         if matrix
     ]
-    with_v, with_t = block.project_v is not None, block.project_t is not None
+    with_v, with_t, with_o = (m is not None for m in (block.project_v, block.project_t, block.project_o))
     of_s = ["s s'", *["v · v' / √3"] * with_v, *["T : T' / √5", "v · q / √3"] * with_t]
     of_v = [*["s v'", "v × v' / √2"] * with_v, *["q = √(3/5) T v'"] * with_t]
-    taken = 2 * D * (1 + 3 * with_v + 5 * with_t)
+    of_s += ["v · p / √3", "O : O' √(4/175)"] * with_o
+    of_v += ["p = √(6/35) O : T'"] * with_o
+    taken = 2 * D * (1 + 3 * with_v + 5 * with_t + 7 * with_o)
     forward, back = NODE_OPERATIONS[len(of_s)]
     given = D * (len(of_s) + 3 * len(of_v))
     found.append(
@@ -351,20 +369,25 @@ def _products(block: Block, part: str, name: str, D: int, mix: Callable[..., Ste
 def path_alone(
     op: Operator, path: str, inputs: list[np.ndarray], graph: list[np.ndarray], with_features: bool
 ) -> Callable[[], None]:
-    """A call of one path by the operator `interaction` or `interaction2`, forward and back to what it
-    depends on.
+    """A call of one path by the operator `interaction`, `interaction2` or `interaction3`, forward and back to
+    what it depends on.
 
-    inputs: neighbours' scalars and vectors, directions, for the second their tensors, and the path's own
-    weights; graph: the operator's.
+    inputs: the operator's, neighbours' features, then filters, with the path's own weights; graph: the
+    operator's.
     """
     n, C = inputs[0].shape
-    second = op.name == "interaction2"
-    paths = np.full((len(PATHS) if second else 5, 2), -1)
+    known, orders, filters = {
+        "interaction": (5, slice(2), ["x1" in path]),
+        "interaction2": (7, slice(3), ["x1" in path, "x2" in path]),
+        "interaction3": (8, slice(3, 4), [True]),
+    }[op.name]
+    paths = np.full((known, 2), -1)
     paths[PATHS.index(path)] = 0
     shapes = [(n, *[count] * (count > 1), C * (path[-1] == order)) for order, count in NUMBERS.items()]
-    messages = [np.zeros(shape, inputs[0].dtype) for shape in shapes[: 3 if second else 2]]
+    messages = [np.zeros(shape, inputs[0].dtype) for shape in shapes[orders]]
     cotangents = [np.ones_like(m) for m in messages]
-    wanted = [with_features, with_features, "x1" in path, *["x2" in path] * second, True]
+    features = len(inputs) - len(filters) - 1
+    wanted = [*[with_features] * features, *filters, True]
     gradients = [np.zeros_like(a) if want else None for a, want in zip(inputs, wanted, strict=True)]
 
     def call() -> None:

@@ -20,6 +20,7 @@ const PATHS = {
   "1x1->1": "w Y×v",
   "1x2->1": "w M v",
   "0x2->2": "w s M",
+  "0x3->3": "w s O",
 };
 const QUANTITIES = {
   energy_share: {

@@ -112,7 +112,7 @@ class GpuSteps:
 
     gradient: of a batch, its labels, its atoms' and its frames' weights: loss, its terms, gradient by the
     weights; memory: the arrays that it works in; components: rows that an atom has in the tallest product of
-    matrices, 3 of vectors, 5 of second moments; frame_weights: as in `GpuFrames`.
+    matrices, 3 of vectors, 5 or 7 of moments; frame_weights: as in `GpuFrames`.
     """
 
     def __init__(
