@@ -5,10 +5,17 @@
 T' has five numbers, O seven, of the symmetric traceless tensors that they stand for (`edge_tensor`,
 `edge_tensor3`). With b5, b6 and P the cotangents of the three and R = sqrt(6/35) (P + b5 v / sqrt 3),
 
-    dv = b5 p / sqrt 3    dO = (R T'^)^ + b6 sqrt(4/175) O'^    dO' = b6 sqrt(4/175) O^    dT' = (R . O)^
+    dv = b5 p / sqrt 3    dO = (R T')^ + b6 sqrt(4/175) O'^    dO' = b6 sqrt(4/175) O^    dT' = (R . O)^
 
-where X^ are the derivatives of X : . by the seven or five numbers. The products are linear in each factor, so
-that tangents are sums of the same functions; R moves by sqrt(6/35) (tP + (tb5 v + b5 tv) / sqrt 3).
+where X^ has for each of the seven or five numbers the sum of X over the places where it stands, less that
+where it is part of one that follows: (X^)_xxx = X_xxx - (X_xzz + X_zxz + X_zzx), (X^)_xx = X_xx - X_zz. So
+
+    O'^ = (xxx + 3 a, 3 xyy + 3 a, yyy + 3 b, 3 xxy + 3 b, 3 xxz + c, 3 yyz + c, 6 xyz),   O : O' = O . (O'^),
+    a = xxx + xyy = -xzz,  b = yyy + xxy = -yzz,  c = xxz + yyz = -zzz
+
+The products are linear in each factor, so that tangents are sums of the same functions; R moves by
+sqrt(6/35) (tP + (tb5 v + b5 tv) / sqrt 3). Variances: |O|^2 = 35/2 and |T|^2 = 5 of seven and five components
+of unit variance, so that |O : T'|^2 is 35/2, a third of it a component, and O : O' has 7 (5/2)^2. No units.
 """
 
 import numpy as np

@@ -33,7 +33,7 @@ SETTINGS = {
         filter_order=2, node_products=True, symmetry="so3", self_connection="residual", nonlinearity="norm"
     ),
     "filters_of_order_2": dict(filter_order=2),
-    "third": dict(filter_order=3, node_products=True),
+    "third": dict(filter_order=3, node_products=True, blocks=2),
     "third_so3_residual_norm": dict(
         filter_order=3, node_products=True, symmetry="so3", self_connection="residual", nonlinearity="norm"
     ),

@@ -46,7 +46,7 @@ PATH_FORMULAS = {  # and what they bring
     "1x1->1": ("Σ_j w (Y × v_j) / √2", "their part across Y, turned by 90°"),
     "1x2->1": ("Σ_j w M v_j / √2", "their part along Y twice, less that across it"),
     "0x2->2": ("Σ_j w s_j M √(5/6)", "second moments: how neighbours' scalars are spread"),
-    "0x3->3": ("Σ_j w s_j O √(175/108)", "third moments: how they lean to one side"),
+    "0x3->3": ("Σ_j w s_j O √(175/108)", "third moments: how they lean to three sides"),
 }
 NUMBERS = {"0": 1, "1": 3, "2": 5, "3": 7}  # that a feature of each order has
 # Operations of all products on an atom, per channel (kernels/node_products.py), forward and back, by how many
