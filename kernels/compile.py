@@ -4,9 +4,10 @@
 does not let it assume that NaN and infinity are absent, since a diverging training run must stay visible.
 
 Compiled kernels are kept on disk. Numba compares only the file of the kernel itself, not those of the
-functions that are inlined into it, so the folder is named after the content of this whole package: a changed
-kernel is never mixed with an old one. They are code, so nobody else may write there. What is damaged is
-compiled anew, and where nothing can be kept kernels are compiled by each process; both are told in a line.
+functions that are inlined into it, so the folder is named after the content of this whole package, but for
+the reference, which is never compiled: a changed kernel is never mixed with an old one. They are code, so
+nobody else may write there. What is damaged is compiled anew, and where nothing can be kept kernels are
+compiled by each process; both are told in a line.
 """
 
 import ctypes
@@ -42,7 +43,8 @@ from numba.core.caching import (  # noqa: E402
     IndexDataCacheFile,
     NullCache,
 )
-from numba.core.codegen import JITCodeLibrary  # noqa: E402
+from numba.core.codegen import JITCodeLibrary, JITCPUCodegen  # noqa: E402
+from numba.core.environment import lookup_environment  # noqa: E402
 from numba.np.ufunc import parallel  # noqa: E402
 
 FAST = {"contract", "reassoc", "nsz", "arcp"}
@@ -54,7 +56,8 @@ def _find_cache() -> tuple[str | None, str]:
     """The folder of compiled kernels; or None, and why there is none."""
     content = hashlib.sha256(numba.__version__.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        content.update(path.read_bytes())
+        if not path.name.startswith("reference"):
+            content.update(path.read_bytes())
     try:
         folders = [_base() / content.hexdigest()[:16]]
         if not numba.config.CACHE_DIR:
@@ -191,26 +194,87 @@ class _NoCache(NullCache):
         _say(f"compiled kernels cannot be kept ({NO_CACHE}): each process compiles its own")
 
 
-# ---------------------------------------------------------------- the same code in every process
+# ---------------------------------------------------------------- machine code, and the same in every process
+
+# A kernel calls routines, these call others, and a parallel loop is a function in two wrappers. Numba makes a
+# library of each, with copies of all that it calls, optimizes it, and makes machine code of it. Only the
+# outermost is ever run: here machine code is made of a library when somebody asks for an address in it, and
+# wrappers are optimized within the kernel that they become a part of, not before. Kernels take half as long
+# to compile, and compute the same bits. (Were the loop, too, optimized there alone, bits would be others.)
 
 _ours = threading.local()  # whether this thread compiles one of our kernels
 
+_LOOP = "__numba_parfor_gufunc"  # what names of libraries of parallel loops begin with
+_WRAPPERS = "<numba.np.ufunc.wrappers._GufuncWrapper", "parallelgufuncwrapper"  # and those of their wrappers
+_ENVIRONMENT = "_ZN08NumbaEnv"  # and names of pointers to environments
 
-def _finalize(library: JITCodeLibrary, finalize: Callable = JITCodeLibrary._finalize_specific) -> None:
-    """Make what a kernel calls, and its parallel loops, its own.
+_numbas_finalize = JITCodeLibrary._finalize_final_module
+_numbas_optimize = JITCodeLibrary._optimize_final_module
+_numbas_pointer = JITCodeLibrary.get_pointer_to_function
+_numbas_serialize = JITCodeLibrary.serialize_using_object_code
+_numbas_set_env = JITCPUCodegen.set_env
 
-    Its library has copies of them, optimized once more together with it. Numba marks these so that of all
-    copies in a process the first counts: in the one that compiles it is an earlier copy, in one that loads
-    kernels from the disk that of the kernel loaded first, and results would differ in the last bit.
+
+def _compiling() -> bool:
+    return getattr(_ours, "compiling", False)
+
+
+def _without_code(library: JITCodeLibrary) -> bool:
+    return getattr(library, "eqpot_without_code", False)
+
+
+def _optimize(library: JITCodeLibrary) -> None:
+    if not (_compiling() and library.name.startswith(_WRAPPERS)):
+        _numbas_optimize(library)
+
+
+def _finalize(library: JITCodeLibrary) -> None:
+    """No machine code yet, if it is one of ours and was not read from the disk.
+
+    What a kernel calls, and its parallel loops, become its own: its library has copies of them, optimized
+    once more together with it. Numba marks these so that of all copies in a process the first counts: in the
+    one that compiles it is an earlier copy, in one that loads kernels from the disk that of the kernel loaded
+    first, and results would differ in the last bit.
     """
-    if getattr(_ours, "compiling", False):
-        for function in library._final_module.functions:
-            if function.linkage == Linkage.linkonce_odr and not function.is_declaration:
-                function.linkage = "internal"
-    finalize(library)
+    if not _compiling() or getattr(library, "_compiled_object", None):
+        _numbas_finalize(library)
+        return
+    for function in library._final_module.functions:
+        if function.linkage == Linkage.linkonce_odr and not function.is_declaration:
+            function.linkage = "internal"
+    library._finalized = library.eqpot_without_code = True
 
 
-JITCodeLibrary._finalize_specific = _finalize
+def _pointer(library: JITCodeLibrary, name: str) -> int:
+    """Address of a function, 0 where there is none; nobody calls a parallel loop but its kernel."""
+    library._ensure_finalized()
+    if _without_code(library):
+        if library.name.startswith(_LOOP) or name not in {f.name for f in library.get_defined_functions()}:
+            return 0
+        library.eqpot_without_code = False
+        _numbas_finalize(library)
+        for variable in library._final_module.global_variables:
+            environment = variable.name.startswith(_ENVIRONMENT) and lookup_environment(variable.name)
+            if environment:
+                library.codegen.set_env(variable.name, environment)
+    return _numbas_pointer(library, name)
+
+
+def _serialize(library: JITCodeLibrary) -> tuple:
+    return library.serialize_using_bitcode() if _without_code(library) else _numbas_serialize(library)
+
+
+def _set_env(codegen: JITCPUCodegen, name: str, environment: object) -> None:
+    """What has no code yet has no place for it either."""
+    if codegen._engine.get_global_value_address(name):
+        _numbas_set_env(codegen, name, environment)
+
+
+JITCodeLibrary._optimize_final_module = _optimize
+JITCodeLibrary._finalize_final_module = _finalize
+JITCodeLibrary.get_pointer_to_function = _pointer
+JITCodeLibrary.serialize_using_object_code = _serialize
+JITCPUCodegen.set_env = _set_env
 
 # ---------------------------------------------------------------- the decorators
 

@@ -56,7 +56,7 @@ class Blocks:
         self.third: Third | None = None
         self.graph: Graph | None = None
         self.operator = Operator("blocks", self.fwd, self.bwd, self.fwd_tan, self.bwd_tan)
-        announce(blocks_walk_cpu, "about two minutes")
+        announce(blocks_walk_cpu)
         self._no_gradient = np.empty((1, 0), f.dtype)
 
     def network(
