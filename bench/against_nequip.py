@@ -82,8 +82,8 @@ SETTINGS = {
     "radial_width": 8,
 }
 NETWORKS = {  # of eqpot, by NequIP's l_max
-    1: {"filter_order": 1, "node_products": False},
-    2: {"filter_order": 2, "node_products": True},
+    1: {"parity": "both", "filter_order": 1, "node_products": False},
+    2: {"parity": "both", "filter_order": 2, "node_products": True},
 }
 MEASUREMENTS = {"cpu": ("acac_15", "water_192", "water_1536", "training")}
 MEASUREMENTS["cuda"] = (*MEASUREMENTS["cpu"], "water_12288", "water_98304")

@@ -48,7 +48,7 @@ from eqpot.threads import on_threads
 PICTURE = HERE / "scaling.png"
 # the network of the papers, as in NequIP at l_max 1
 SETTINGS = {"l_max": 1, "features": 64, "blocks": 6, "basis_size": 8, "radial_depth": 1, "radial_width": 8}
-SETTINGS |= {"filter_order": 1, "node_products": False}
+SETTINGS |= {"parity": "both", "filter_order": 1, "node_products": False}
 CUTOFF = {"formate_cu110_52": 5.0, "lips_83": 5.0}  # Å; 4 for the others
 SMALLEST = NAMES[0]
 SIDE = 2048  # of the matrices of the product beside

@@ -73,7 +73,7 @@ KERNELS_ON = 12288  # atoms
 if SIMULATED:
     MODELS = {"default": {}}
     TINY = {"features": 2, "blocks": 2, "cutoff": 3.0, "basis_size": 2, "radial_width": 2}
-    TINY |= {"filter_order": 1, "node_products": False}
+    TINY |= {"parity": "both", "filter_order": 1, "node_products": False}
     ATOMS, BATCH, TRAINED, OPTIMIZERS, BOXES = (3,), (3,), {3: 1}, ("adam",), (1,)
     ONE_BOX = WHOLE = KERNELS_ON = 3
 DEVICES = ("cuda",) if SIMULATED else ("cuda", "cpu")  # compiling for the CPU takes minutes

@@ -7,7 +7,6 @@ the JSON in the files all follow from it.
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,72 +16,30 @@ from typing import Any, Self
 
 from eqpot.errors import UserError
 from eqpot.presets import PRESETS as PRESETS  # known by this address
-from eqpot.setting_values import band, end_temperature, freeze, group_weights, scale, shifts
+from eqpot.setting_values import (
+    MOST_STEPS,
+    auto,
+    band,
+    duration,
+    end_temperature,
+    freeze,
+    group_weights,
+    length,
+    parse_length,
+    parse_time,
+    scale,
+    shifts,
+)
 from eqpot.settings import (
     HUGE,
     LONGEST,
     MANY,
     Table,
-    is_number,
     nearest,
     option,
     read_toml,
     shown,
 )
-
-MOST_STEPS = 10**12
-
-
-def parse_time(value: Any) -> float:
-    """Seconds in `90`, `"90s"`, `"45m"`, `"2h"` or `"1h30m"`; 0 for an empty text. Raises ValueError."""
-    if is_number(value):
-        seconds = float(value)
-    else:
-        text = str(value).replace(" ", "").lower()
-        if not re.fullmatch(r"(\d+(\.\d*)?[hms])*|\d+(\.\d*)?", text):
-            raise ValueError
-        unit = {"h": 3600, "m": 60, "s": 1, "": 1}
-        seconds = sum(float(n) * unit[u] for n, _, u in re.findall(r"(\d+(\.\d*)?)([hms]?)", text))
-    if not 0 <= seconds <= HUGE:
-        raise ValueError
-    return seconds
-
-
-def _time(value: Any) -> Any:
-    try:
-        parse_time(value)
-    except ValueError:
-        raise ValueError('a time such as "90s", "45m", "2h" or a number of seconds (0: no limit)') from None
-    return value
-
-
-def _auto(value: Any) -> Any:
-    if value == "auto" or isinstance(value, bool):
-        return value
-    raise ValueError('"auto", true or false')
-
-
-def parse_length(value: Any, timestep: float) -> int:
-    """Steps of `timestep` fs, at least one, in `40000`, `"500fs"`, `"20ps"` or `"1ns"`. Raises ValueError."""
-    found = re.fullmatch(r"(\d+|(?:\d+\.?\d*|\.\d+)(?= *[fpn]s)) *(fs|ps|ns)?", str(value))
-    if not found or float(found[1]) == 0:
-        raise ValueError
-    unit = {None: timestep, "fs": 1.0, "ps": 1e3, "ns": 1e6}[found[2]]
-    steps = float(found[1]) * unit / timestep
-    if steps > MOST_STEPS:
-        raise ValueError
-    return max(1, round(steps))
-
-
-def _length(value: Any) -> str:
-    try:
-        parse_length(value, 1.0)
-    except ValueError:
-        raise ValueError(
-            'a number of steps above 0, or a time such as "500fs", "20ps", "1ns", '
-            f"at most {MOST_STEPS:.0e} steps"
-        ) from None
-    return str(value)
 
 
 @dataclass(frozen=True)
@@ -91,14 +48,19 @@ class ModelConfig(Table):
 
     section = "model"
     later = MappingProxyType(
-        {"zbl": False, "isolated_atoms": "auto", "filter_order": 1, "node_products": False}
+        dict(zbl=False, isolated_atoms="auto", filter_order=1, node_products=False, parity="both")
     )
 
     symmetry: str = option(
         "o3", "o3 tracks parity (energy is mirror invariant), so3 does not", choices=("o3", "so3")
     )
+    parity: str = option(
+        "natural",
+        "with o3; natural: even scalars and polar vectors, both: half odd scalars, half axial vectors",
+        choices=("natural", "both"),
+    )
     l_max: int = option(1, "1: scalars and vectors, 0: scalars only (the invariant ablation)", choices=(0, 1))
-    features: int = option(64, "channels of scalars, and of vectors; even under o3", low=2, high=4096)
+    features: int = option(64, "channels of scalars, and of vectors", low=2, high=4096)
     blocks: int = option(2, "interaction blocks", low=1, high=64)
     # At 50 angstrom a liquid has fifty thousand neighbours to an atom: nothing holds more.
     cutoff: float = option(5.0, "neighbours within this distance, angstrom", above=0, high=50)
@@ -127,14 +89,14 @@ class ModelConfig(Table):
         "auto",
         "true: an atom without neighbours has exactly its shift; auto: if shifts are a table, or of "
         "IsolatedAtom frames",
-        parse=_auto,
+        parse=auto,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.symmetry == "o3" and self.l_max == 1 and self.features % 2:
+        if (self.symmetry, self.l_max, self.parity) == ("o3", 1, "both") and self.features % 2:
             raise UserError(
-                "model.features: expected an even number with symmetry o3 (half of each parity), "
+                'model.features: expected an even number with parity "both" (half of each), '
                 f"found {self.features}"
             )
         order = self.filter_order
@@ -259,7 +221,7 @@ class TrainConfig(Table):
     amsgrad: bool = option(False, "Adam's AMSGrad variant; not with soap")
     max_epochs: int = option(0, "training ends after this many epochs; 0: no limit", low=0, high=MANY)
     max_time: str | float = option(
-        "", 'training ends after this time: "45m", "2h", "90s"; "": no limit', parse=_time
+        "", 'training ends after this time: "45m", "2h", "90s"; "": no limit', parse=duration
     )
     stop_patience: int = option(
         0, "training ends after this many epochs without a better validation; 0: off", low=0, high=MANY
@@ -305,7 +267,7 @@ class DynamicsConfig(Table):
 
     ensemble: str = option("nvt", "what is kept constant", choices=("nve", "nvt", "npt"))
     thermostat: str = option("nose-hoover", "of nvt", choices=("nose-hoover", "langevin"))
-    length: str = option("10ps", "of the whole run: steps, or a time such as 20ps", parse=_length)
+    length: str = option("10ps", "of the whole run: steps, or a time such as 20ps", parse=length)
     timestep: float = option(0.5, "time step, fs", low=1e-6, high=1000)
     temperature: float = option(300.0, "of the thermostat and of the first velocities, K", above=0, high=HUGE)
     end_temperature: Any = option(

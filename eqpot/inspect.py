@@ -421,9 +421,7 @@ def _equivariance(
     for k, block in enumerate(network.model.blocks, 1):
         s, v = scalars[k], vectors[k]
         odd = np.where(np.arange(s.shape[1]) < block.n_even, 1.0, -1.0)
-        axial = np.ones(v.shape[2])
-        if network.model.parity:
-            axial[v.shape[2] // 2 :] = -1
+        axial = np.where(np.arange(v.shape[2]) < block.n_polar, 1.0, -1.0)
         expected = {
             "rotation": (s, _turn(v, rotation)),
             "mirror": (s * odd, _turn(v, mirror) * axial),

@@ -9,7 +9,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         # bench/accuracy.md has errors and times of the three.
         "fast": {"model": {"features": 32}},
         "default": {},
-        "accurate": {"model": {"features": 128}},
+        "accurate": {"model": {"features": 128, "filter_order": 3}},
         # The hyperparameters of NequIP's preprint, as far as it tells them, and all defaults of eqpot 0.1.
         "paper": {
             "model": {
@@ -17,6 +17,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
                 "blocks": 4,
                 "radial_depth": 1,
                 "radial_width": 8,
+                "parity": "both",
                 "filter_order": 1,
                 "node_products": False,
             },

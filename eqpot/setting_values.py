@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 HUGE = 1e12  # of any number, so that a slip is told
+MOST_STEPS = 10**12
 FROZEN = "embedding|radial|blocks|block[1-9][0-9]{0,3}|readout"  # groups of weights, as patterns
 
 
@@ -72,3 +73,55 @@ def band(value: Any) -> float:
     if not is_number(value) or not (value == 0 or 1 < value < HUGE):
         raise ValueError("a factor above 1, or 0 for no limits")
     return float(value)
+
+
+def parse_time(value: Any) -> float:
+    """Seconds in `90`, `"90s"`, `"45m"`, `"2h"` or `"1h30m"`; 0 for an empty text. Raises ValueError."""
+    if is_number(value):
+        seconds = float(value)
+    else:
+        text = str(value).replace(" ", "").lower()
+        if not re.fullmatch(r"(\d+(\.\d*)?[hms])*|\d+(\.\d*)?", text):
+            raise ValueError
+        unit = {"h": 3600, "m": 60, "s": 1, "": 1}
+        seconds = sum(float(n) * unit[u] for n, _, u in re.findall(r"(\d+(\.\d*)?)([hms]?)", text))
+    if not 0 <= seconds <= HUGE:
+        raise ValueError
+    return seconds
+
+
+def duration(value: Any) -> Any:
+    try:
+        parse_time(value)
+    except ValueError:
+        raise ValueError('a time such as "90s", "45m", "2h" or a number of seconds (0: no limit)') from None
+    return value
+
+
+def auto(value: Any) -> Any:
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise ValueError('"auto", true or false')
+
+
+def parse_length(value: Any, timestep: float) -> int:
+    """Steps of `timestep` fs, at least one, in `40000`, `"500fs"`, `"20ps"` or `"1ns"`. Raises ValueError."""
+    found = re.fullmatch(r"(\d+|(?:\d+\.?\d*|\.\d+)(?= *[fpn]s)) *(fs|ps|ns)?", str(value))
+    if not found or float(found[1]) == 0:
+        raise ValueError
+    unit = {None: timestep, "fs": 1.0, "ps": 1e3, "ns": 1e6}[found[2]]
+    steps = float(found[1]) * unit / timestep
+    if steps > MOST_STEPS:
+        raise ValueError
+    return max(1, round(steps))
+
+
+def length(value: Any) -> str:
+    try:
+        parse_length(value, 1.0)
+    except ValueError:
+        raise ValueError(
+            'a number of steps above 0, or a time such as "500fs", "20ps", "1ns", '
+            f"at most {MOST_STEPS:.0e} steps"
+        ) from None
+    return str(value)

@@ -82,9 +82,9 @@ def energies(
     model.
 
     Parity. Under O(3) each channel of s and v is labelled even "e" or odd "o", by what a point inversion does
-    to it: a vector is "o", a pseudovector "e". Scalars come as (e, o) halves, vectors as (o, e). Y1 is odd,
-    so a path with Y1 flips its channel's label; matrices connect equal labels only. Under SO(3) there is one
-    label for all.
+    to it: a vector is "o", a pseudovector "e". With both parities scalars come as (e, o) halves, vectors as
+    (o, e); of natural parity are "e" and "o" alone. Y1 is odd, so a path with Y1 flips its channel's label;
+    matrices connect equal labels only. Under SO(3) there is one label for all.
     """
     n, channels, half = len(species), config.features, config.features // 2
     parity = config.symmetry == "o3" and config.l_max == 1
@@ -114,8 +114,9 @@ def energies(
         block, last = f"block{k}", k == config.blocks - 1
         gain = ACTIVATION_GAIN if k > 0 else 1.0  # after a block, an array has passed an activation
         makes_vectors = config.l_max == 1 and not last
-        s_next = "e" * half + "o" * half if parity and not last else "e" * channels
-        v_next = ("o" * half + "e" * half if parity else "e" * channels) if makes_vectors else ""
+        halves = parity and config.parity == "both" and not last
+        s_next = "e" * half + "o" * half if halves else "e" * channels
+        v_next = flip(s_next) if makes_vectors else ""
         gates = "e" * len(v_next) if gated else ""
 
         # Weight of every path and channel on every edge, from its length alone (eq. 6).
@@ -124,6 +125,8 @@ def energies(
         vector_paths = ([1, 2, 4] if v_labels else [1]) if of_vectors else []
         if config.filter_order >= 2 and v_labels and of_vectors:
             vector_paths.append(5)
+        if not config.node_products and "e" not in v_next and parity:  # axial vectors would go nowhere
+            vector_paths = [p for p in vector_paths if p != 4]
         tensor_paths = [6] if config.filter_order >= 2 and config.node_products else []
         third_paths = [7] if config.filter_order == 3 and config.node_products else []
         in_use = sorted(scalar_paths + vector_paths + tensor_paths + third_paths)

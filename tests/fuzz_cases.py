@@ -97,7 +97,7 @@ def warm_up() -> None:
     """Kernels of settings that differ are compiled here, where there is time."""
     variants = [
         *("l_max=0", "symmetry='so3'", "nonlinearity='norm'", "self_connection='residual'", "zbl=true"),
-        *("filter_order=1", "filter_order=3", "node_products=false"),
+        *("filter_order=1", "filter_order=3", "node_products=false", "parity='both'"),
     ]
     for k, variant in enumerate(variants):
         for dtype in ("float32", "float64"):

@@ -83,7 +83,7 @@ def test_the_names_scripts_rely_on():
         ({"model": {"blocks": 0}}, ["model.blocks", "at least 1", "found 0"]),
         ({"model": {"features": 4.5}}, ["model.features", "an integer", "found 4.5"]),
         ({"model": {"features": True}}, ["model.features", "an integer", "found true"]),
-        ({"model": {"features": 5}}, ["model.features", "even", "found 5"]),
+        ({"model": {"features": 5, "parity": "both"}}, ["model.features", "even", "found 5"]),
         ({"model": {"l_max": 2}}, ["model.l_max", "0 or 1", "found 2"]),
         ({"model": {"l_max": True}}, ["model.l_max", "0 or 1", "found true"]),
         (
@@ -172,7 +172,7 @@ def test_the_preset_of_the_paper_is_all_that_version_0_1_did():
     paper = Config.from_dict({"preset": "paper"}).to_dict()
     later = {name: {k: v for k, v in paper[name].items() if k not in OLD[name]} for name in paper}
     assert later == {
-        "model": {"isolated_atoms": "auto", "filter_order": 1, "node_products": False},
+        "model": {"isolated_atoms": "auto", "filter_order": 1, "node_products": False, "parity": "both"},
         "loss": {"errors": "per_atom", "group_weights": "none"},
         "train": {
             "optimizer": "adam",
@@ -238,7 +238,7 @@ def test_every_number_has_limits():
 
 def test_too_many_parameters_are_told_before_they_are_made():
     with pytest.raises(
-        UserError, match=r"at most 50,000,000 parameters, found 15,462,\d{3},\d{3}, .* 61.8 GB"
+        UserError, match=r"at most 50,000,000 parameters, found 26,254,\d{3},\d{3}, .* 105 GB"
     ):
         Potential.create(["H", "O"], features=4096, blocks=64)
 

@@ -75,7 +75,7 @@ def stand_in(name: str) -> None:
 def weak_model(path: Path) -> None:
     """Untrained, with forces that change no structure by much."""
     weak = Potential.create(["C", "H", "O"], features=8, cutoff=3.5)
-    weak.scale[:] = 1e-4
+    weak.scale[:] = 1e-5
     path.parent.mkdir(exist_ok=True)
     weak.save(path)
 

@@ -68,7 +68,9 @@ SOURCES = {
         settings=(
             "train.n_valid=50",
             "train.batch_size=4",
-            "train.learning_rate=0.005",
+            # Two fits of three of so small a network diverge here, by products of many neighbours.
+            "train.seed=2",
+            "train.learning_rate=0.002",
             "loss.kind=huber",
             "loss.energy=0.01",
         ),

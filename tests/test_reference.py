@@ -22,6 +22,7 @@ class Config:
     """The fields of eqpot's model configuration, without eqpot."""
 
     symmetry: str = "o3"
+    parity: str = "both"
     l_max: int = 1
     nonlinearity: str = "gate"
     self_connection: str = "species"
@@ -50,11 +51,14 @@ CONFIGS = [
     Config(radial_depth=0),
     Config(radial_depth=2, envelope_p=2),
     Config(symmetry="so3", features=3),
+    Config(parity="natural", features=5),
     Config(filter_order=2, node_products=True),
+    Config(filter_order=2, node_products=True, parity="natural"),
     Config(filter_order=2, node_products=True, symmetry="so3", self_connection="residual"),
     Config(filter_order=2),
     Config(filter_order=3, node_products=True),
     Config(filter_order=3, node_products=True, symmetry="so3", self_connection="residual"),
+    Config(filter_order=3, node_products=True, parity="natural"),
     Config(node_products=True, blocks=2),
 ]
 over_configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: "-".join(map(str, vars(c).values())))

@@ -4,10 +4,11 @@ channels.
 Batzner et al., "E(3)-equivariant graph neural networks" (Nature Communications 13, 2453, 2022) at l <= 1.
 Features of an atom are scalars s[n, C] and vectors v[n, 3, C].
 
-Parity. Under O(3) a channel is even ("e") or odd ("o"), by what a point inversion does to it: of the scalars
-the first half is even, of the vectors the first half is odd (polar), the second even (axial). Y1 is odd, so a
-path with Y1 flips the label of the channel that it carries. The kernels know nothing of it: matrices connect
-equal labels only. Under SO(3) all channels have one label and every matrix is full.
+Parity. Under O(3) a channel is even ("e") or odd ("o"), by what a point inversion does to it. Features of
+natural parity are even scalars and odd, that is polar, vectors; with both parities these are the first half,
+and odd scalars and even, that is axial, vectors the second. Y1 is odd, so a path with Y1 flips the label of
+the channel that it carries: messages have both. The kernels know nothing of it: matrices connect equal labels
+only. Under SO(3) all channels have one label and every matrix is full.
 """
 
 import math
@@ -56,7 +57,8 @@ class Block:
     self_connection_v: Dense | None
     residual: int  # leading scalars that a plain residual may carry over
     gates: int
-    n_even: int
+    n_even: int  # of the scalars that it makes, and first
+    n_polar: int  # of the vectors; under so3, where none is tracked, all
     # Products on the atom: two projections, side by side, of its messages of each order, and what takes them.
     project_s: Dense | None = None
     project_v: Dense | None = None
@@ -86,6 +88,7 @@ class Model:
         self.mean_neighbours = mean_neighbours
         C = config.features
         self.parity = config.symmetry == "o3" and config.l_max == 1
+        self.natural = config.parity == "natural" or not self.parity
         s, v = "e" * C, ""
         self.blocks: list[Block] = []
         for k in range(config.blocks):
@@ -105,15 +108,17 @@ class Model:
         half = C // 2
 
         turned = flip if self.parity else str
-        s_next = "e" * half + "o" * half if self.parity and not last else "e" * C
-        v_next = "" if last or config.l_max == 0 else "o" * half + "e" * half if self.parity else "e" * C
+        s_next = "e" * C if last or self.natural else "e" * half + "o" * half
+        v_next = turned(s_next) if config.l_max == 1 and not last else ""
         gates = "e" * len(v_next) if config.nonlinearity == "gate" else ""
 
         carried = {0: s, 1: turned(s), 2: v, 3: turned(v), 4: turned(v), 5: v, 6: s, 7: turned(s)}
         products, known = config.node_products, range(KNOWN_PATHS[config.filter_order])
         into_s = [p for p in SCALAR_PATHS if carried[p]]
         wanted = v_next or products and config.l_max == 1
-        into_v = [p for p in VECTOR_PATHS if carried[p] and p in known] if wanted else []
+        # With natural parity alone, products are what makes use of axial vectors.
+        used = VECTOR_PATHS if products else [p for p in VECTOR_PATHS if set(carried[p]) & set(v_next)]
+        into_v = [p for p in used if carried[p] and p in known] if wanted else []
         into_t, into_o = ([p for p in of if p in known and products] for of in (TENSOR_PATHS, THIRD_PATHS))
         into = into_s, into_v, into_t, into_o
         paths = np.full((len(known), 2), -1, np.int64)
@@ -146,6 +151,7 @@ class Model:
             residual=sum(a == b for a, b in zip(s, s_next, strict=True)),
             gates=len(gates),
             n_even=s_next.count("e"),
+            n_polar=v_next.count(turned("e")),
         )
         if products:
             block = self._with_products(block, name, messages, gates + s_next, v_next, out_gain)

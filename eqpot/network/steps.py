@@ -310,7 +310,7 @@ def _block(model: Model, block: Block, k: int, hidden: str) -> list[Step]:
     )
     if Cv:
         factor = "silu(gates)" if gated else f"ssp(|{summed['v']}|)"
-        axial = f", {Cv - Cv // 2} of them axial" if model.parity else ""
+        axial = f", {Cv - block.n_polar} of them axial" if block.n_polar < Cv else ""
         found.append(
             Step(
                 *(
