@@ -200,7 +200,8 @@ class _NoCache(NullCache):
 # library of each, with copies of all that it calls, optimizes it, and makes machine code of it. Only the
 # outermost is ever run: here machine code is made of a library when somebody asks for an address in it, and
 # wrappers are optimized within the kernel that they become a part of, not before. Kernels take half as long
-# to compile, and compute the same bits. (Were the loop, too, optimized there alone, bits would be others.)
+# to compile, and compute the same bits, with filters of order 3 the same but for round-off. (Were the loop,
+# too, optimized there alone, those of order 2 would be others.)
 
 _ours = threading.local()  # whether this thread compiles one of our kernels
 
