@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 .PHONY: help demo test test-fast test-sim test-gpu sanitize fuzz kills lint format bench docs docs-pictures clean
 
 help:
-	@echo "make demo       fit the ethanol sample, evaluate it on frames kept out, draw the pictures (under 8 minutes on two cores)"
+	@echo "make demo       fit the ethanol sample, evaluate it on frames kept out, draw the pictures (some five minutes on two cores)"
 	@echo "make test       the whole test suite (under half an hour on two cores)"
 	@echo "make test-fast  the tests that take no more than a few seconds each (one to two minutes)"
 	@echo "make test-sim   the CUDA kernels in Numba's simulator (part of make test; under 8 minutes)"
