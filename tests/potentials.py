@@ -54,19 +54,6 @@ over_settings = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTI
 GATED = {name: settings for name, settings in SETTINGS.items() if settings.get("nonlinearity") != "norm"}
 
 
-def in_precisions(settings: dict) -> pytest.MarkDecorator:
-    """Parametrise `dtype` and `settings`: all in float64, in float32 but for kinds of network that no preset
-    has, since each takes minutes to compile."""
-    rare = {"l0", "l0_residual", "filters_of_order_2", "node_products", "node_products_one_block_l0"}
-    usual = [name for name in settings if name not in rare]
-    found = [
-        pytest.param(dtype, settings[name], id=f"{dtype}-{name}")
-        for dtype, names in (("float64", settings), ("float32", usual))
-        for name in names
-    ]
-    return pytest.mark.parametrize(("dtype", "settings"), found)
-
-
 TINY = {"features": 4, "blocks": 2, "cutoff": 3.5, "basis_size": 4, "radial_width": 3, **OF_PAPERS}
 
 

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 from ase import Atoms
 from checks import gradient
-from potentials import GATED, batch, crystal, in_precisions, molecule, potential
+from potentials import GATED, batch, crystal, molecule, potential
 from tolerances import MODEL, check_close
 
 from eqpot.engines import training_walks
 from eqpot.engines.training_walks import Blocks, graph_in_parts
 
 
-@in_precisions(GATED)
+@pytest.mark.parametrize("settings", GATED.values(), ids=GATED)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_equals_the_operators_one_by_one(settings, dtype):
     model = potential(dtype, **settings)
     assert training_walks.takes(model.fitted)

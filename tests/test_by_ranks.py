@@ -1,7 +1,8 @@
 """Atoms shared among ranks, here in one process, against the same atoms as a whole."""
 
 import numpy as np
-from potentials import GATED, batch, crystal, in_precisions, potential
+import pytest
+from potentials import GATED, batch, crystal, potential
 from tolerances import check_close
 
 from eqpot.engines.by_ranks import Share, steps
@@ -73,7 +74,8 @@ def together(model, atoms, rank_of, ranks):
 ALL = {**GATED, "zbl": dict(zbl=True), "four_blocks": dict(blocks=4), "whole_vectors": dict(features=32)}
 
 
-@in_precisions(ALL)
+@pytest.mark.parametrize("settings", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_ranks_together_equal_the_whole(settings, dtype):
     """In slabs, one rank without atoms."""
     model = potential(dtype, **settings)

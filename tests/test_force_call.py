@@ -4,13 +4,14 @@ import numba
 import numpy as np
 import pytest
 from checks import check_tape
-from potentials import GATED, batch, crystal, in_precisions, molecule, potential
+from potentials import GATED, batch, crystal, molecule, potential
 
 from eqpot.engines import force_call
 from eqpot.engines.force_call import ForceCall
 
 
-@in_precisions(GATED)
+@pytest.mark.parametrize("settings", GATED.values(), ids=GATED)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_equals_the_tape(settings, dtype):
     model = potential(dtype, **settings)
     assert force_call.takes(model.fitted)

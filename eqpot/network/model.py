@@ -48,7 +48,7 @@ class Block:
     """One interaction block: conv between two self-interactions, self-connection, nonlinearity."""
 
     radial: Dense  # last layer of the radial network, from this block's columns of its hidden numbers
-    paths: np.ndarray  # [5 or 7, 2]: slot in w, slot in ms, mv or mt; -1 where absent
+    paths: np.ndarray  # [5, 7 or 8, 2]: slot in w, slot in ms, mv, mt or mo; -1 where absent
     self_in_s: Dense
     self_in_v: Dense | None
     self_out_s: Dense
