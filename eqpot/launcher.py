@@ -5,11 +5,13 @@ mpi4py is imported here alone, and only where ranks are to work together.
 
 import os
 import socket
+import sys
+import time
 import warnings
 from typing import TYPE_CHECKING
 
 from eqpot.errors import UserError
-from eqpot.words import counted
+from eqpot.words import counted, plain
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Comm
@@ -21,6 +23,8 @@ TOLD = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
+
+LAST_WORDS = 0.2  # s; MPICH's launcher may drop what was written just before a rank aborts
 
 
 def launched() -> tuple[int, int]:
@@ -64,6 +68,13 @@ def world() -> tuple["Comm", str]:
     threads = each[0] if len(set(each)) == 1 else f"{min(each, key=int)} to {max(each, key=int)}"
     on = counted(len({name for name, _ in machines}), "machine")
     return comm, f"{counted(comm.size, 'rank')} on {on}, {threads} thread{'s' * (threads != '1')} each"
+
+
+def end_all(comm: "Comm", line: str) -> None:
+    """Ends all ranks where this one cannot go on, after a line that says why."""
+    print(f"error: {plain(line)}", file=sys.stderr, flush=True)
+    time.sleep(LAST_WORDS)
+    comm.Abort(2)
 
 
 def _cores() -> set[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from eqpot.errors import UserError
 from eqpot.lammps.build import NO_LAMMPS
 from eqpot.lammps.plugin import NAME, folder
+from eqpot.launcher import end_all
 
 INPUT = ("-in", "-i", "-input")
 
@@ -66,9 +67,9 @@ def main() -> int:
     try:
         run(sys.argv[1:])
     except Exception as e:
-        print(f"error: {e}", file=sys.stderr, flush=True)
         if "mpi4py.MPI" in sys.modules and sys.modules["mpi4py.MPI"].COMM_WORLD.size > 1:
-            sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(2)
+            end_all(sys.modules["mpi4py.MPI"].COMM_WORLD, str(e))
+        print(f"error: {e}", file=sys.stderr, flush=True)
         return 2
     return 0
 

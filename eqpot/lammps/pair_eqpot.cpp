@@ -230,7 +230,7 @@ class PairEqpot : public Pair {
       try {
         doubt();
       } catch (Fault &fault) {
-        error->one(FLERR, fault.text);
+        end_all(fault.text);
       }
     }
     doubted = true;
@@ -273,7 +273,7 @@ class PairEqpot : public Pair {
       gather();
       walk();
     } catch (Fault &fault) {    // others may be waiting for this rank: all of them end
-      error->one(FLERR, fault.text);
+      end_all(fault.text);
     }
     tally();
   }
@@ -358,6 +358,18 @@ class PairEqpot : public Pair {
     text.resize(length);
     MPI_Bcast(&text[0], length, MPI_CHAR, first, world);
     error->all(FLERR, text);
+  }
+
+  // Ends all ranks where one cannot go on. LAMMPS throws when it has told the line, which MPICH's launcher may
+  // drop where a rank aborts at once.
+  [[noreturn]] void end_all(const std::string &text)
+  {
+    try {
+      error->one(FLERR, text);
+    } catch (...) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      throw;
+    }
   }
 
   // Of a new list: whose atoms the neighbours are, and who needs which.
@@ -550,7 +562,7 @@ class PairEqpot : public Pair {
       energy += e;
       if (eflag_atom) eatom[index[k]] += e;
     }
-    if (!std::isfinite(energy)) error->one(FLERR, "pair_style eqpot: expected a finite energy, found NaN or infinity");
+    if (!std::isfinite(energy)) end_all("pair_style eqpot: expected a finite energy, found NaN or infinity");
     if (eflag_global) eng_vdwl += energy;
 
     for (int k = 0; k < own; k++) {

@@ -10,7 +10,6 @@ the first one raises, and nobody waits for anybody.
 """
 
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,10 +19,10 @@ import numpy as np
 
 from eqpot.config import Config
 from eqpot.errors import UserError
+from eqpot.launcher import end_all
 from eqpot.stops import held
 from eqpot.structures.frames import Frames, Labels
 from eqpot.training.validation import predict
-from eqpot.words import plain
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Comm
@@ -160,9 +159,7 @@ def together(comm: "Comm") -> Iterator[held]:
         try:
             yield stop
         except BaseException as e:
-            _, text = _failure(comm, e)
-            print(f"error: {plain(text)}", file=sys.stderr, flush=True)
-            comm.Abort(2)
+            end_all(comm, _failure(comm, e)[1])
 
 
 def agreed(comm: "Comm", failure: Failure | None) -> list[Failure]:
