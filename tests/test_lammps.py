@@ -453,8 +453,8 @@ def test_as_a_library_what_is_missing_is_told(plugins, wrong, tmp_path):
 
 @pytest.mark.parametrize("name", ["no such model", "same place", "full disk"])
 def test_all_ranks_end(plugins, wrong, name):
-    """Where all find the fault, where one does, and where LAMMPS cannot write: on the screen, but that MPICH's
-    launcher may drop the last line of a rank that aborts at once, as LAMMPS itself does."""
+    """Where all find the fault, where one does, and where LAMMPS cannot write: on the screen, but that
+    MPICH's launcher may drop the last line of a rank that aborts at once, as LAMMPS itself does."""
     done = launch(wrong, plugins, 2, REFUSED[name][0])
     assert done.returncode != 0
     told = (wrong / "log.2").read_text() if name == "full disk" else done.stdout + done.stderr
