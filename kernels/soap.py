@@ -6,7 +6,8 @@ With the bases Q_L [k, k] and Q_R [m, m] of a matrix W [k, m] whose gradient is 
     W -= step · Q_L [m / (sqrt(v) / root + epsilon)] Q_R^T
 
 step = rate / (1 - beta1^t), root = sqrt(1 - beta2^t). Two pairs of products, each 2 k m (k + m) operations;
-all that one matrix needs fits into a second-level cache. The other numbers, `rest`, take Adam's step.
+all that one matrix needs fits into a second-level cache. The other numbers, `rest`, take Adam's step. Where G
+is zero W stays with m and v; elsewhere those rows of W stay whose rows of G are zero.
 """
 
 import numpy as np
@@ -35,11 +36,16 @@ def soap_step_cpu(w, m, v, g, places, rest, left, right, right_turned, left_at, 
         if i == places.shape[0]:
             for r in range(rest.size):
                 at = rest[r]
+                if g[at] == 0:
+                    continue
                 u = g[at : at + 1].copy()
                 _adam(u, m[at : at + 1], v[at : at + 1], u, constants)
                 w[at] -= constants[2] * u[0]
         else:
             start, rows, columns, stride = places[i]
+            still = np.array([not g[start + r * stride :][:columns].any() for r in range(rows)])
+            if still.all():
+                continue
             scratch = np.zeros((3, rows, columns), w.dtype)
             half, turned, back = scratch[0], scratch[1], scratch[2]
             one, L, R, c = w.dtype.type(1), left_at[i], right_at[i], columns
@@ -49,12 +55,19 @@ def soap_step_cpu(w, m, v, g, places, rest, left, right, right_turned, left_at, 
                 at = start + r * stride
                 _adam(turned[r], m[at : at + columns], v[at : at + columns], turned[r], constants)
             add_product(back, 0, c, left, L, rows, 1, turned, 0, c, rows, rows, c, one)
+            for r in range(rows):
+                if still[r]:
+                    half[r] = w[start + r * stride : start + r * stride + columns]
             add_product(w, start, stride, back, 0, c, 1, right_turned, R, c, rows, c, c, -constants[2])
+            for r in range(rows):
+                if still[r]:
+                    w[start + r * stride : start + r * stride + columns] = half[r]
 
 
 @kernel
 def _observe(left, right, g, places, left_at, right_at, share):
-    """L += share (G G^T - L), R += share (G^T G - R), in matrices whose products are finite; share [1]."""
+    """L += share (G G^T - L), R += share (G^T G - R), where these products are finite and G is not zero;
+    share [1]."""
     for i in prange(places.shape[0]):
         start, rows, columns, stride = places[i]
         factors = np.zeros(2, g.dtype)
@@ -71,8 +84,8 @@ def _observe(left, right, g, places, left_at, right_at, share):
                 old = left[left_at[i] : left_at[i] + size * size]
             total = new.dtype.type(0)
             for r in range(size * size):
-                total += new[r]
-            if abs(total) < np.inf:  # np.isfinite let infinities pass under these flags
+                total += abs(new[r])
+            if 0 < total < np.inf:  # np.isfinite let infinities pass under these flags
                 for r in range(size * size):
                     old[r] += new[r] - share[0] * old[r]
 

@@ -69,6 +69,30 @@ def test_matrices_side_by_side_and_numbers_of_none(often):
     assert np.allclose(found[18:], rest, rtol=1e-12)
 
 
+def test_what_has_no_gradient_stays(often):
+    """As an element that is in no frame of a step: its matrix, its row of another one, its numbers."""
+    random = np.random.default_rng(6)
+    gradients, w = random.normal(size=(8, 20)), random.normal(size=20)
+    w, optimizer = trained(TWO, gradients, w)
+    first, second = TWO[0].index(), TWO[1].index()
+    still = np.concatenate([first.ravel(), second[1], [19]])
+    before, state = w.copy(), {name: np.copy(value) for name, value in optimizer.state().items()}
+    for _ in range(2 * soap.OBSERVED):
+        gradient = random.normal(size=20)
+        gradient[still] = 0
+        optimizer.step(w, gradient, 0.1)
+    moved = np.setdiff1d(np.arange(20), still)
+    assert np.array_equal(w[still], before[still]) and (w[moved] != before[moved]).all()
+    now, left, right = optimizer.state(), slice(9, 18), slice(4, 20)  # factors of 3 x 2 come first
+    for name, there in (("v", first), ("left", left), ("right", right)):
+        assert np.array_equal(now[name][there], state[name][there]), name
+    m, m_before = (
+        each["left_basis"][left].reshape(3, 3) @ each["m"][first] @ each["right_basis"][right].reshape(4, 4).T
+        for each in (now, state)
+    )
+    assert np.allclose(m, m_before, rtol=1e-12, atol=1e-14)
+
+
 def test_places_are_all_matrices_once():
     kinds = {"symmetry": "so3"}, {"l_max": 0}, {"radial_depth": 0}, {"radial_depth": 2}, {"filter_order": 1}
     for settings in ({}, *kinds, {"node_products": False}):

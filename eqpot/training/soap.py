@@ -14,6 +14,11 @@ is what Adam does, comes close to what the inverse of the curvature would do:
 The first gradient only makes the first bases. Then L and R take in every OBSERVED-th gradient, and the bases
 follow them by one step of orthogonal iteration, Q <- qr(L Q), every RENEWED steps, another matrix at each; m,
 which lives in the bases, turns with them. Numbers that belong to no matrix take Adam as they are.
+
+What has no gradient in a step stays: a matrix with its m, v, L and R, a row of one, a number of none. So do
+the weights of elements that no frame of the step has. If m and v fell meanwhile, v to nothing, each frame of
+a rare element would move its weights by 0.05 / 0.05^(1/2) sum_n 0.95^(n/2) = 9 rates, most of them within 40
+steps and all along one gradient: fits of sets of many elements diverged by that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -130,7 +135,7 @@ class Soap:
             group.renew(self.steps)
 
     def _observe(self, gradient: np.ndarray) -> None:
-        """Take a gradient into the factors, where its squares are finite."""
+        """Take a gradient into the factors, where it is not zero and its squares are finite."""
         if self.backend == "cpu":
             places, _, left_at, right_at = self._layout
             share = np.array([1 - self.beta2], self.m.dtype)
@@ -145,13 +150,21 @@ class Soap:
             bases = self.left_basis, self.right_basis, self.right_turned, left_at, right_at
             kernels.soap_step_cpu(weights, self.m, self.v, gradient, places, rest, *bases, constants)
             return
-        turned, moved = gradient.copy(), gradient * 0
+        xp = array_module(self.backend)
+        turned, moved, has = gradient.copy(), gradient * 0, gradient != 0
         for group in self._groups:
-            turned[group.index] = _turned(group.left_basis) @ gradient[group.index] @ group.right_basis
+            G = gradient[group.index]
+            turned[group.index] = _turned(group.left_basis) @ G @ group.right_basis
+            has[group.index] = (G != 0).any(axis=(1, 2), keepdims=True)
+        before = self.m.copy(), self.v.copy()
         adam_kernels.adam_step_cuda(moved, self.m, self.v, moved[:0], turned, constants)
+        for moments, kept in zip((self.m, self.v), before, strict=True):
+            moments[...] = xp.where(has, moments, kept)
         for group in self._groups:
-            weights[group.index] += group.left_basis @ moved[group.index] @ _turned(group.right_basis)
-        weights[self._rest] += moved[self._rest]
+            step = group.left_basis @ moved[group.index] @ _turned(group.right_basis)
+            rows = (gradient[group.index] != 0).any(axis=2, keepdims=True)
+            weights[group.index] += xp.where(rows, step, 0)
+        weights[self._rest] += xp.where(has, moved, 0)[self._rest]
 
     def _constants(self, rate: float) -> np.ndarray:
         """What the kernels take; the first step has moved nothing."""
@@ -189,11 +202,12 @@ class _Group:
         self.right_turned = _turned(soap.right_turned[place].reshape(-1, size, size))
 
     def observe(self, gradient: np.ndarray, share: float) -> None:
-        """Take a gradient into the factors, where its squares are finite."""
+        """Take a gradient into the factors, where it is not zero and its squares are finite."""
         G = gradient[self.index]
         for factor, product in ((self.left, G @ _turned(G)), (self.right, _turned(G) @ G)):
-            finite = self.xp.isfinite(product).all(axis=(1, 2), keepdims=True)
-            factor += self.xp.where(finite, share * (product - factor), 0)
+            total = abs(product).sum(axis=(1, 2), keepdims=True)
+            taken = (total > 0) & self.xp.isfinite(total)
+            factor += self.xp.where(taken, share * (product - factor), 0)
 
     def begin(self) -> None:
         """The first bases, large eigenvalues in front: orthogonal iteration keeps them so."""
