@@ -149,8 +149,9 @@ class _Files(IndexDataCacheFile):
             file.write(hashlib.sha256(content).digest() + content)
 
 
-def _tell_of_compiling(when: str, minutes: str) -> None:
-    print(f"compiling kernels for a new kind of network, {when}: {minutes}", file=sys.stderr, flush=True)
+def _tell_of_compiling(when: str) -> None:
+    line = f"compiling kernels for a new kind of network, {when}: about a minute"
+    print(line, file=sys.stderr, flush=True)
 
 
 class _Cache(FunctionCache):
@@ -160,7 +161,7 @@ class _Cache(FunctionCache):
         super().__init__(function)
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, self._cache_file._source_stamp)
 
-    minutes = ""  # that compiling takes, where that is long
+    announced = False  # where compiling takes long
 
     def load_overload(self, sig, target_context):
         found = None
@@ -169,9 +170,8 @@ class _Cache(FunctionCache):
         except Exception as e:  # of whatever kind, as it comes from whatever bytes
             reason = getattr(e, "strerror", None) or e
             _say(f"{CACHE}: compiled kernels cannot be read ({reason}): compiling them again")
-        if found is None and self.minutes:
-            when = "kept for later" if os.access(CACHE, os.W_OK) else "in each process"
-            _tell_of_compiling(when, self.minutes)
+        if found is None and self.announced:
+            _tell_of_compiling("kept for later" if os.access(CACHE, os.W_OK) else "in each process")
         return found
 
     def save_overload(self, sig, data):
@@ -184,11 +184,11 @@ class _Cache(FunctionCache):
 
 
 class _NoCache(NullCache):
-    minutes = ""
+    announced = False
 
     def load_overload(self, sig, target_context):
-        if self.minutes:
-            _tell_of_compiling("in each process", self.minutes)
+        if self.announced:
+            _tell_of_compiling("in each process")
 
     def save_overload(self, sig, data):
         _say(f"compiled kernels cannot be kept ({NO_CACHE}): each process compiles its own")
@@ -324,9 +324,9 @@ routine = _compiled(_nrt=False, **PRIVATE, **_fast)
 allocating = _compiled(**_fast)
 
 
-def announce(function: Callable, minutes: str = "about a minute") -> None:
+def announce(function: Callable) -> None:
     """Have a kernel say on the terminal when it is about to be compiled, for each kind of arguments."""
-    function._cache.minutes = minutes
+    function._cache.announced = True
 
 
 # ---------------------------------------------------------------- processes

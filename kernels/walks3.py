@@ -125,6 +125,14 @@ def messages3_tan(tm, tu, u, h, W, tthird, third, senders, lo, hi):
 
 
 @inner
+def edge_back3(du, u, dm, i, j, c, o, w):
+    """As `walks2.edge_back2`: adds to du[4, C] of atom i; what edge j -> i gives back to w7, and its dO."""
+    s, a = load(u, (j, 0, c)), _moments(dm, i, c)
+    store(du, (0, c), load(du, (0, c)) - w * dot7(o, _moments(dm, j, c)))
+    return s * dot7(o, a), scaled7(w * s, a)
+
+
+@inner
 def edges_back3(du, dy, i, dm, u, h, W, unit, third, senders, lo, hi):
     """Adds to du[4, C] of atom i and to the edges' dE/dY and dE/dr in dy, as the force call walks back."""
     L = WIDTH // u.itemsize
@@ -132,12 +140,9 @@ def edges_back3(du, dy, i, dm, u, h, W, unit, third, senders, lo, hi):
         zero, j, o = splat(u.dtype.type(0)), senders[e], _third(third, e)
         g, gr = _seven(zero), zero
         for k in range(W.shape[0]):
-            c = k * L
             w, dw = _weight(W, k, h, e, e, np.int64(1))
-            s, a = load(u, (j, 0, c)), _moments(dm, i, c)
-            store(du, (0, c), load(du, (0, c)) - w * dot7(o, _moments(dm, j, c)))
-            g = added7(g, scaled7(w * s, a))
-            gr = gr + dw * s * dot7(o, a)
+            to_w, to_o = edge_back3(du, u, dm, i, j, k * L, o, w)
+            g, gr = added7(g, to_o), gr + dw * to_w
         gx, gy, gz = _to_direction(unit, e, g)
         dy[e, 0] += gx
         dy[e, 1] += gy
@@ -163,12 +168,9 @@ def hidden_back3(du, dunit, dh, gh, i, dm, u, h, W, unit, third, senders, lo, hi
         for q in range(W.shape[1]):
             store(gh, (q, 0), zero)
         for k in range(W.shape[0]):
-            c = k * L
             w, _ = _weight(W, k, h, e, e, np.int64(0))
-            s, a = load(u, (j, 0, c)), _moments(dm, i, c)
-            store(du, (0, c), load(du, (0, c)) - w * dot7(o, _moments(dm, j, c)))
-            g = added7(g, scaled7(w * s, a))
-            to_w = s * dot7(o, a)
+            to_w, to_o = edge_back3(du, u, dm, i, j, k * L, o, w)
+            g = added7(g, to_o)
             for q in range(W.shape[1]):
                 store(gh, (q, 0), load(gh, (q, 0)) + to_w * load(W, (k, q, 0)))
         gx, gy, gz = _to_direction(unit, e, g)

@@ -121,6 +121,7 @@ def embedding_cases():
         )
 
 
+GATHERED = [("molecule", 4), ("isolated", 33), ("self_images", 1), ("mixed", 33), ("nothing", 2)]
 PATH_SETS = [(0,), (0, 1), (0, 3), (0, 1, 2, 3, 4)]
 
 
@@ -139,14 +140,7 @@ def layout(in_use: tuple[int, ...], known: int) -> tuple[np.ndarray, tuple[int, 
 def interaction_cases():
     for in_use in PATH_SETS:
         paths, (n_scalar, n_vector, *_) = layout(in_use, 5)
-        for name, channels in [
-            ("molecule", 4),
-            ("no_edge", 4),
-            ("isolated", 33),
-            ("self_images", 1),
-            ("mixed", 33),
-            ("nothing", 2),
-        ]:
+        for name, channels in [("no_edge", 4), *GATHERED]:
             graph = GRAPHS[name]
             n, n_edges = len(graph.species), len(graph.senders)
             rng = np.random.default_rng(channels)
@@ -175,13 +169,7 @@ def edge_tensor_cases():
 def interaction2_cases():
     for in_use in [(0, 1, 6), (0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 4, 5, 6)]:
         paths, (n_scalar, n_vector, n_tensor, _) = layout(in_use, 7)
-        for name, channels in [
-            ("molecule", 4),
-            ("isolated", 33),
-            ("self_images", 1),
-            ("mixed", 33),
-            ("nothing", 2),
-        ]:
+        for name, channels in GATHERED:
             graph = GRAPHS[name]
             n, n_edges = len(graph.species), len(graph.senders)
             rng = np.random.default_rng(channels)
@@ -211,13 +199,7 @@ def edge_tensor3_cases():
 def interaction3_cases():
     for in_use in [(0, 1, 6), (0, 1, 6, 7), (0, 1, 2, 3, 4, 5, 6, 7)]:
         paths, (*_, n_third) = layout(in_use, 8)
-        for name, channels in [
-            ("molecule", 4),
-            ("isolated", 33),
-            ("self_images", 1),
-            ("mixed", 33),
-            ("nothing", 2),
-        ]:
+        for name, channels in GATHERED:
             graph = GRAPHS[name]
             n, n_edges = len(graph.species), len(graph.senders)
             rng = np.random.default_rng(channels)
