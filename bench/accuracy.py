@@ -126,7 +126,9 @@ def fit(config: Config, data: Path, test: Path | None, folder: Path) -> dict:
 
 
 def _errors(report: dict) -> dict:
-    return {key: report[key] for key in ERRORS if report.get(key) is not None} | {"frames": report["frames"]}
+    known = {key: report[key] for key in ERRORS if report.get(key) is not None}
+    elements = {symbol: found["forces_mae"] for symbol, found in report["per_element"].items()}
+    return {**known, "forces_mae_per_element": elements, "frames": report["frames"]}
 
 
 def table(results: dict) -> str:
