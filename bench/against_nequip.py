@@ -4,6 +4,7 @@
     python bench/against_nequip.py --symmetry o3 --threads 1    # parity on; the JSON file keeps both
     python bench/against_nequip.py --only acac_15 training --rounds 1
     python bench/against_nequip.py --l-max 2                    # eqpot's second order against NequIP's
+    python bench/against_nequip.py --l-max 2 --eqpot-blocks 2   # eqpot's own depth against NequIP's six
     python bench/against_nequip.py --device cuda                # on a GPU; a JSON file for each card
 
 NequIP is installed from PyPI into bench/runs/nequip-env at the first run, with the torch that pip finds; if
@@ -19,7 +20,8 @@ after an atom has moved by half its skin. NequIP's compiled model gives the stre
 eqpot's self-connection has a matrix for each element, NequIP's has one for each component of its embedding of
 the elements, by default as many as features: 3.6 million weights against 0.4 million. `--type-embed 3` makes
 the two alike (and NequIP's first block narrower: three channels go into it). At `--l-max 2` the networks are
-two: NequIP has features up to order 2, eqpot scalars and vectors, filters of order 2 and products on atoms.
+two: NequIP has features up to order 2, eqpot scalars and vectors, filters of order 2 and products on atoms,
+of which its default has two blocks where these settings have six.
 
 Force call: `get_forces` through each package's ASE calculator, all atoms moved a little before each call.
 NequIP is compiled by `nequip-compile --mode aotinductor --target ase`, anew for each structure, which is also
@@ -206,6 +208,8 @@ class Bench:
         self.key += f", l_max {self.l_max}" if self.l_max > 1 else ""
         self.folder = RUNS / "nequip" / self.key.replace(", ", "_").replace(" ", "_")
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.blocks = options.eqpot_blocks
+        self.key += f", {self.blocks} blocks of eqpot" if self.blocks != SETTINGS["blocks"] else ""
         names = ("OMP", "MKL", "OPENBLAS", "NUMBA")
         self.environment = os.environ | {f"{name}_NUM_THREADS": str(options.threads) for name in names}
         folders = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -218,7 +222,7 @@ class Bench:
 
     @property
     def settings(self) -> dict:
-        return {**SETTINGS, **NETWORKS[self.l_max], "symmetry": self.symmetry}
+        return {**SETTINGS, **NETWORKS[self.l_max], "symmetry": self.symmetry, "blocks": self.blocks}
 
     @property
     def variants(self) -> list[str]:
@@ -437,6 +441,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of both packages")
     parser.add_argument("--symmetry", choices=("so3", "o3"), nargs="+", default=["so3"], help="o3: parity on")
     parser.add_argument("--l-max", type=int, choices=NETWORKS, default=1, help="of NequIP; 2: see above")
+    parser.add_argument("--eqpot-blocks", type=int, default=SETTINGS["blocks"], help="default: as NequIP has")
     parser.add_argument("--threads", type=int, default=cores(), help="of both packages (default: all cores)")
     parser.add_argument("--type-embed", type=int, help="width of NequIP's embedding (default: NequIP's)")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS["cuda"], help="some (default: all)")
