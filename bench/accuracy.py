@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,12 +63,13 @@ DATA = {
     "aspirin": Published("rmd17", ("rmd17_aspirin_train_01.npz",), 950, 50, ("rmd17_aspirin_test_01.npz",)),
     "ethanol_ccsdt": Published("ethanol_ccsdt", ("ethanol_ccsd_t-train.npz",), 850, 50),
     "3bpa": Published("3bpa", ("train_300K.xyz",), 360, 40),
+    "3bpa_450": Published("3bpa", ("train_300K.xyz",), 450, 50),  # all: nothing is left to test on
     "formate": Published("formate_cu110", ("deal_0.05_selected.xyz",), 318, 30),
     "mota": Published("mota_stress", ("MoTa_SS.xyz",), 600, 58, ("MoTa_Test.xyz",)),
 }
 
 
-def data_sets(name: str) -> tuple[Path, Path]:
+def data_sets(name: str) -> tuple[Path, Path | None]:
     """Frames to draw from, and test frames, as data sets in RUNS; made from the published files."""
     data, folder = DATA[name], RUNS / "data"
     pool, test = folder / f"{name}.h5", folder / f"{name}_test.h5"
@@ -90,6 +92,9 @@ def data_sets(name: str) -> tuple[Path, Path]:
     frames = read_dataset(whole)
     order = np.random.default_rng(0).permutation(len(frames))
     drawn = data.train + data.valid
+    if drawn == len(frames):
+        write_dataset(pool, frames)
+        return pool, None
     write_dataset(pool, frames.subset(np.sort(order[:drawn])))
     write_dataset(test, frames.subset(np.sort(order[drawn:])))
     return pool, test
@@ -158,6 +163,21 @@ def commit() -> str:
         return ""
 
 
+def settings_name(preset: str, overrides: Sequence[str] = ()) -> str:
+    """Of the settings of a fit: what differs from the defaults."""
+    return " ".join([*([preset] if preset != "default" else []), *overrides]) or "defaults"
+
+
+def fit_name(data: str, length: str, settings: str, seed: int, threads: int) -> str:
+    """Of a fit's row."""
+    return f"{data}, {length}, {settings}, seed {seed}, {threads} threads"
+
+
+def folder_of(fit: str) -> Path:
+    """Where the run of a fit is."""
+    return RUNS / "".join(c if c.isalnum() or c in "._-=" else "_" for c in fit)
+
+
 QUANTITIES = (("forces_rmse", 1), ("forces_mae", 1), ("energy_per_atom_rmse", 3))
 
 
@@ -186,10 +206,12 @@ def main(name, max_time, epochs, seed, preset, overrides, test) -> None:
         raise click.UsageError(str(e)) from None
     published(data.folder)
     pool, test_frames = data_sets(name)
+    if test and test_frames is None:
+        raise click.UsageError(f"--test: {name} has no frames beside those of training and validation")
     length = max_time or f"{epochs} epochs"
-    settings = " ".join([*([preset] if preset != "default" else []), *overrides]) or "defaults"
-    key = f"{name}, {length}, {settings}, seed {seed}, {most_threads()} threads"
-    folder = RUNS / "".join(c if c.isalnum() or c in "._-=" else "_" for c in key)
+    settings = settings_name(preset, overrides)
+    key = fit_name(name, length, settings, seed, most_threads())
+    folder = folder_of(key)
     told = {"data": name, "length": length, "settings": settings, "seed": seed, "threads": most_threads()}
     told["commit"] = commit()
     found = fit(config, pool, test_frames if test else None, folder)
