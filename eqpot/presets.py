@@ -9,7 +9,17 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         # bench/accuracy.md has errors and times of the three.
         "fast": {"model": {"features": 32}},
         "default": {},
-        "accurate": {"model": {"features": 128, "filter_order": 3}},
+        # Few smooth functions of the distance: where frames are few, finer ones fit the frames and no others.
+        "accurate": {
+            "model": {
+                "features": 128,
+                "blocks": 3,
+                "filter_order": 3,
+                "basis_size": 5,
+                "envelope_p": 3,
+                "radial_depth": 0,
+            }
+        },
         # The hyperparameters of NequIP's preprint, as far as it tells them, and all defaults of eqpot 0.1.
         "paper": {
             "model": {
