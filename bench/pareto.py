@@ -3,9 +3,9 @@
     python bench/accuracy.py acac --time 15m --preset fast --test    # a fit for each preset, then
     python bench/pareto.py acac --time 15m                           # times, table and picture
 
-Errors are those of the rows of `accuracy.py`, on test frames. Times are of a call of the ASE calculator on
-one thread, the atoms of the first test frame moved a little before each: all models by turns in one process,
-the median of all calls.
+Errors are those of the rows of `accuracy.py`, fitted on as many threads as Numba has here, on test frames.
+Times are of a call of the ASE calculator on one thread, the atoms of the first test frame moved a little
+before each: all models by turns in one process, the median of all calls.
 """
 
 from __future__ import annotations
