@@ -26,7 +26,7 @@ help:
 	@echo "make fuzz       damaged files and odd options to every command, 10,000 cases (half an hour on two cores)"
 	@echo "make kills      every kind of run killed, stopped, on a full disk, often (a quarter of an hour)"
 	@echo "make lint       ruff's check and format check;  make format  applies both"
-	@echo "make bench      errors on liquid water against the number of training frames (about 40 minutes)"
+	@echo "make bench      errors on liquid water against the number of training frames (about an hour)"
 	@echo "make docs       the course as a site, docs/_build/index.html;  make docs-pictures  draws its pictures anew"
 	@echo "make clean      remove .venv, ./$(DEMO) and everything that was built"
 

@@ -93,6 +93,11 @@ def fit(n: int, network: str, minutes: float, max_epochs: int | None, runs: Path
     }
 
 
+def name(n: int, network: str) -> str:
+    """Of a fit's results."""
+    return f"{network}, {n} frames"
+
+
 def read_results(path: Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -102,7 +107,7 @@ def table(results: dict) -> str:
     columns = [f"{label}: {CALLED[network]}" for label in ("forces", "energy") for network in NETWORKS]
     lines = ["| training frames | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for n in FRAMES:
-        found = [results.get(f"{n} {network}") for network in NETWORKS]
+        found = [results.get(name(n, network)) for network in NETWORKS]
         cells = [f"{1000 * r[key]:.{digits}f}" if r else "" for key, digits in QUANTITIES for r in found]
         lines.append(f"| {n} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", "RMSE on the test frames; forces in meV/Å, energy in meV/atom."])
@@ -122,7 +127,7 @@ def draw(results: dict, path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for axis, (key, _), label in zip(axes, QUANTITIES, labels, strict=True):
         for network, style in zip(NETWORKS, ("s--", "o-.", "D-"), strict=True):
-            points = [(n, 1000 * r[key]) for n in FRAMES if (r := results.get(f"{n} {network}"))]
+            points = [(n, 1000 * r[key]) for n in FRAMES if (r := results.get(name(n, network)))]
             if points:
                 axis.loglog(*zip(*points, strict=True), style, label=CALLED[network])
         axis.set(xlabel="training frames", ylabel=label, xticks=FRAMES, xticklabels=FRAMES)
@@ -151,7 +156,7 @@ def main(counts, networks, minutes, max_epochs, again, into) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     for n in map(int, counts or FRAMES):
         for network in networks or NETWORKS:
-            key = f"{n} {network}"
+            key = name(n, network)
             if key in read_results(file) and not again:
                 click.echo(f"{key}: already in {file}; --again fits it again")
                 continue
