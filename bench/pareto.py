@@ -88,11 +88,13 @@ def draw(results: list[dict]) -> None:
         for row, point in zip(rows, points, strict=True):
             axis.annotate(row["preset"], point, (6, 4), textcoords="offset points", fontsize="small")
     axis.set(xlabel="force call on one thread, µs per atom", ylabel="force RMSE on test frames, meV/Å")
+    axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("{x:g}")
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter("{x:g}")
     axis.tick_params(which="minor", labelsize="small")
     axis.grid(which="both", alpha=0.25)
-    axis.margins(x=0.15)
+    axis.margins(x=0.25)
     axis.legend(frameon=False)
     with replacing(PICTURE) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
