@@ -118,7 +118,9 @@ def main(data, length, seed) -> None:
     told = record.write()
     results = sorted(record.results.values(), key=lambda r: (r["data"], r["length"], r["seconds"]))
     draw(results)
-    click.echo(f"{table([r for r in results if r['data'] == data])}\n\n{told}\nwrote {PICTURE}")
+    click.echo(
+        f"{table([r for r in results if (r['data'], r['length']) == (data, length)])}\n\n{told}\nwrote {PICTURE}"
+    )
 
 
 if __name__ == "__main__":
