@@ -118,9 +118,8 @@ def main(data, length, seed) -> None:
     told = record.write()
     results = sorted(record.results.values(), key=lambda r: (r["data"], r["length"], r["seconds"]))
     draw(results)
-    click.echo(
-        f"{table([r for r in results if (r['data'], r['length']) == (data, length)])}\n\n{told}\nwrote {PICTURE}"
-    )
+    of_these = [r for r in results if (r["data"], r["length"]) == (data, length)]
+    click.echo(f"{table(of_these)}\n\n{told}\nwrote {PICTURE}")
 
 
 if __name__ == "__main__":
